@@ -1,0 +1,48 @@
+"""What the command tells about its settings. No secret is in it."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from batchyard.service.layers import key_name, keys
+from batchyard.service.settings import Settings
+
+log = logging.getLogger("batchyard.cli")
+
+
+def settings(found: Settings) -> str:
+    """A line for each key, `batchyard.port: 4000`, and one for each warning. Secrets are `set` or `not set`."""
+    lines = [f"{key_name(path)}: {_shown(found, path)}" for path in keys()]
+    return "".join(f"{line}\n" for line in [*lines, *(f"warning: {text}" for text in found.warnings)])
+
+
+def log_found(config: Path | None, found: Settings, seen: Sequence[str]) -> None:
+    """Logs what a server starts with. `seen` are the providers' own variables, which configure nothing."""
+    log.info(
+        "settings from %s; providers: %s; default: %s; data in %s",
+        config or "the environment",
+        ", ".join(_providers(found)) or "none",
+        found.default_provider or "none",
+        found.data_dir,
+    )
+    if seen:
+        log.info("set, and not used by this version: %s", ", ".join(seen))
+    for warning in found.warnings:
+        log.warning("%s", warning)
+
+
+def _providers(found: Settings) -> Iterator[str]:
+    if found.local is not None:
+        yield "local (echo)" if found.local.echo else "local"
+
+
+def _shown(found: Settings, path: tuple[str, ...]) -> str:
+    *above, name = path
+    owner = getattr(found, above[0]) if above else found
+    value = None if owner is None else getattr(owner, name)
+    if value is None:
+        return "not set"
+    if name in {field.name for field in dataclasses.fields(owner) if not field.repr}:
+        return "set"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,36 @@
+"""`batchyard serve`: service and shim in one process, over a gRPC hop on this machine."""
+
+import asyncio
+import logging
+
+from batchyard.common.addresses import address, reachable
+from batchyard.common.listeners import Listener
+from batchyard.common.signals import stop_signals
+from batchyard.service.server import Server
+from batchyard.service.settings import Settings
+
+from . import service, shim
+
+log = logging.getLogger("batchyard.cli")
+
+
+async def run(settings: Settings) -> None:
+    """Serves until a signal, then drains. Raises RunError where it can't start."""
+    with stop_signals() as stop:
+        async with service.opened(settings) as server:
+            target = address(reachable(settings.host), server.grpc_port)
+            async with shim.opened(settings, target) as listener:
+                rest, grpc = address(settings.host, listener.port), address(settings.host, server.grpc_port)
+                log.info("REST on http://%s, gRPC on %s", rest, grpc)
+                await stop.wait()
+                log.info("stopping")
+                await _drain(listener, server, settings.drain_seconds)
+    log.info("stopped")
+
+
+async def _drain(listener: Listener, server: Server, seconds: float) -> None:
+    """REST first, so that its running requests still have a service; `seconds` is for both together."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    await listener.drain(seconds)
+    await server.drain(max(0.0, end - loop.time()))

@@ -1,0 +1,35 @@
+"""`batchyard service`: the gRPC service alone."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from batchyard.common.addresses import address
+from batchyard.common.signals import stop_signals
+from batchyard.service.server import Server, StartupError, serving
+from batchyard.service.settings import Settings
+
+from .errors import RunError
+
+log = logging.getLogger("batchyard.cli")
+
+
+async def run(settings: Settings) -> None:
+    """Serves until a signal, then drains. Raises RunError where it can't start."""
+    with stop_signals() as stop:
+        async with opened(settings) as server:
+            log.info("gRPC on %s", address(settings.host, server.grpc_port))
+            await stop.wait()
+            log.info("stopping")
+            await server.drain(settings.drain_seconds)
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Server]:
+    """A running service. Raises RunError where it can't start."""
+    try:
+        async with serving(settings) as server:
+            yield server
+    except StartupError as error:
+        raise RunError(str(error)) from None

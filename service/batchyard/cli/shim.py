@@ -1,0 +1,42 @@
+"""`batchyard shim`: the REST shim alone, in front of a service that runs elsewhere."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from batchyard.common.addresses import address
+from batchyard.common.listeners import Listener, ListenError, listening
+from batchyard.common.signals import stop_signals
+from batchyard.service.settings import Settings
+from batchyard.shim.app import create_app
+from batchyard.shim.caller import connect
+
+from .errors import RunError
+
+log = logging.getLogger("batchyard.cli")
+
+
+async def run(settings: Settings) -> None:
+    """Serves until a signal, then drains. Raises RunError where it can't listen."""
+    target = settings.service_address or address("127.0.0.1", settings.grpc_port)
+    with stop_signals() as stop:
+        async with opened(settings, target) as listener:
+            log.info("REST on http://%s, service at %s", address(settings.host, listener.port), target)
+            await stop.wait()
+            log.info("stopping")
+            await listener.drain(settings.drain_seconds)
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def opened(settings: Settings, target: str) -> AsyncIterator[Listener]:
+    """A shim that listens, in front of the service at `target` (HOST:PORT). Raises RunError where it can't listen."""
+    limits = settings.limits
+    try:
+        async with connect(target) as caller:
+            app = create_app(caller, idle=limits.upload_idle_seconds)
+            requests = limits.max_concurrent_calls
+            async with listening(app, settings.host, settings.port, max_requests=requests) as listener:
+                yield listener
+    except ListenError as error:
+        raise RunError(str(error)) from None

@@ -1,0 +1,125 @@
+"""A REST listener: uvicorn inside a process that has its own signals, logging and idea of when to stop."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from .addresses import address
+from .http1 import BoundedHttp
+
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 2048
+_TICK_SECONDS = 0.1
+
+
+class ListenError(Exception):
+    """The address can't be listened on; the text says which and why."""
+
+
+class Listener:
+    """A running listener: its `port`, and how it stops."""
+
+    def __init__(self, server: "_Server", task: "asyncio.Task[None]", port: int) -> None:
+        self.port = port
+        self._server = server
+        self._task = task
+
+    async def drain(self, seconds: float) -> None:
+        """Accepts nothing more and waits for the running requests; after `seconds` they are cut off."""
+        self._server.should_exit = True
+        await asyncio.wait([self._task], timeout=seconds)
+        while not self._task.done():
+            self._server.cut_off()
+            await asyncio.wait([self._task], timeout=_TICK_SECONDS)
+        await self._task
+
+
+@asynccontextmanager
+async def listening(
+    app: Any, host: str, port: int, *, max_requests: int, head_seconds: float = 30.0
+) -> AsyncIterator[Listener]:
+    """Serves the ASGI app `app` on `host` and `port` (0: any free one) until the context ends.
+
+    `max_requests` bounds the requests at once; more are answered 503. A request's head may
+    take `head_seconds`. Raises ListenError.
+    """
+    with ExitStack() as opened:
+        sockets = _bound(host, port, opened)
+        server = _Server(_config(app, max_requests, head_seconds))
+        task = asyncio.create_task(server.serve(sockets))
+        listener = Listener(server, task, sockets[0].getsockname()[1])
+        try:
+            await server.listening.wait()
+            yield listener
+        finally:
+            await listener.drain(0)
+
+
+def _config(app: Any, max_requests: int, head_seconds: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        # Annotated as a class; any callable that makes a protocol does.
+        http=partial(BoundedHttp, head_seconds=head_seconds),  # type: ignore[arg-type]
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=max_requests,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, with an event for its start."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    def cut_off(self) -> None:
+        """Ends what runs now, without another word to its callers."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+
+def _bound(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
+    """Bound sockets for every address of `host` (localhost has two), all with the same port."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        raise ListenError(f"{host} is not an address of this machine") from None
+    sockets: list[socket.socket] = []
+    for family, *_, name in sorted(set(found)):
+        port = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(opened.enter_context(_listener(family, str(name[0]), port)))
+        except OSError as error:
+            # A machine without IPv6 still names ::1; one address is enough.
+            if sockets and error.errno == errno.EADDRNOTAVAIL:
+                continue
+            raise ListenError(f"can't listen on {address(host, port)}: {error.strerror}") from None
+    return sockets
+
+
+def _listener(family: int, host: str, port: int) -> socket.socket:
+    both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)

@@ -1,0 +1,153 @@
+"""Around every call: its log line, its request id, its bound in time, and the border from our errors to gRPC's."""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode, aio
+
+from batchyard.service.auth import PUBLIC_SERVICES, Continuation, Handler, MaybeHandler, current_tenant, metadata_value
+from batchyard.service.errors import BatchyardError, Busy, Defect, Late
+from batchyard.v1 import ApiError
+
+DOMAIN = "batchyard"
+_DETAILS = "grpc-status-details-bin"
+_MOST_TEXT = 2000  # characters of a message; gRPC drops statuses whose details pass 7.5 KB
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_log = logging.getLogger("batchyard.service")
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+
+class _Call:
+    """One call, from its first byte to its log line."""
+
+    def __init__(self, details: grpc.HandlerCallDetails, seconds: float | None) -> None:
+        self.method = details.method.rpartition("/")[2]
+        given = metadata_value(details, "x-request-id") or ""
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid4().hex}"
+        self._seconds = seconds
+        self._started = perf_counter()
+
+    async def run(self, behaviour: Callable[[], Awaitable[Any]], context: Context) -> Any:
+        """What `behaviour` returns; what it raises ends the call with the status that fits."""
+        context.set_trailing_metadata((("x-request-id", self.request_id),))
+        code = StatusCode.OK
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await behaviour()
+        except aio.AbortError:
+            code = context.code()
+            raise
+        except asyncio.CancelledError:
+            code = StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            known = self._known(error)
+            code = known.status
+            await self._abort(context, known)
+        finally:
+            self._report(code)
+
+    def _known(self, error: Exception) -> BatchyardError:
+        if isinstance(error, BatchyardError):
+            return error
+        if isinstance(error, TimeoutError):
+            return Late(f"The call took more than {self._seconds} seconds.")
+        _log.exception("defect", extra={"method": self.method, "request_id": self.request_id}, exc_info=error)
+        return Defect()
+
+    async def _abort(self, context: Context, error: BatchyardError) -> None:
+        status = _details(error)
+        trailer = (("x-request-id", self.request_id), (_DETAILS, status.SerializeToString()))
+        await context.abort(error.status, status.message, trailing_metadata=trailer)
+
+    def _report(self, code: StatusCode) -> None:
+        ours = code in {StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN}
+        fields = {
+            "method": self.method,
+            "code": code.name,
+            "duration_ms": round((perf_counter() - self._started) * 1000, 1),
+            "request_id": self.request_id,
+            "tenant": current_tenant.get(None),
+        }
+        _log.log(logging.ERROR if ours else logging.INFO, "call", extra=fields)
+
+
+class CallInterceptor(aio.ServerInterceptor):
+    """The outermost interceptor. `unary_seconds` bounds calls that carry no stream."""
+
+    def __init__(self, unary_seconds: float) -> None:
+        self._unary_seconds = unary_seconds
+
+    async def intercept_service(
+        self, continuation: Continuation, details: grpc.HandlerCallDetails
+    ) -> MaybeHandler:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(PUBLIC_SERVICES):
+            return handler
+        streams = handler.request_streaming or handler.response_streaming
+        return _wrapped(handler, _Call(details, None if streams else self._unary_seconds))
+
+
+def _wrapped(handler: Handler, call: _Call) -> Handler:
+    coders = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.response_streaming:
+        streaming: Any = handler.stream_stream or handler.unary_stream
+
+        async def send(request: Any, context: Context) -> None:
+            messages: AsyncIterator[Any] = streaming(request, context)
+            async for message in messages:
+                await context.write(message)
+
+        async def stream(request: Any, context: Context) -> None:
+            await call.run(lambda: send(request, context), context)
+
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, **coders)
+        return grpc.unary_stream_rpc_method_handler(stream, **coders)
+    single: Any = handler.stream_unary or handler.unary_unary
+
+    async def answer(request: Any, context: Context) -> Any:
+        return await call.run(lambda: single(request, context), context)
+
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(answer, **coders)
+    return grpc.unary_unary_rpc_method_handler(answer, **coders)
+
+
+def _details(error: BatchyardError) -> status_pb2.Status:
+    """The status of an error: ErrorInfo (its reason) and ApiError (OpenAI's wording), RetryInfo where it may pass."""
+    message = _cut(error.message)
+    api = ApiError(message=message, type=error.type, code_json=json.dumps(error.code).encode())
+    if error.param is not None:
+        api.param = _cut(error.param)
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN), api]
+    if isinstance(error, Busy):
+        delay = duration_pb2.Duration(seconds=int(error.retry_after))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=error.status.value[0], message=message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _cut(text: str) -> str:
+    """What fits; cut in the middle of a message that quotes a caller's long value."""
+    if len(text) <= _MOST_TEXT:
+        return text
+    return f"{text[: _MOST_TEXT // 2]} [... {len(text) - _MOST_TEXT} characters cut ...] {text[-_MOST_TEXT // 2 :]}"

@@ -1,0 +1,156 @@
+"""Runs one chunk of a batch: every line of it ends as one line of a sealed output or error segment."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from batchyard.service.disk import Disk
+from batchyard.service.engine.control import Control, Drained, tasks
+from batchyard.service.engine.journal import Journal
+from batchyard.service.engine.results import EXPIRED, TIMEOUT, Kind, result
+from batchyard.service.errors import LeaseLost
+from batchyard.service.filestore import FileStore, Part
+from batchyard.service.providers.endpoint import LineRunner
+from batchyard.service.registry.records import BatchRecord, ChunkRecord, SealedChunk
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.requestline import Request, lines
+
+_PUBLISH_SECONDS = 0.25
+
+
+class Job(NamedTuple):
+    """A batch as its chunks need it. `endpoint` has its /v1."""
+
+    batch: BatchRecord
+    endpoint: str
+    parts: list[Part]
+    control: Control
+
+
+class ChunkRunner:
+    """Runs chunks of any batches; `line_slots` bounds the lines in flight over all of them.
+
+    `folder` holds the journals, which only this data directory's process touches.
+    """
+
+    def __init__(
+        self,
+        work: WorkRegistry,
+        store: FileStore,
+        disk: Disk,
+        folder: Path,
+        runner: LineRunner,
+        *,
+        line_slots: int,
+        line_seconds: float,
+        lease_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._work = work
+        self._store = store
+        self._disk = disk
+        self._folder = folder
+        self._runner = runner
+        self._slots = asyncio.Semaphore(line_slots)
+        self._line_seconds = line_seconds
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+
+    async def run_chunk(self, job: Job, chunk: ChunkRecord) -> None:
+        """Takes the chunk's lease, runs the lines that no earlier epoch has, seals them and commits.
+
+        Raises LeaseLost where somebody else has the chunk, DataLoss where the input is damaged, Drained.
+        """
+        now = self._clock()
+        chunk = await self._work.claim_chunk(chunk, now, now + self._lease_seconds)
+        async with self._journal(job.batch.id, chunk) as journal:
+            async with tasks() as group:
+                publisher = group.create_task(self._publish(chunk, journal))
+                await self._run_lines(job, chunk, journal)
+                publisher.cancel()
+            await journal.drain()
+            sealed = await self._seal(job.batch.id, chunk, journal)
+            await self._commit(chunk, sealed)
+            await asyncio.to_thread(journal.remove)
+
+    @asynccontextmanager
+    async def _journal(self, batch_id: str, chunk: ChunkRecord) -> AsyncIterator[Journal]:
+        stem = f"{batch_id}.{chunk.n}"
+        earlier = await asyncio.to_thread(lambda: sorted(self._folder.glob(f"{stem}.*.journal")))
+        journal = await Journal.open(self._folder / f"{stem}.{chunk.epoch}.journal", self._disk, earlier)
+        try:
+            yield journal
+        finally:
+            await journal.close()
+
+    async def _run_lines(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
+        pieces = self._store.read(job.parts, chunk.start, chunk.end - chunk.start)
+        data = b"".join([piece async for piece in pieces])
+        async with tasks() as group:
+            for request in lines(data, chunk.first_line):
+                if request.line_number in journal:
+                    continue
+                if job.control.go_on():
+                    await self._slots.acquire()
+                    group.create_task(self._run_line(job, request, journal))
+                else:
+                    await self._not_run(job, request, journal)
+        if job.control.drained:
+            raise Drained
+
+    async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
+        """Runs a line whose slot is taken already."""
+        left = job.batch.expires_at - self._clock()
+        until = asyncio.get_running_loop().time() + min(self._line_seconds, left)
+        try:
+            outcome = await self._runner.run(job.endpoint, request.body, until=until, wanted=job.control.go_on)
+        finally:
+            self._slots.release()
+        if outcome is TIMEOUT and left < self._line_seconds:
+            job.control.see(job.batch)
+        if outcome is None or (outcome is TIMEOUT and job.control.reason is EXPIRED):
+            await self._not_run(job, request, journal)
+        else:
+            await journal.append(result(job.batch.id, request.line_number, request.custom_id, outcome))
+
+    async def _not_run(self, job: Job, request: Request, journal: Journal) -> None:
+        """Writes why the line did not run, unless the next process will run it."""
+        if job.control.reason:
+            reason = job.control.reason
+            await journal.append(result(job.batch.id, request.line_number, request.custom_id, reason, ran=False))
+
+    async def _publish(self, chunk: ChunkRecord, journal: Journal) -> None:
+        shown = journal.counts
+        while True:
+            await asyncio.sleep(_PUBLISH_SECONDS)
+            if journal.counts != shown:
+                shown = journal.counts
+                await self._work.publish(chunk, shown)
+
+    async def _seal(self, batch_id: str, chunk: ChunkRecord, journal: Journal) -> SealedChunk:
+        key = f"segments/{batch_id}.{chunk.n}.{chunk.epoch}"
+        output = await self._write(f"{key}.output", journal.texts(Kind.COMPLETED))
+        error = await self._write(f"{key}.error", journal.texts(Kind.FAILED, Kind.NOT_RUN))
+        return SealedChunk(counts=journal.counts, output=output, error=error)
+
+    async def _write(self, key: str, pieces: Iterator[bytes]) -> Part | None:
+        piece = await asyncio.to_thread(next, pieces, None)
+        if piece is None:
+            return None
+        async with self._store.writer(key) as writer:
+            while piece is not None:
+                await writer.write(piece)
+                piece = await asyncio.to_thread(next, pieces, None)
+            await writer.commit()
+        return Part(key, writer.size)
+
+    async def _commit(self, chunk: ChunkRecord, sealed: SealedChunk) -> None:
+        try:
+            await self._work.seal(chunk, sealed)
+        except LeaseLost:
+            for part in (sealed.output, sealed.error):
+                if part:
+                    await self._store.delete(part.key)
+            raise

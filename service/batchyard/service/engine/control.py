@@ -1,0 +1,64 @@
+"""What a batch's running work must know: whether it goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
+from batchyard.service.registry.records import BatchRecord, Status
+
+
+class Drained(Exception):
+    """The process stops: what is left of the work is for the next one."""
+
+
+class Control:
+    """Tells the work on one batch whether to start lines, and what becomes of those that are not started."""
+
+    def __init__(self, batch: BatchRecord, clock: Callable[[], float]) -> None:
+        self.reason: Failure | None = None
+        self.drained = False
+        self.changed = asyncio.Event()  # set from outside: the batch's row is worth another look
+        self._clock = clock
+        self._stopped = asyncio.Event()
+        self.see(batch)
+
+    def see(self, batch: BatchRecord) -> None:
+        """Takes note of the batch's row, and of the time."""
+        if batch.status == Status.CANCELLING:
+            self.reason = CANCELLED
+        elif self._clock() >= batch.expires_at:
+            self.reason = EXPIRED
+        if self.reason:
+            self._stopped.set()
+
+    def drain(self) -> None:
+        self.drained = True
+        self._stopped.set()
+
+    def go_on(self) -> bool:
+        return not self._stopped.is_set()
+
+    async def first(self, waiting: Coroutine[Any, Any, Any]) -> bool:
+        """Whether `waiting` ended; it is cancelled when the batch is stopped before."""
+        tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopped.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].done()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises the first failure itself rather than a group of them."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        failure: BaseException = failures
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        raise failure from None

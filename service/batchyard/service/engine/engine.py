@@ -1,0 +1,164 @@
+"""The embedded engine: tasks in this process that carry every live batch to its end, whatever was interrupted."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import uniform
+
+from batchyard.service.engine.control import Control, Drained
+from batchyard.service.engine.lifecycle import Lifecycle
+from batchyard.service.errors import LeaseLost
+from batchyard.service.registry.records import LIVE, BatchRecord
+from batchyard.service.registry.work import WorkRegistry
+
+LEASE_SECONDS = 60.0
+_LOOK_SECONDS = 5.0  # how often a batch's row is read again without being told
+_RETRY_SECONDS = (0.5, 30.0)
+_MOST_BATCHES = 1024  # held at once; those that run lines are fewer
+
+_log = logging.getLogger("batchyard.engine")
+
+
+class Engine:
+    """Holds the leases of live batches and advances each in a task of its own.
+
+    `wake` tells it of a new batch, `changed` of a batch whose row somebody else wrote.
+    """
+
+    def __init__(self, work: WorkRegistry, lifecycle: Lifecycle, clock: Callable[[], float]) -> None:
+        self._work = work
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._woken = asyncio.Event()
+        self._controls: dict[str, Control] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def changed(self, batch_id: str) -> None:
+        control = self._controls.get(batch_id)
+        if control:
+            control.changed.set()
+        self.wake()
+
+    @asynccontextmanager
+    async def running(self, folder: Path) -> AsyncIterator[None]:
+        """Takes over what the last process left, and works until the context ends."""
+        await self._work.void_leases()
+        await self._sweep(folder)
+        loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._extend_loop())]
+        try:
+            yield
+        finally:
+            for task in [*loops, *self._tasks]:
+                task.cancel()
+            await asyncio.gather(*loops, *self._tasks, return_exceptions=True)
+
+    async def drain(self, seconds: float) -> None:
+        """Starts no more lines, and waits for those that run."""
+        self._draining = True
+        for control in self._controls.values():
+            control.drain()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+    async def _claim_loop(self) -> None:
+        while not self._draining:
+            self._woken.clear()
+            if not await self._claim():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), LEASE_SECONDS / 2)
+
+    async def _claim(self) -> bool:
+        if len(self._tasks) >= _MOST_BATCHES:
+            return False
+        try:
+            now = self._clock()
+            batch = await self._work.claim_batch(now, now + LEASE_SECONDS)
+        except Exception:
+            _log.exception("claiming failed")
+            return False
+        if batch is None:
+            return False
+        task = asyncio.create_task(self._carry(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _extend_loop(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 4)
+            try:
+                await self._work.extend(self._clock() + LEASE_SECONDS)
+            except Exception:
+                _log.exception("extending leases failed")
+
+    async def _carry(self, batch: BatchRecord) -> None:
+        """Advances a leased batch until it has ended, the lease is lost, or the process stops."""
+        control = self._controls[batch.id] = Control(batch, self._clock)
+        if self._draining:
+            control.drain()
+        watcher = asyncio.create_task(self._watch(batch, control))
+        try:
+            await self._advance(batch, control)
+        except LeaseLost:
+            _log.info("lease lost", extra={"batch": batch.id})
+        except Drained:
+            await self._work.release(batch)
+        finally:
+            watcher.cancel()
+            if self._controls.get(batch.id) is control:
+                del self._controls[batch.id]
+            self.wake()
+
+    async def _advance(self, batch: BatchRecord, control: Control) -> None:
+        failures = 0
+        while batch.status in LIVE:
+            before = batch.status
+            try:
+                batch = await self._lifecycle.advance(batch, control)
+                failures = 0
+            except LeaseLost:  # by a cancel that came in between; or for good, then this raises it again
+                batch = await self._work.reread(batch)
+                control.see(batch)
+            except Drained:
+                raise
+            except Exception:
+                failures += 1
+                _log.exception("batch is stuck, will try again", extra={"batch": batch.id, "failures": failures})
+                await self._back_off(failures, control)
+            if batch.status != before:
+                _log.info("batch moved", extra={"batch": batch.id, "from": before, "to": batch.status})
+
+    async def _back_off(self, failures: int, control: Control) -> None:
+        least, most = _RETRY_SECONDS
+        delay = min(most, least * 2**failures) * uniform(0.5, 1)  # noqa: S311 - jitter
+        await asyncio.sleep(delay)
+        if control.drained:
+            raise Drained
+
+    async def _watch(self, batch: BatchRecord, control: Control) -> None:
+        """Looks at the batch's row when told, now and then, and when its window ends."""
+        while control.go_on():
+            left = max(0.0, batch.expires_at - self._clock())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(control.changed.wait(), min(_LOOK_SECONDS, left))
+            control.changed.clear()
+            with suppress(Exception):  # the work itself meets the same failure, and reports it
+                control.see(await self._work.reread(batch))
+
+    async def _sweep(self, folder: Path) -> None:
+        """Removes the journals of chunks that were sealed before their journal could be removed."""
+        open_chunks = await self._work.open_chunks()
+
+        def work() -> None:
+            for path in folder.glob("*.journal"):
+                batch_id, n, *_ = path.name.split(".")
+                if (batch_id, int(n)) not in open_chunks:
+                    path.unlink()
+
+        await asyncio.to_thread(work)

@@ -1,0 +1,138 @@
+"""A chunk's results while it runs: an append-only file in which a line counts once it is synced.
+
+Each record carries a checksum, so that after a crash the torn tail is cut and only missing lines run again. Appends
+share syncs: while one is under way, all that come wait for the next.
+"""
+
+import asyncio
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from batchyard.service.disk import Disk
+from batchyard.service.engine.results import Kind, Result, Tokens
+from batchyard.service.registry.records import Counts
+
+_HEAD = struct.Struct("<IIIB4I")  # checksum of what follows, text length, line, kind, tokens
+_CHECKED = 4
+_BACKLOG = 4 << 20  # bytes that may wait for a sync before appends wait too
+_PIECE = 256 << 10
+
+
+class Journal:
+    """Open with `Journal.open`; `append` results, `drain`, read them back with `texts`, `close`, `remove`."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path = path
+        self.counts = Counts()
+        self._disk = disk
+        self._file = path.open("x+b", buffering=0)
+        self._size = 0
+        self._places: dict[int, tuple[int, int, Kind]] = {}
+        self._waiting: list[Result] = []
+        self._backlog = 0
+        self._flusher: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, path: Path, disk: Disk, earlier: Sequence[Path]) -> "Journal":
+        """A new journal at `path` that starts with what earlier ones of the same chunk hold; those are removed."""
+
+        def work() -> Journal:
+            journal = cls(path, disk)
+            for older in earlier:
+                journal._adopt(older)
+            disk.sync_data(journal._file, site="journal.adopted")
+            disk.sync_dir(path.parent, site="journal.dir")
+            for older in earlier:
+                older.unlink()
+            return journal
+
+        return await asyncio.to_thread(work)
+
+    def __contains__(self, line: int) -> bool:
+        return line in self._places
+
+    async def append(self, result: Result) -> None:
+        """Takes a result; it is durable, and in `counts`, some time after. Raises what an earlier sync raised."""
+        self._waiting.append(result)
+        self._backlog += len(result.text)
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush(self._flusher))
+        if self._backlog > _BACKLOG:
+            await asyncio.shield(self._flusher)
+
+    async def drain(self) -> None:
+        """Returns when all that was appended is durable. Raises what a sync raised."""
+        if self._flusher:
+            await asyncio.shield(self._flusher)
+
+    def texts(self, *kinds: Kind) -> Iterator[bytes]:
+        """The texts of some kinds in the order of the input, in pieces of about 256 KiB. Reads the file."""
+        piece: list[bytes] = []
+        size = 0
+        for _, (offset, length, kind) in sorted(self._places.items()):
+            if kind in kinds:
+                piece.append(os.pread(self._file.fileno(), length, offset))
+                size += length
+                if size >= _PIECE:
+                    yield b"".join(piece)
+                    piece, size = [], 0
+        if piece:
+            yield b"".join(piece)
+
+    async def close(self) -> None:
+        """Waits for the sync that is under way, if any; never raises what it raises."""
+        if self._flusher:
+            await asyncio.gather(self._flusher, return_exceptions=True)
+        self._file.close()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    async def _flush(self, earlier: asyncio.Task[None] | None) -> None:
+        if earlier:
+            earlier.result()  # a journal that failed once stays failed
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            await asyncio.to_thread(self._write, group)
+            self._backlog -= sum(len(result.text) for result in group)
+
+    def _write(self, group: Sequence[Result]) -> None:
+        data = b"".join(_record(result) for result in group)
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._file.fileno(), data[written:], self._size + written)
+        self._disk.sync_data(self._file, site="journal.data")
+        for result in group:
+            self._place(result.line, result.kind, result.tokens, len(result.text))
+
+    def _place(self, line: int, kind: Kind, tokens: Tokens, length: int) -> None:
+        self._places[line] = (self._size + _HEAD.size, length, kind)
+        self._size += _HEAD.size + length
+        ran = (int(kind is Kind.COMPLETED), int(kind is Kind.FAILED))
+        self.counts += Counts(*ran, *tokens)
+
+    def _adopt(self, path: Path) -> None:
+        with path.open("rb") as file:
+            for head, line, kind, tokens, text in _records(file):
+                if line not in self._places:
+                    os.pwrite(self._file.fileno(), head + text, self._size)
+                    self._place(line, kind, tokens, len(text))
+
+
+def _record(result: Result) -> bytes:
+    head = _HEAD.pack(0, len(result.text), result.line, result.kind, *result.tokens)[_CHECKED:]
+    return struct.pack("<I", zlib.crc32(result.text, zlib.crc32(head))) + head + result.text
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[bytes, int, Kind, Tokens, bytes]]:
+    """The whole records at the start of a journal; what follows the first torn one never counted."""
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        checksum, length, line, kind, *tokens = _HEAD.unpack(head)
+        text = file.read(length)
+        if len(text) < length or checksum != zlib.crc32(text, zlib.crc32(head[_CHECKED:])):
+            return
+        yield head, line, Kind(kind), Tokens(*tokens), text

@@ -1,0 +1,79 @@
+"""What became of a line, and how OpenAI's output and error files say it (facts 3.2 and 3.3)."""
+
+from enum import IntEnum
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Kind(IntEnum):
+    """Where a line's result goes and whether it counts."""
+
+    COMPLETED = 1  # output file
+    FAILED = 2  # error file
+    NOT_RUN = 3  # error file, in no count
+
+
+class Tokens(NamedTuple):
+    """What a line used."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+
+NO_TOKENS = Tokens()
+
+
+class Answer(NamedTuple):
+    """An HTTP answer to a line: `body` is one JSON value without line breaks. Below 400 it is a success."""
+
+    status_code: int
+    request_id: str
+    body: bytes
+    tokens: Tokens = NO_TOKENS
+
+
+class Failure(NamedTuple):
+    """Why there is no HTTP answer to a line."""
+
+    code: str
+    message: str
+
+
+EXPIRED = Failure("batch_expired", "This request could not be executed before the completion window expired.")
+CANCELLED = Failure("batch_cancelled", "This request was not executed because the batch was cancelled.")
+TIMEOUT = Failure("request_timeout", "This request was not answered in time.")
+
+
+class Result(NamedTuple):
+    """One line of an output or error file, newline included."""
+
+    line: int
+    kind: Kind
+    tokens: Tokens
+    text: bytes
+
+
+def result(batch_id: str, line: int, custom_id: str, outcome: Answer | Failure, *, ran: bool = True) -> Result:
+    """The result of an input line; its id depends on batch and line alone, so that a repeat has the same."""
+    head = b'{"id":"batch_req_%s","custom_id":%s,"response":' % (_digest(batch_id, line), _encode(custom_id))
+    if isinstance(outcome, Failure):
+        error = _encode({"code": outcome.code, "message": outcome.message})
+        kind = Kind.FAILED if ran else Kind.NOT_RUN
+        return Result(line, kind, NO_TOKENS, b'%snull,"error":%s}\n' % (head, error))
+    response = b'{"status_code":%d,"request_id":%s,"body":%s}' % (
+        outcome.status_code,
+        _encode(outcome.request_id),
+        outcome.body,
+    )
+    kind = Kind.COMPLETED if outcome.status_code < 400 else Kind.FAILED
+    return Result(line, kind, outcome.tokens, b'%s%s,"error":null}\n' % (head, response))
+
+
+def _digest(batch_id: str, line: int) -> bytes:
+    return blake2b(b"%s:%d" % (batch_id.encode(), line), digest_size=16).hexdigest().encode()

@@ -1,0 +1,116 @@
+"""What can go wrong, and how each error crosses the gRPC border.
+
+    BatchyardError
+     +- InvalidArgument          the caller's request is wrong; `param` names the field
+     +- TooLarge                 ... because something in it is beyond a limit
+     +- Unauthenticated          no key, or a wrong one
+     +- NotFound                 no such file or batch for this caller (another tenant's is answered alike)
+     +- FailedPrecondition       the request is fine, the thing's state is not; `reason` says which
+     +- OutOfRange               a read that starts behind the end
+     +- Late                     a bound in time was passed
+     +- Busy                     a bound on work at once is reached; `retry_after` says when to come back
+     +- StorageFull              our disk is full, or its configured bound is reached
+     +- DataLoss                 bytes that we hold are damaged
+     +- Unavailable              not now: starting, draining, or the registry can't be reached
+     +- LeaseLost                (never sent) somebody else holds this work now
+
+Errors change type at three borders only: upstream HTTP to these, these to a gRPC status with details
+(`calls.py`), that status to OpenAI's envelope (the shim). Everything else that is raised is a Defect: logged with its
+traceback, answered without it.
+"""
+
+from grpc import StatusCode
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+
+
+class BatchyardError(Exception):
+    """`message` is for people, `param` names the field, `code` is OpenAI's word for programs, where it has one."""
+
+    status = StatusCode.UNKNOWN
+    reason = "UNKNOWN"
+    type = INVALID_REQUEST
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.reason = reason or self.reason
+
+
+class InvalidArgument(BatchyardError):
+    status = StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_ARGUMENT"
+
+
+class TooLarge(InvalidArgument):
+    reason = "TOO_LARGE"
+
+
+class Unauthenticated(BatchyardError):
+    status = StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class NotFound(BatchyardError):
+    status = StatusCode.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class FailedPrecondition(BatchyardError):
+    status = StatusCode.FAILED_PRECONDITION
+    reason = "FAILED_PRECONDITION"
+
+
+class OutOfRange(BatchyardError):
+    status = StatusCode.OUT_OF_RANGE
+    reason = "OUT_OF_RANGE"
+
+
+class Late(BatchyardError):
+    status = StatusCode.DEADLINE_EXCEEDED
+    reason = "TIMEOUT"
+    type = SERVER_ERROR
+
+
+class Defect(BatchyardError):
+    status = StatusCode.INTERNAL
+    reason = "INTERNAL"
+    type = SERVER_ERROR
+
+    def __init__(self) -> None:
+        super().__init__("The server had an error while processing your request. Sorry about that!")
+
+
+class Busy(BatchyardError):
+    status = StatusCode.RESOURCE_EXHAUSTED
+    reason = "BUSY"
+    type = "requests"
+    retry_after = 1.0  # seconds
+
+
+class StorageFull(BatchyardError):
+    status = StatusCode.RESOURCE_EXHAUSTED
+    reason = "STORAGE_FULL"
+    type = SERVER_ERROR
+
+
+class DataLoss(BatchyardError):
+    status = StatusCode.DATA_LOSS
+    reason = "DATA_LOSS"
+    type = SERVER_ERROR
+
+
+class Unavailable(BatchyardError):
+    status = StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+    type = SERVER_ERROR
+
+
+class LeaseLost(BatchyardError):
+    status = StatusCode.ABORTED
+    reason = "LEASE_LOST"

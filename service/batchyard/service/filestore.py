@@ -1,0 +1,237 @@
+"""The bytes that the service itself holds: immutable objects in a local store, durable once committed.
+
+A key is a folder and a name, `files/file-abc`. obstore writes an object under `name#1` and renames it when it is
+complete; it syncs neither file nor folder, which is why `Writer.commit` does.
+"""
+
+import asyncio
+import errno
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count, islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore
+
+from batchyard.service.disk import Disk
+from batchyard.service.errors import DataLoss, StorageFull
+
+KIB = 1024
+BLOCK = 512 * KIB
+"""What a writer gathers before it hands on; it holds about three of these."""
+SWEEP_GROUP = 500
+
+T = TypeVar("T")
+
+_KEY = re.compile(r"[a-z]+/[A-Za-z0-9._:-]*[A-Za-z0-9]")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LOST = frozenset({None, errno.ENOENT, errno.EIO})  # None: obstore found less than the range
+
+
+class Part(NamedTuple):
+    """One of the objects whose concatenation is a file's content; `size` is in bytes."""
+
+    key: str
+    size: int
+
+
+class Writer:
+    """One object being written, of `size` bytes so far. Made by `FileStore.writer`."""
+
+    def __init__(self, store: LocalStore, disk: Disk, root: Path, key: str) -> None:
+        self.size = 0
+        self.committed = False
+        self._disk = disk
+        self._path = root / key
+        self._block = bytearray()
+        self._sink = obstore.open_writer_async(store, key, buffer_size=BLOCK, max_concurrency=1)
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Appends; pieces of any size are fine. Raises StorageFull."""
+        self._block += data
+        self.size += len(data)
+        if len(self._block) >= BLOCK:
+            await self._flush()
+
+    async def commit(self) -> None:
+        """Ends the object; when this returns, it is durable under its key. Raises StorageFull."""
+        await self._flush()
+        with _storage_full():
+            await _to_the_end(self._sink.close())
+            await _to_the_end(asyncio.to_thread(self._sync))
+        self.committed = True
+
+    async def discard(self) -> None:
+        """Removes every trace."""
+        del self._sink
+        await _to_the_end(asyncio.to_thread(self._remove))
+
+    async def _flush(self) -> None:
+        block, self._block = self._block, bytearray()
+        with _storage_full():
+            await _to_the_end(self._sink.write(block))
+
+    def _sync(self) -> None:
+        folder = self._path.parent
+        self._disk.sync_file(self._path, site=f"{folder.name}.object")
+        self._disk.sync_dir(folder, site=f"{folder.name}.entry")
+
+    def _remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+        for number in count(1):
+            try:
+                self._path.with_name(f"{self._path.name}#{number}").unlink()
+            except FileNotFoundError:
+                return
+
+
+class FileStore:
+    """Immutable objects under `root`, a folder that is created where it is missing."""
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        disk.make_dir(root, site="store.root")
+        self._root = root
+        self._disk = disk
+        self._store = LocalStore(prefix=root)
+        self._folders: set[str] = set()
+
+    @asynccontextmanager
+    async def writer(self, key: str) -> AsyncIterator[Writer]:
+        """Writes the object `key`, which must be new. Leaving without `commit` leaves no trace of it.
+
+        Raises StorageFull, ValueError for a malformed key.
+        """
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"malformed key: {key!r}")
+        await self._prepare(key.partition("/")[0])
+        writer = Writer(self._store, self._disk, self._root, key)
+        try:
+            yield writer
+        finally:
+            if not writer.committed:
+                await writer.discard()
+
+    async def read(
+        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: int = 256 * KIB
+    ) -> AsyncIterator[bytes]:
+        """Reads `length` bytes from `offset` of the parts' concatenation, in pieces of at most `piece_bytes`.
+
+        Raises DataLoss where an object is missing or short, ValueError for a range outside of the whole.
+        """
+        if offset < 0 or length < 0 or offset + length > sum(part.size for part in parts):
+            raise ValueError(f"no range of {length} bytes at {offset}")
+        for key, start, end in _ranges(parts, offset, length):
+            for at in range(start, end, piece_bytes):
+                yield await self.read_range(key, at, min(at + piece_bytes, end))
+
+    async def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Reads the bytes from `start` up to `end` of one object. Raises DataLoss where they are not there."""
+        if start == end:
+            return b""
+        try:
+            data = bytes(await obstore.get_range_async(self._store, key, start=start, end=end))
+        except (BaseError, OSError) as error:
+            if _errno(error) not in _LOST:
+                raise
+            raise _data_loss(key) from error
+        if len(data) != end - start:
+            raise _data_loss(key)
+        return data
+
+    async def delete(self, key: str) -> None:
+        """Removes an object; one that is missing is fine. After a power cut it may be back, for `sweep` to find."""
+        await _to_the_end(asyncio.to_thread((self._root / key).unlink, missing_ok=True))
+
+    async def sweep(self, known: Callable[[Sequence[str]], Awaitable[set[str]]]) -> int:
+        """Removes what a crash left, and returns how many files that were. Only before anything is written.
+
+        `known` answers which of at most 500 keys somebody still refers to. obstore's own `list` hides its staging
+        files, hence the walk.
+        """
+        removed = 0
+        keys = _walk(self._root)
+        while group := await asyncio.to_thread(lambda: list(islice(keys, SWEEP_GROUP))):
+            whole = [key for key in group if "#" not in key]
+            lost = set(group) - (await known(whole) if whole else set())
+            for key in lost:
+                await self.delete(key)
+            removed += len(lost)
+        return removed
+
+    def free_bytes(self) -> int:
+        """Returns how many bytes the disk still takes from this user."""
+        return shutil.disk_usage(self._root).free
+
+    async def _prepare(self, folder: str) -> None:
+        if folder not in self._folders:
+            with _storage_full():
+                make = asyncio.to_thread(self._disk.make_dir, self._root / folder, site=f"{folder}.folder")
+                await _to_the_end(make)
+            self._folders.add(folder)
+
+
+def _ranges(parts: Sequence[Part], offset: int, length: int) -> Iterator[tuple[str, int, int]]:
+    """Cuts a range of the whole into (key, start, end) of its parts."""
+    for part in parts:
+        end = min(offset + length, part.size)
+        if offset < end:
+            yield part.key, offset, end
+            length -= end - offset
+        offset = max(0, offset - part.size)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+async def _to_the_end(operation: Awaitable[T]) -> T:
+    """Awaits an operation that goes on in a thread whatever becomes of the caller.
+
+    A cancelled caller learns of it afterwards, so that what it cleans up holds still.
+    """
+    task = asyncio.ensure_future(operation)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()
+    raise cancelled
+
+
+@contextmanager
+def _storage_full() -> Iterator[None]:
+    """Turns the system's and obstore's words for a full disk into ours."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        if _errno(error) not in _FULL:
+            raise
+        raise StorageFull("The service has no space left to store this.") from error
+
+
+def _errno(error: Exception) -> int | None:
+    """Finds the system's number of an error; obstore's have it in their text, OSErrors of its writer too."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _data_loss(key: str) -> DataLoss:
+    error = DataLoss("Stored bytes of this file are missing or damaged.")
+    error.add_note(f"object: {key}")
+    return error

@@ -1,0 +1,330 @@
+"""The streaming scan of a batch's input, once, while it is uploaded.
+
+A scan keeps no line: what it finds is small whatever the file, and fits one database column. It doesn't know the
+batch's endpoint; `validation.judge` compares the two when a batch is created.
+"""
+
+import hashlib
+import secrets
+from array import array
+from collections import Counter
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+
+from batchyard.service.requestline import BLANK, Fault, Line, check_body, endpoint_of, is_json, prompt_bytes, read_line
+from batchyard.service.settings import Limits
+
+MAX_MODELS = 16
+MAX_URLS = 8
+MAX_URL = 256
+TRACKED_MODELS = 1000
+"""Models that are counted; a file that names more is refused for naming more than one."""
+BYTES_PER_TOKEN = 4
+BOM = b"\xef\xbb\xbf"
+
+
+class LineError(Struct, frozen=True, array_like=True):
+    """One thing that is wrong with an input, in OpenAI's words; `line` counts from 1, None is the file."""
+
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class UrlLines(Struct, array_like=True):
+    """How many lines have a url, and which are the first; `url` None: any that came when the list was full."""
+
+    url: str | None
+    count: int
+    first: list[int]
+
+
+class Chunk(Struct, array_like=True):
+    """A run of requests: how many from which (from 0), the line of the first (from 1), and their bytes in the file."""
+
+    first_request: int
+    requests: int
+    first_line: int
+    offset: int
+    size: int
+
+
+class Scan(Struct, frozen=True, kw_only=True):
+    """What a scan found. `lines` counts requests; blank lines are none, though they count in line numbers.
+
+    `refusal` says why the upload itself is to be refused: the file is empty, or its first line is not JSON. `errors`
+    are those that hold for any endpoint, by line. `models` are the most frequent, `estimated_tokens` those of prompts.
+    `chunks` hold every request once, in order, and no blank lines at either end.
+    """
+
+    lines: int
+    bytes: int
+    sha256: str
+    models: tuple[str, ...]
+    estimated_tokens: int
+    urls: tuple[UrlLines, ...]
+    errors: tuple[LineError, ...]
+    chunks: tuple[Chunk, ...]
+    refusal: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the scan as JSON's own types."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """Rebuilds what `to_dict` gave. Raises msgspec.ValidationError."""
+        return msgspec.convert(found, cls)
+
+
+class Scanner:
+    """Scans a file that comes in pieces, however they are cut; not thread-safe, and busy: run it in a worker thread.
+
+    A chunk ends before `chunk_lines` or `chunk_bytes` would be exceeded; a longer line is a chunk of its own.
+    """
+
+    def __init__(self, limits: Limits, *, chunk_lines: int, chunk_bytes: int) -> None:
+        self._longest = limits.max_line_bytes
+        self._most = limits.max_batch_lines
+        self._max_errors = limits.max_line_errors
+        self._sha256 = hashlib.sha256()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._bytes = 0
+        self._offset = 0
+        self._number = 0
+        self._lines = 0
+        self._chunks = _Chunks(chunk_lines, chunk_bytes)
+        self._urls = _Urls(limits.max_line_errors)
+        self._models = _Models()
+        self._custom_ids = _Seen()
+        self._prompt_bytes = 0
+        self._errors: list[LineError] = []
+        self._refusal: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next piece."""
+        self._sha256.update(data)
+        self._bytes += len(data)
+        head, newline, tail = data.partition(b"\n")
+        self._hold(head)
+        if newline:
+            self._take_held()
+            *whole, rest = tail.split(b"\n")
+            for line in whole:
+                self._take(line, len(line))
+            self._hold(rest)
+
+    def finish(self) -> Scan:
+        """Ends the file, whose last line needs no newline, and returns what was found. Call it once."""
+        self._take_held()
+        if not self._lines:
+            self._refusal = "Invalid file format for Batch API. Must be .jsonl: the file is empty."
+        return Scan(
+            lines=self._lines,
+            bytes=self._bytes,
+            sha256=self._sha256.hexdigest(),
+            models=self._models.found(),
+            estimated_tokens=self._prompt_bytes // BYTES_PER_TOKEN,
+            urls=self._urls.found(),
+            errors=(*self._too_many(), *self._errors),
+            chunks=tuple(self._chunks.found),
+            refusal=self._refusal,
+        )
+
+    def _hold(self, piece: bytes) -> None:
+        """Keeps the start of a line, while it isn't too long."""
+        self._held_bytes += len(piece)
+        self._held.append(piece)
+        if self._held_bytes > self._longest:
+            self._held.clear()
+
+    def _take_held(self) -> None:
+        line, size = b"".join(self._held), self._held_bytes
+        self._held.clear()
+        self._held_bytes = 0
+        self._take(line, size)
+
+    def _take(self, line: bytes, size: int) -> None:
+        """Counts a line of `size` bytes; one that is too long need not be whole."""
+        self._number += 1
+        start = self._offset
+        self._offset = start + size + 1
+        if size <= self._longest and not line.strip(BLANK):
+            return
+        self._lines += 1
+        if self._lines <= self._most:
+            self._chunks.note(self._lines - 1, self._number, start, start + size)
+            self._check(line, size)
+
+    def _check(self, line: bytes, size: int) -> None:
+        try:
+            if size > self._longest:
+                raise Fault("invalid_request", f"This line is longer than the maximum of {self._longest} bytes.")
+            if self._lines == 1:
+                self._refuse_other_formats(line)
+            self._check_line(read_line(line))
+        except Fault as fault:
+            if len(self._errors) < self._max_errors:
+                self._errors.append(LineError(fault.code, fault.message, fault.param, self._number))
+
+    def _check_line(self, line: Line) -> None:
+        body = line.body
+        endpoint = self._urls.note(line.url, self._number)
+        known = self._models.note(body.model) if body.model else True
+        self._prompt_bytes += prompt_bytes(body)
+        if not self._custom_ids.add(line.custom_id):
+            raise _duplicate(line.custom_id)
+        check_body(body, endpoint)
+        if body.model and not known:
+            raise _mismatched(body.model)
+
+    def _refuse_other_formats(self, line: bytes) -> None:
+        """Looks behind a byte order mark: OpenAI takes such an upload, and fails its batch for line 1."""
+        if not is_json(line.removeprefix(BOM)):
+            self._refusal = f"Invalid file format for Batch API. Must be .jsonl: line {self._number} is not valid JSON."
+
+    def _too_many(self) -> list[LineError]:
+        if self._lines <= self._most:
+            return []
+        message = f"The batch input file has {self._lines} requests, more than the maximum of {self._most}."
+        return [LineError("too_many_tasks", message, None, None)]
+
+
+class _Chunks:
+    """Cuts requests into chunks, each as large as it may be."""
+
+    def __init__(self, lines: int, size: int) -> None:
+        self.found: list[Chunk] = []
+        self._lines = lines
+        self._size = size
+
+    def note(self, request: int, line: int, start: int, end: int) -> None:
+        """Adds a request whose line goes from `start` to `end`."""
+        chunk = self.found[-1] if self.found else None
+        if chunk is None or chunk.requests == self._lines or end - chunk.offset > self._size:
+            chunk = Chunk(request, 0, line, start, 0)
+            self.found.append(chunk)
+        chunk.requests += 1
+        chunk.size = end - chunk.offset
+
+
+class _Models:
+    """How many lines name which model; the first is the one that all should name."""
+
+    def __init__(self) -> None:
+        self._first: str | None = None
+        self._first_count = 0
+        self._others: Counter[str] = Counter()
+
+    def note(self, model: str) -> bool:
+        """Counts a model; False: it is not the first."""
+        if self._first is None:
+            self._first = model
+        if model == self._first:
+            self._first_count += 1
+            return True
+        if model in self._others or len(self._others) < TRACKED_MODELS:
+            self._others[model] += 1
+        return False
+
+    def found(self) -> tuple[str, ...]:
+        """Returns the most frequent, those named earlier first where they are equally so."""
+        if self._first is None:
+            return ()
+        counts = Counter({self._first: self._first_count}) + self._others
+        return tuple(model for model, _ in counts.most_common(MAX_MODELS))
+
+
+class _Urls:
+    """Which lines have which url, in a bounded way."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._found: dict[str, UrlLines] = {}
+        self._others = UrlLines(None, 0, [])
+        self._url: str | None = None
+        self._endpoint = ""
+        self._last = self._others
+
+    def note(self, url: str, number: int) -> str:
+        """Counts a line's url and returns the endpoint that it means."""
+        if url != self._url:
+            self._url = url
+            self._endpoint = endpoint_of(url)[:MAX_URL]
+            self._last = self._lines_of(self._endpoint)
+        found = self._last
+        found.count += 1
+        if found.count <= self._lines:
+            found.first.append(number)
+        return self._endpoint
+
+    def found(self) -> tuple[UrlLines, ...]:
+        return (*self._found.values(), *([self._others] if self._others.count else []))
+
+    def _lines_of(self, endpoint: str) -> UrlLines:
+        found = self._found.get(endpoint)
+        if found is None:
+            if len(self._found) == MAX_URLS:
+                return self._others
+            found = self._found[endpoint] = UrlLines(endpoint, 0, [])
+        return found
+
+
+class _Seen:
+    """A set of strings as an open hash table of 64-bit digests: 13 to 26 bytes a string, where a set takes 100.
+
+    Python's string hash is SipHash; the secret prefix keeps a file from being made of colliding names.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(8)
+        self._slots = array("q", bytes(8 * 1024))
+        self._mask = 1023
+        self._left = 640
+
+    def add(self, text: str) -> bool:
+        """Adds a string; False: it was there."""
+        slots, mask = self._slots, self._mask
+        digest = hash(self._prefix + text) or 1
+        at = digest & mask
+        while held := slots[at]:
+            if held == digest:
+                return False
+            at = (at + 1) & mask
+        slots[at] = digest
+        self._left -= 1
+        if not self._left:
+            self._grow()
+        return True
+
+    def _grow(self) -> None:
+        """Doubles the table, so that at most 640 of 1024 slots are taken."""
+        slots = array("q", bytes(16 * len(self._slots)))
+        mask = len(slots) - 1
+        for digest in filter(None, self._slots):
+            at = digest & mask
+            while slots[at]:
+                at = (at + 1) & mask
+            slots[at] = digest
+        self._slots, self._mask, self._left = slots, mask, len(slots) // 1024 * 320
+
+
+def _duplicate(custom_id: str) -> Fault:
+    message = (
+        f"The custom_id '{custom_id}' for this request is a duplicate of another request. "
+        "The custom_id parameter must be unique for each request in a batch."
+    )
+    return Fault("duplicate_custom_id", message, "custom_id")
+
+
+def _mismatched(model: str) -> Fault:
+    message = (
+        f"The model '{model}' for this request does not match the rest of the batch. "
+        "Each batch must contain requests for a single model."
+    )
+    return Fault("mismatched_model", message, "body.model")

@@ -1,0 +1,164 @@
+"""Reads the settings once: command line > BATCHYARD_* variables > file > other variables.
+
+Nothing is read from the process itself: file, environment and options are passed in. All problems are found before
+one error reports them together.
+"""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import layers, litellm, yamlfile
+from .layers import MASTER_KEY, Found, Layer, key_name
+from .parsing import UnfitError, Value, parse
+from .settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError
+
+WEAK_KEY = "sk-1234"
+_NO_PROVIDER = (
+    "no provider is configured; set batchyard.local.api_base to an OpenAI-compatible endpoint, "
+    "or batchyard.local.echo: true to try Batchyard out"
+)
+_PROVIDER_VARIABLES = ("OPENAI_", "AZURE_")
+
+
+def load_settings(
+    config: Path | None,
+    environ: Mapping[str, str],
+    options: Mapping[str, object] | None = None,
+    *,
+    serves: bool = True,
+) -> Settings:
+    """The settings from `config` (no file: the environment alone), `environ` and the command line's `options`.
+
+    `options` are by key name (`host`, `port`, ...); None is one that wasn't given. `serves` is whether a service is
+    to run on them: a shim alone needs neither provider nor key. Raises SettingsError with all problems.
+    """
+    document = yamlfile.Document("no file") if config is None else yamlfile.read(config)
+    return _Loader(document, environ, serves).load(options or {})
+
+
+def provider_variables(environ: Mapping[str, str]) -> list[str]:
+    """The variables of OpenAI and Azure that are set. They configure nothing by themselves."""
+    return sorted(name for name, value in environ.items() if value and name.startswith(_PROVIDER_VARIABLES))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`: localhost, 127.0.0.0/8 and ::1."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def choose_default(name: str | None, configured: Sequence[str]) -> str:
+    """The default provider: the one that is named, else the only one. Raises ValueError saying what to set."""
+    if not configured:
+        raise ValueError(_NO_PROVIDER)
+    if name is None and len(configured) > 1:
+        raise ValueError(f"several providers are configured; name one of {', '.join(configured)}")
+    if name is not None and name not in configured:
+        raise ValueError(f"{name} is not configured; configured: {', '.join(configured)}")
+    return name or configured[0]
+
+
+class _Loader:
+    def __init__(self, document: yamlfile.Document, environ: Mapping[str, str], serves: bool) -> None:
+        self._document = document
+        self._environ = environ
+        self._serves = serves
+        self._problems = list(document.problems)
+        self._found: Layer = {}
+        self._values: dict[layers.Path, Value] = {}
+        self._sections: set[str] = set()
+
+    def load(self, options: Mapping[str, object]) -> Settings:
+        self._problems += litellm.shape(self._document)
+        self._collect(options)
+        self._parse()
+        self._check_local()
+        self._check_key()
+        default = self._default_provider()
+        if self._problems:
+            raise SettingsError(self._problems)
+        return self._settings(default)
+
+    def _collect(self, options: Mapping[str, object]) -> None:
+        block, self._sections = layers.from_file(self._document, self._problems)
+        variables = layers.from_variables(self._environ, self._problems)
+        given = layers.from_options(options)
+        self._found = self._last_resort() | litellm.master_key(self._document) | block | variables | given
+        self._sections |= {path[0] for path in self._found if len(path) > 1}
+
+    def _last_resort(self) -> Layer:
+        key = self._environ.get("LITELLM_MASTER_KEY")
+        return {MASTER_KEY: Found(key, "LITELLM_MASTER_KEY")} if key else {}
+
+    def _parse(self) -> None:
+        hints = layers.keys()
+        for path, written in self._found.items():
+            found = layers.resolved(path, written, self._environ, self._problems)
+            if found is None:
+                continue
+            try:
+                self._values[path] = parse(hints[path], found.value, hidden=found.hidden)
+            except UnfitError as unfit:
+                self._add(path, str(unfit))
+
+    def _add(self, path: layers.Path, message: str) -> None:
+        self._problems.append(Problem(key_name(path), message, self._where(path)))
+
+    def _where(self, path: layers.Path) -> str:
+        if path in self._found:
+            return self._found[path].where
+        stands = (layers.BLOCK, *path) in self._document.lines
+        return self._document.where((layers.BLOCK, *path)) if stands else ""
+
+    def _check_local(self) -> None:
+        if "local" not in self._sections:
+            return
+        base, echo = ("local", "api_base"), ("local", "echo")
+        if base in self._found and self._values.get(echo):
+            self._add(base, "set either api_base or echo: true, not both")
+        elif base not in self._found and not self._values.get(echo) and not self._refused(echo):
+            self._add(("local",), "set api_base to an OpenAI-compatible endpoint, or echo: true")
+
+    def _refused(self, path: layers.Path) -> bool:
+        return path in self._found and path not in self._values
+
+    def _check_key(self) -> None:
+        host = self._values.get(("host",))
+        if not self._serves or host is None or is_loopback(str(host)) or self._refused(MASTER_KEY):
+            return
+        key = self._values.get(MASTER_KEY)
+        reach = f"{host} is reachable from other machines, so callers need a master key"
+        if key is None:
+            self._add(("host",), f"{reach}: set general_settings.master_key or BATCHYARD_MASTER_KEY")
+        elif key == WEAK_KEY:
+            self._add(MASTER_KEY, f"{reach} that isn't the well-known {WEAK_KEY}")
+
+    def _default_provider(self) -> str:
+        path = ("default_provider",)
+        name = self._values.get(path)
+        if not self._serves or self._refused(path):
+            return str(name or "")
+        try:
+            return choose_default(None if name is None else str(name), sorted({"local"} & self._sections))
+        except ValueError as error:
+            self._add(path, str(error))
+            return ""
+
+    def _settings(self, default: str) -> Settings:
+        top: dict[str, Any] = {path[0]: value for path, value in self._values.items() if len(path) == 1}
+        top |= {"default_provider": default, "warnings": tuple(self._warnings())}
+        local = LocalSettings(**self._section("local")) if "local" in self._sections else None
+        limits, retention = Limits(**self._section("limits")), Retention(**self._section("retention"))
+        return Settings(**top, local=local, limits=limits, retention=retention)
+
+    def _section(self, name: str) -> dict[str, Any]:
+        return {path[1]: value for path, value in self._values.items() if path[0] == name and len(path) > 1}
+
+    def _warnings(self) -> list[str]:
+        return list(litellm.warnings(self._document, self._environ))

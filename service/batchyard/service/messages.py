@@ -1,0 +1,74 @@
+"""The registry's records as messages of the contract."""
+
+from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.v1 import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    BatchRequestCounts,
+    BatchStatus,
+    BatchUsage,
+    File,
+    FileStats,
+)
+
+
+def file_message(file: FileRecord) -> File:
+    stats = None
+    if file.stats:
+        stats = FileStats(**{**file.stats, "sha256": bytes.fromhex(file.stats["sha256"])})
+    return File(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=file.created_at,
+        expires_at=file.expires_at,
+        filename=file.filename,
+        purpose=file.purpose,
+        status=file.status,
+        status_details=file.status_details,
+        provider=file.provider,
+        stats=stats,
+    )
+
+
+def batch_message(batch: BatchRecord) -> Batch:
+    return Batch(
+        id=batch.id,
+        endpoint=batch.endpoint,
+        model=batch.model,
+        errors=_errors(batch),
+        input_file_id=batch.input_file_id,
+        completion_window=batch.completion_window,
+        status=BatchStatus.Value(f"BATCH_STATUS_{batch.status.upper()}"),
+        output_file_id=batch.output_file_id,
+        error_file_id=batch.error_file_id,
+        created_at=batch.created_at,
+        in_progress_at=batch.in_progress_at,
+        expires_at=batch.expires_at,
+        finalizing_at=batch.finalizing_at,
+        completed_at=batch.completed_at,
+        failed_at=batch.failed_at,
+        expired_at=batch.expired_at,
+        cancelling_at=batch.cancelling_at,
+        cancelled_at=batch.cancelled_at,
+        request_counts=BatchRequestCounts(total=batch.total, completed=batch.completed, failed=batch.failed),
+        usage=_usage(batch),
+        metadata=batch.metadata,
+        provider=batch.provider,
+    )
+
+
+def _errors(batch: BatchRecord) -> BatchErrors | None:
+    if batch.errors is None:
+        return None
+    return BatchErrors(data=[BatchError(**error) for error in batch.errors])
+
+
+def _usage(batch: BatchRecord) -> BatchUsage:
+    return BatchUsage(
+        input_tokens=batch.input_tokens,
+        input_tokens_details=BatchUsage.InputTokensDetails(cached_tokens=batch.cached_tokens),
+        output_tokens=batch.output_tokens,
+        output_tokens_details=BatchUsage.OutputTokensDetails(reasoning_tokens=batch.reasoning_tokens),
+        total_tokens=batch.input_tokens + batch.output_tokens,
+    )

@@ -1,0 +1,167 @@
+"""The built-in model: answers each endpoint in OpenAI's shape, the same for the same request, without a network."""
+
+import asyncio
+import base64
+import json
+import struct
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.providers.endpoint import error_body, tokens_of
+
+_DIMENSIONS = 16
+_CREATED = 0  # the model has no clock: the same request has the same answer
+_CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
+
+
+class _Refusal(Exception):
+    """What the model answers with status 400."""
+
+    def __init__(self, message: str, param: str, code: str = "invalid_type") -> None:
+        super().__init__(message)
+        self.body = error_body(message, "invalid_request_error", param, code)
+
+
+class Echo:
+    """A `LineRunner` that answers with what it was asked, after `delay` seconds."""
+
+    def __init__(self, delay: float = 0) -> None:
+        self._delay = delay
+        self._answers: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
+            "/v1/chat/completions": _chat,
+            "/v1/completions": _completion,
+            "/v1/embeddings": _embeddings,
+            "/v1/responses": _response,
+            "/v1/moderations": _moderation,
+        }
+
+    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+        await asyncio.sleep(self._delay)
+        if not wanted():
+            return None
+        digest = blake2b(path.encode() + body, digest_size=16).hexdigest()
+        try:
+            answer = self._answers[path](json.loads(body), digest)
+        except _Refusal as refusal:
+            return Answer(400, f"req_{digest}", refusal.body)
+        data = msgspec.json.encode(answer)
+        return Answer(200, f"req_{digest}", data, tokens_of(data))
+
+
+def _chat(body: dict[str, Any], digest: str) -> dict[str, Any]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise _Refusal("Invalid type for 'messages': expected an array of objects.", "messages")
+    asked = next((message.get("content") for message in reversed(messages) if message.get("role") == "user"), "")
+    text = _text(asked, "messages")
+    read = sum(_count(_text(message.get("content") or "", "messages")) for message in messages)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+    head = {"id": f"chatcmpl-{digest}", "object": "chat.completion", "created": _CREATED, "model": body.get("model")}
+    return {**head, "choices": [choice], "usage": _usage(read, _count(text)), "system_fingerprint": "fp_echo"}
+
+
+def _completion(body: dict[str, Any], digest: str) -> dict[str, Any]:
+    prompts = _texts(body.get("prompt", ""), "prompt")
+    choices = [
+        {"index": index, "text": text, "logprobs": None, "finish_reason": "stop"} for index, text in enumerate(prompts)
+    ]
+    words = sum(map(_count, prompts))
+    head = {"id": f"cmpl-{digest}", "object": "text_completion", "created": _CREATED, "model": body.get("model")}
+    return {**head, "choices": choices, "usage": _usage(words, words)}
+
+
+def _embeddings(body: dict[str, Any], _: str) -> dict[str, Any]:
+    texts = _texts(body.get("input"), "input")
+    dimensions = body.get("dimensions", _DIMENSIONS)
+    if not isinstance(dimensions, int) or not 1 <= dimensions <= 4096:
+        raise _Refusal("Invalid 'dimensions': expected an integer from 1 to 4096.", "dimensions", "invalid_value")
+    encoded = body.get("encoding_format") == "base64"
+    data = [
+        {"object": "embedding", "index": index, "embedding": _vector(text, dimensions, encoded)}
+        for index, text in enumerate(texts)
+    ]
+    words = sum(map(_count, texts))
+    usage = {"prompt_tokens": words, "total_tokens": words}
+    return {"object": "list", "data": data, "model": body.get("model"), "usage": usage}
+
+
+def _response(body: dict[str, Any], digest: str) -> dict[str, Any]:
+    asked = body.get("input")
+    if isinstance(asked, list) and all(isinstance(item, dict) for item in asked):
+        asked = next((item.get("content") for item in reversed(asked) if item.get("role") == "user"), "")
+    text = _text(asked, "input")
+    words = _count(text)
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"id": f"msg_{digest}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    usage = {
+        "input_tokens": words,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": words,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 2 * words,
+    }
+    head = {"id": f"resp_{digest}", "object": "response", "created_at": _CREATED, "status": "completed"}
+    rest = {"error": None, "incomplete_details": None, "metadata": body.get("metadata") or {}}
+    return {**head, **rest, "model": body.get("model"), "output": [message], "usage": usage}
+
+
+def _moderation(body: dict[str, Any], digest: str) -> dict[str, Any]:
+    asked = body.get("input")
+    result = {
+        "flagged": False,
+        "categories": dict.fromkeys(_CATEGORIES, False),
+        "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
+    }
+    results = [result] * (len(asked) if isinstance(asked, list) else 1)
+    return {"id": f"modr-{digest}", "model": body.get("model", "echo"), "results": results}
+
+
+def _text(value: Any, param: str) -> str:
+    """A text, or the text parts of a message's content."""
+    if isinstance(value, list):
+        return " ".join(part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str))
+    if not isinstance(value, str):
+        raise _Refusal(f"Invalid type for '{param}': expected a string or an array.", param)
+    return value
+
+
+def _texts(value: Any, param: str) -> list[str]:
+    """A text or a list of tokens as one; a list of either as it is."""
+    if isinstance(value, list) and not all(isinstance(item, int) for item in value):
+        return [_text(item, param) if isinstance(item, str) else json.dumps(item) for item in value]
+    return [json.dumps(value) if isinstance(value, list) else _text(value, param)]
+
+
+def _count(text: str) -> int:
+    return len(text.split())
+
+
+def _usage(read: int, written: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def _vector(text: str, dimensions: int, encoded: bool) -> list[float] | str:
+    """A unit vector that depends on the text alone."""
+    raw = b"".join(
+        blake2b(text.encode(errors="replace"), digest_size=64, salt=struct.pack("<Q", n)).digest()
+        for n in range(-(-dimensions // 32))
+    )
+    values = [number / 32768 for (number,) in struct.iter_unpack("<h", raw)][:dimensions]
+    length = sum(value * value for value in values) ** 0.5 or 1.0
+    unit = [value / length for value in values]
+    return base64.b64encode(struct.pack(f"<{dimensions}f", *unit)).decode() if encoded else unit

@@ -1,0 +1,205 @@
+"""Runs lines against an OpenAI-compatible endpoint: retries, back-off, and a deadline for each line."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from random import Random
+from time import time
+from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
+
+import aiohttp
+import httpx
+import msgspec
+from httpx_aiohttp import AiohttpTransport
+
+from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens
+from batchyard.service.settings import LocalSettings
+
+_REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
+_STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
+_BACKOFF_SECONDS = (0.5, 30.0)
+_LONGEST_HINT = 600.0  # seconds; a longer Retry-After is taken for this
+_REQUEST_IDS = ("x-request-id", "apim-request-id")
+_USER_AGENT = "batchyard"
+
+
+class LineRunner(Protocol):
+    """What runs a line: the endpoint's path, and the request body as it stands in the input."""
+
+    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+        """The line's answer, or why there is none; at the event loop's time `until` at the latest.
+
+        `wanted` is asked before each call; None: it said no. Never raises but for cancellation.
+        """
+
+
+class _Attempt(NamedTuple):
+    outcome: Answer | Failure
+    repeatable: bool
+    hint: float | None = None  # seconds that the endpoint asked us to wait
+
+
+class Endpoint:
+    """An endpoint at `api_base` (which ends in /v1, as the SDKs write it), over one bounded pool of connections."""
+
+    def __init__(self, client: httpx.AsyncClient, settings: LocalSettings, random: Random) -> None:
+        self._client = client
+        self._settings = settings
+        self._random = random
+        self._resume_at = 0.0
+
+    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+        outcome: Answer | Failure = TIMEOUT
+        try:
+            async with asyncio.timeout_at(until):
+                for attempt in range(self._settings.max_attempts):
+                    await self._pause(attempt, wanted)
+                    if not wanted():
+                        return None
+                    outcome, repeatable, hint = await self._attempt(path, body)
+                    if not repeatable:
+                        break
+                    self._hold(hint)
+        except TimeoutError:
+            pass  # the last answer, if there was one, says more than the clock
+        return outcome
+
+    async def _pause(self, attempt: int, wanted: Callable[[], bool]) -> None:
+        """Waits for the back-off of a repeat, and while the endpoint asked everybody to wait."""
+        clock = asyncio.get_running_loop().time
+        least, most = _BACKOFF_SECONDS
+        backoff = min(most, least * 2**attempt) * self._random.uniform(0.5, 1) if attempt else 0.0
+        held = self._resume_at + self._random.uniform(0, 0.25) if self._resume_at > clock() else 0.0
+        wake = max(clock() + backoff, held)
+        while clock() < wake and wanted():  # noqa: ASYNC110 - the clock ends it too
+            await asyncio.sleep(min(wake - clock(), 0.5))
+
+    def _hold(self, hint: float | None) -> None:
+        if hint is not None:
+            resume_at = asyncio.get_running_loop().time() + min(hint, _LONGEST_HINT)
+            self._resume_at = max(self._resume_at, resume_at)
+
+    async def _attempt(self, path: str, body: bytes) -> _Attempt:
+        headers = {"content-type": "application/json"}
+        try:
+            async with self._client.stream("POST", path.removeprefix("/v1"), content=body, headers=headers) as response:
+                return self._judged(response, await self._read(response))
+        except httpx.ConnectError:
+            return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
+        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError):
+            broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
+            return _Attempt(broken, repeatable=path not in _STATEFUL)
+
+    async def _read(self, response: httpx.Response) -> bytes | None:
+        data = bytearray()
+        async for piece in response.aiter_bytes():
+            data += piece
+            if len(data) > self._settings.max_response_bytes:
+                return None
+        return bytes(data)
+
+    def _judged(self, response: httpx.Response, data: bytes | None) -> _Attempt:
+        status = response.status_code
+        if data is None:
+            message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
+            return _Attempt(Failure("response_too_large", message), repeatable=False)
+        body = compact_json(data)
+        request_id = next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), "")
+        request_id = request_id or f"req_{uuid4().hex}"
+        if 200 <= status < 300 and body is not None:
+            return _Attempt(Answer(status, request_id, body, tokens_of(body)), repeatable=False)
+        if status < 400:
+            return _Attempt(
+                Failure("invalid_response", f"The endpoint's answer ({status}) is not JSON."), repeatable=False
+            )
+        body = body or error_body(data.decode(errors="replace")[:1000] or f"HTTP status {status}", "upstream_error")
+        repeatable = status in _REFUSED and b'"insufficient_quota"' not in body
+        return _Attempt(Answer(status, request_id, body), repeatable, retry_after(response.headers))
+
+
+@asynccontextmanager
+async def open_endpoint(settings: LocalSettings) -> AsyncIterator[Endpoint]:
+    """An endpoint with its client; the key never leaves the client's headers."""
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=settings.max_concurrency, keepalive_timeout=30)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    headers = {"user-agent": _USER_AGENT}
+    if settings.api_key:
+        headers["authorization"] = f"Bearer {settings.api_key}"
+    async with httpx.AsyncClient(
+        base_url=settings.api_base or "",
+        headers=headers,
+        transport=AiohttpTransport(client=session),
+        timeout=httpx.Timeout(None, connect=10),  # the line's own deadline bounds the rest
+        trust_env=False,
+    ) as client:
+        yield Endpoint(client, settings, Random())  # noqa: S311 - jitter
+
+
+def retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that the endpoint asks to wait: retry-after-ms, or Retry-After as seconds or as a date."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after", "")
+        return max(0.0, float(value)) if value else None
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
+    except (KeyError, ValueError):
+        return None
+
+
+def compact_json(data: bytes) -> bytes | None:
+    """The same JSON value, to the digit, without white space; None where it isn't JSON in UTF-8."""
+    try:
+        data.decode()
+        return msgspec.json.format(data, indent=-1)
+    except ValueError:
+        return None
+
+
+def error_body(message: str, type_: str, param: str | None = None, code: str | None = None) -> bytes:
+    """OpenAI's error envelope."""
+    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
+
+
+class _Usage(msgspec.Struct):
+    """`usage` of every endpoint: chat completions, completions and embeddings first, responses second."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: dict[str, Any] | None = None
+    completion_tokens_details: dict[str, Any] | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: dict[str, Any] | None = None
+    output_tokens_details: dict[str, Any] | None = None
+
+
+class _Body(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+def tokens_of(body: bytes) -> Tokens:
+    """What a successful answer says that it used; nothing where it doesn't say it in OpenAI's form."""
+    try:
+        usage = msgspec.json.decode(body, type=_Body).usage
+    except ValueError:
+        return NO_TOKENS
+    if usage is None:
+        return NO_TOKENS
+    read = usage.prompt_tokens_details or usage.input_tokens_details or {}
+    written = usage.completion_tokens_details or usage.output_tokens_details or {}
+    counts = (
+        usage.prompt_tokens or usage.input_tokens,
+        read.get("cached_tokens"),
+        usage.completion_tokens or usage.output_tokens,
+        written.get("reasoning_tokens"),
+    )
+    return Tokens(*(count if isinstance(count, int) and 0 <= count < 1 << 32 else 0 for count in counts))

@@ -1,0 +1,125 @@
+"""SQLite behind two calls: `read`, and `write` with commits shared by all that wait (one fsync for many)."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from batchyard.service.errors import BatchyardError, StorageFull, Unavailable
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+_READERS = 4
+_GROUP = 256  # writes that share a commit at most
+
+
+class Database:
+    """Open with `Database(url)`, which brings the schema up to date; close with `close`.
+
+    A unit of work is a function of a connection. It runs in a thread, must not await, and either all of a write's
+    statements are committed, durably, or none is.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _sqlite(url)
+        _migrate(self._engine)
+        self._readers = ThreadPoolExecutor(_READERS, "registry-read")
+        self._pending: SimpleQueue[tuple[Work[Any], Future[Any]] | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_groups, name="registry-write")
+        self._writer.start()
+
+    async def read(self, work: Work[T]) -> T:
+        """What `work` returns, from one consistent view of the registry. Raises Unavailable where it can't be read."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    async def write(self, work: Work[T]) -> T:
+        """What `work` returns, once committed. Raises what `work` raises, StorageFull or Unavailable."""
+        future: Future[T] = Future()
+        self._pending.put((work, future))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        self._pending.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self._engine.dispose()
+
+    def _read(self, work: Work[T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                return work(connection)
+        except DBAPIError as error:
+            raise _translated(error) from error
+
+    def _write_groups(self) -> None:
+        open_ = True
+        while open_:
+            group = [self._pending.get()]
+            while len(group) < _GROUP and not self._pending.empty():
+                group.append(self._pending.get())
+            open_ = None not in group
+            self._commit([entry for entry in group if entry and entry[1].set_running_or_notify_cancel()])
+
+    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                for work, future in group:
+                    try:
+                        with connection.begin_nested():
+                            done.append((future, work(connection)))
+                    except Exception as error:  # the one's failure, not the group's
+                        future.set_exception(_translated(error))
+                connection.commit()
+        except Exception as error:
+            for future, _ in done:
+                future.set_exception(_translated(error))
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(_translated(error))
+        else:
+            for future, result in done:
+                future.set_result(result)
+
+
+def _sqlite(url: str) -> Engine:
+    engine = create_engine(url, pool_size=_READERS + 1, max_overflow=0, connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # transactions are begun by us, not by the driver's guess
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA busy_timeout=10000")
+
+    return engine
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _translated(error: Exception) -> Exception:
+    """The driver's error as ours; ours and defects as they are."""
+    if isinstance(error, BatchyardError) or not isinstance(error, DBAPIError):
+        return error
+    if isinstance(error, OperationalError) and "full" in str(error.orig):
+        return StorageFull("The storage of this service is full. Nothing was changed.")
+    return Unavailable("The registry can't be reached right now. Nothing was changed.")

@@ -1,0 +1,117 @@
+"""What the registry holds, as values. Field names are column names; times are Unix seconds."""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from batchyard.service.filestore import Part
+
+
+class Status(StrEnum):
+    """Where a batch is in its life, in OpenAI's words."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+LIVE = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Lines that ran, and the tokens that they used."""
+
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
+        )
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A file. `stats` is what FileStats carries (lines, models, estimated_tokens, sha256), for scanned files."""
+
+    seq: int
+    id: str
+    tenant: str
+    provider: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    status: str
+    status_details: str | None
+    stats: dict[str, Any] | None
+
+
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's."""
+
+    seq: int
+    id: str
+    tenant: str
+    provider: str
+    endpoint: str
+    model: str | None
+    errors: list[dict[str, Any]] | None
+    input_file_id: str
+    completion_window: str
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    total: int
+    completed: int
+    failed: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    metadata: dict[str, str]
+    output_seconds: int
+    epoch: int
+
+
+class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes `start` to `end` of a batch's input, whose first line is number `first_line`, counted from 1."""
+
+    batch_seq: int
+    n: int
+    first_line: int
+    start: int
+    end: int
+    sealed: int
+    output_key: str | None
+    output_size: int
+    error_key: str | None
+    error_size: int
+    epoch: int
+
+
+class SealedChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk's results: durable objects of the file store, absent where no line went there."""
+
+    counts: Counts
+    output: Part | None
+    error: Part | None

@@ -1,0 +1,137 @@
+"""The registry's tables: one schema for every dialect. Times are Unix seconds; `seq` orders rows by creation."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+Int = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in a column of type INTEGER
+
+
+def _sequence() -> Column[int]:
+    return Column("seq", Int, primary_key=True, autoincrement=True)
+
+
+def _lease() -> list[Column[object]]:
+    """Who works on the row, until when, and how often it changed hands: commits name the epoch they were made in."""
+    return [
+        Column("lease_owner", String),
+        Column("lease_until", Float, nullable=False, server_default="0"),
+        Column("epoch", Int, nullable=False, server_default="0"),
+    ]
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, Int, nullable=False, server_default="0")
+
+
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+
+files = Table(
+    "files",
+    metadata,
+    _sequence(),
+    Column("id", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("filename", String, nullable=False),
+    Column("bytes", Int, nullable=False),
+    Column("created_at", Int, nullable=False),
+    Column("expires_at", Int),
+    Column("status", String, nullable=False),
+    Column("status_details", String),
+    Column("stats", JSON(none_as_null=True)),
+    Column("scan", JSON(none_as_null=True)),
+    Column("deleted_at", Int),
+    UniqueConstraint("id"),
+    Index(None, "tenant", "seq"),
+    Index(None, "expires_at", sqlite_where=text("deleted_at IS NULL AND expires_at IS NOT NULL")),
+    Index(None, "deleted_at", sqlite_where=text("deleted_at IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+# A file's content is its parts, in order: immutable objects of the file store.
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("file_seq", Int, primary_key=True, autoincrement=False),
+    Column("n", Int, primary_key=True, autoincrement=False),
+    Column("key", String, nullable=False),
+    Column("size", Int, nullable=False),
+    UniqueConstraint("key"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    _sequence(),
+    Column("id", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("endpoint", String, nullable=False),
+    Column("model", String),
+    Column("errors", JSON(none_as_null=True)),
+    Column("input_file_id", String, nullable=False),
+    Column("completion_window", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("output_file_id", String),
+    Column("error_file_id", String),
+    Column("created_at", Int, nullable=False),
+    Column("in_progress_at", Int),
+    Column("expires_at", Int, nullable=False),
+    Column("finalizing_at", Int),
+    Column("completed_at", Int),
+    Column("failed_at", Int),
+    Column("expired_at", Int),
+    Column("cancelling_at", Int),
+    Column("cancelled_at", Int),
+    _count("total"),
+    _count("completed"),
+    _count("failed"),
+    *(_count(name) for name in TOKENS),
+    Column("metadata", JSON, nullable=False),
+    Column("output_seconds", Int, nullable=False),
+    *_lease(),
+    UniqueConstraint("id"),
+    Index(None, "tenant", "seq"),
+    Index(None, "input_file_id"),
+    Index(None, "status", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# A run of a batch's input lines: the unit of work, of leases and of sealed results.
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("batch_seq", Int, primary_key=True, autoincrement=False),
+    Column("n", Int, primary_key=True, autoincrement=False),
+    Column("first_line", Int, nullable=False),
+    Column("start", Int, nullable=False),
+    Column("end", Int, nullable=False),
+    Column("sealed", Int, nullable=False, server_default="0"),
+    _count("completed"),
+    _count("failed"),
+    *(_count(name) for name in TOKENS),
+    Column("output_key", String),
+    _count("output_size"),
+    Column("error_key", String),
+    _count("error_size"),
+    *_lease(),
+)

@@ -1,0 +1,145 @@
+"""The registry as one tenant sees it: every query here carries the tenant, and nothing else reads for a caller."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Select, Table, insert, select, update
+
+from batchyard.service.errors import FailedPrecondition, InvalidArgument, NotFound
+from batchyard.service.filestore import Part
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.records import LIVE, BatchRecord, FileRecord, Status
+from batchyard.service.registry.schema import batches, file_parts, files
+
+FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]
+BATCH_COLUMNS = [batches.c[field.name] for field in msgspec.structs.fields(BatchRecord)]
+
+
+class TenantRegistry:
+    """Files and batches of one tenant. An id of another tenant's is NotFound, by the same query as a missing one.
+
+    `provider`, where it is not empty, filters: a row of another provider is NotFound.
+    """
+
+    def __init__(self, database: Database, tenant: str) -> None:
+        self._database = database
+        self.tenant = tenant
+
+    async def add_file(
+        self, values: dict[str, Any], parts: Sequence[Part], *, scan: dict[str, Any] | None = None
+    ) -> FileRecord:
+        """Registers a file whose bytes are durable already. `values` are columns of `files`."""
+        row = {**values, "tenant": self.tenant, "scan": scan}
+        return await self._database.write(lambda connection: insert_file(connection, row, parts))
+
+    async def get_file(self, file_id: str, provider: str = "") -> FileRecord:
+        return await self._database.read(lambda connection: self._file(connection, file_id, provider))
+
+    async def parts(self, file: FileRecord) -> list[Part]:
+        """The file's content, in order."""
+        query = select(file_parts.c.key, file_parts.c.size).order_by(file_parts.c.n)
+        query = query.where(file_parts.c.file_seq == file.seq)
+        return await self._database.read(lambda c: [Part(key, size) for key, size in c.execute(query)])
+
+    async def list_files(
+        self, *, provider: str, purpose: str, after: str, limit: int, ascending: bool
+    ) -> tuple[list[FileRecord], bool]:
+        """A page in the order of creation, and whether more follow. Raises InvalidArgument for an unknown `after`."""
+        query = self._of(files, FILE_COLUMNS, provider).where(files.c.deleted_at.is_(None))
+        if purpose:
+            query = query.where(files.c.purpose == purpose)
+        rows, more = await self._page(files, query, after, limit, ascending)
+        return [FileRecord(**row) for row in rows], more
+
+    async def delete_file(self, file_id: str, provider: str, now: int) -> FileRecord:
+        """Marks a file as deleted; its bytes are the caller's to remove. Raises FailedPrecondition while it is read."""
+
+        def work(connection: Connection) -> FileRecord:
+            file = self._file(connection, file_id, provider)
+            readers = select(batches.c.id).where(batches.c.tenant == self.tenant, batches.c.status.in_(LIVE))
+            reader = connection.scalar(readers.where(batches.c.input_file_id == file_id).limit(1))
+            if reader:
+                raise FailedPrecondition(
+                    f"File '{file_id}' is being read by batch '{reader}'. Cancel the batch or wait for its end.",
+                    param="file_id",
+                    reason="FILE_IN_USE",
+                )
+            connection.execute(update(files).where(files.c.seq == file.seq).values(deleted_at=now))
+            return file
+
+        return await self._database.write(work)
+
+    async def add_batch(self, values: dict[str, Any]) -> BatchRecord:
+        """Registers a batch. `values` are columns of `batches`."""
+        query = insert(batches).values(tenant=self.tenant, **values).returning(*BATCH_COLUMNS)
+        return await self._database.write(lambda c: BatchRecord(**c.execute(query).mappings().one()))
+
+    async def get_batch(self, batch_id: str, provider: str = "") -> BatchRecord:
+        return await self._database.read(lambda connection: self._batch(connection, batch_id, provider))
+
+    async def list_batches(self, *, provider: str, after: str, limit: int) -> tuple[list[BatchRecord], bool]:
+        """A page, newest first, and whether more follow. Raises InvalidArgument for an unknown `after`."""
+        query = self._of(batches, BATCH_COLUMNS, provider)
+        rows, more = await self._page(batches, query, after, limit, ascending=False)
+        return [BatchRecord(**row) for row in rows], more
+
+    async def cancel_batch(self, batch_id: str, provider: str, now: int) -> BatchRecord:
+        """Asks for a batch to stop. Raises FailedPrecondition where it ended otherwise (facts: 409)."""
+
+        def work(connection: Connection) -> BatchRecord:
+            batch = self._batch(connection, batch_id, provider)
+            if batch.status in {Status.CANCELLING, Status.CANCELLED}:
+                return batch
+            if batch.status not in LIVE:
+                message = f"Cannot cancel a batch with status '{batch.status}'."
+                raise FailedPrecondition(message, reason="BATCH_ENDED")
+            query = update(batches).where(batches.c.seq == batch.seq).returning(*BATCH_COLUMNS)
+            query = query.values(status=Status.CANCELLING, cancelling_at=now)
+            return BatchRecord(**connection.execute(query).mappings().one())
+
+        return await self._database.write(work)
+
+    def _of(self, table: Table, columns: Iterable[Any], provider: str) -> Select[Any]:
+        query = select(*columns).where(table.c.tenant == self.tenant)
+        return query.where(table.c.provider == provider) if provider else query
+
+    def _file(self, connection: Connection, file_id: str, provider: str) -> FileRecord:
+        query = self._of(files, FILE_COLUMNS, provider).where(files.c.id == file_id, files.c.deleted_at.is_(None))
+        row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"No such File object: {file_id}", param="id")
+        return FileRecord(**row)
+
+    def _batch(self, connection: Connection, batch_id: str, provider: str) -> BatchRecord:
+        query = self._of(batches, BATCH_COLUMNS, provider).where(batches.c.id == batch_id)
+        row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"No batch found with id '{batch_id}'.")
+        return BatchRecord(**row)
+
+    async def _page(
+        self, table: Table, query: Select[Any], after: str, limit: int, ascending: bool
+    ) -> tuple[Sequence[Any], bool]:
+        def work(connection: Connection) -> tuple[Sequence[Any], bool]:
+            page = query.order_by(table.c.seq.asc() if ascending else table.c.seq.desc()).limit(limit + 1)
+            if after:
+                cursor = select(table.c.seq).where(table.c.tenant == self.tenant, table.c.id == after)
+                seq = connection.scalar(cursor)
+                if seq is None:
+                    raise InvalidArgument(f"Invalid 'after': there is no '{after}'.", param="after")
+                page = page.where(table.c.seq > seq if ascending else table.c.seq < seq)
+            rows = connection.execute(page).mappings().all()
+            return rows[:limit], len(rows) > limit
+
+        return await self._database.read(work)
+
+
+def insert_file(connection: Connection, row: dict[str, Any], parts: Iterable[Part]) -> FileRecord:
+    """Adds a file and the parts of its content, within the caller's transaction."""
+    query = insert(files).values(**row).returning(*FILE_COLUMNS)
+    file = FileRecord(**connection.execute(query).mappings().one())
+    rows = [{"file_seq": file.seq, "n": n, "key": part.key, "size": part.size} for n, part in enumerate(parts)]
+    if rows:
+        connection.execute(insert(file_parts), rows)
+    return file

@@ -1,0 +1,235 @@
+"""The registry as the engine sees it: leases, chunks and the commits that end a batch.
+
+A lease is held by an owner for an epoch. Taking it raises the epoch, and every commit here names the epoch that it
+was made in: a worker that slept through its lease gets LeaseLost and changes nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from batchyard.service.errors import LeaseLost
+from batchyard.service.filestore import Part
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.records import (
+    LIVE,
+    BatchRecord,
+    ChunkRecord,
+    Counts,
+    FileRecord,
+    SealedChunk,
+)
+from batchyard.service.registry.schema import batches, chunks, file_parts, files
+from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, insert_file
+
+CHUNK_COLUMNS = [chunks.c[field.name] for field in msgspec.structs.fields(ChunkRecord)]
+_COUNTS = [field.name for field in msgspec.structs.fields(Counts)]
+
+
+class WorkRegistry:
+    """Everything of every tenant that the background work needs; no call of a caller reads through it."""
+
+    def __init__(self, database: Database, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+
+    async def void_leases(self) -> None:
+        """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
+        for table in (batches, chunks):
+            await self._execute(update(table).where(table.c.lease_until > 0).values(lease_until=0))
+
+    async def claim_batch(self, now: float, until: float) -> BatchRecord | None:
+        """Leases the oldest live batch that nobody holds."""
+        free = select(batches.c.seq).where(batches.c.status.in_(LIVE), batches.c.lease_until <= now)
+        oldest = free.order_by(batches.c.seq).limit(1).scalar_subquery()
+        query = self._taken(batches, until).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
+
+        def work(connection: Connection) -> BatchRecord | None:
+            row = connection.execute(query).mappings().one_or_none()
+            return BatchRecord(**row) if row else None
+
+        return await self._database.write(work)
+
+    async def claim_chunk(self, chunk: ChunkRecord, now: float, until: float) -> ChunkRecord:
+        """Leases an open chunk, in a new epoch. Raises LeaseLost where another owner holds it or sealed it."""
+        free = or_(chunks.c.lease_until <= now, chunks.c.lease_owner == self._owner)
+        query = self._taken(chunks, until).where(_is(chunk), chunks.c.sealed == 0, free).returning(*CHUNK_COLUMNS)
+
+        def work(connection: Connection) -> ChunkRecord:
+            row = connection.execute(query).mappings().one_or_none()
+            if row is None:
+                raise LeaseLost("the chunk is another worker's")
+            return ChunkRecord(**row)
+
+        return await self._database.write(work)
+
+    async def extend(self, until: float) -> None:
+        """Extends all leases of this owner."""
+
+        def work(connection: Connection) -> None:
+            for table in (batches, chunks):
+                mine = (table.c.lease_owner == self._owner, table.c.lease_until > 0)
+                connection.execute(update(table).where(*mine).values(lease_until=until))
+
+        await self._database.write(work)
+
+    async def release(self, batch: BatchRecord) -> None:
+        """Gives a batch back, for anybody to claim at once."""
+        query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
+        await self._execute(query.values(lease_until=0))
+
+    async def reread(self, batch: BatchRecord) -> BatchRecord:
+        """The batch as it is now. Raises LeaseLost where the lease is not ours any more."""
+        query = select(*BATCH_COLUMNS).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
+
+        def work(connection: Connection) -> BatchRecord:
+            row = connection.execute(query).mappings().one_or_none()
+            if row is None:
+                raise LeaseLost("the batch is another worker's")
+            return BatchRecord(**row)
+
+        return await self._database.read(work)
+
+    async def input_of(self, batch: BatchRecord) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
+        """The batch's input file with its scan and its parts, or None where its tenant has no such file."""
+        query = select(*FILE_COLUMNS, files.c.scan).where(files.c.tenant == batch.tenant, files.c.deleted_at.is_(None))
+        parts = select(file_parts.c.key, file_parts.c.size).order_by(file_parts.c.n)
+
+        def work(connection: Connection) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
+            found = connection.execute(query.where(files.c.id == batch.input_file_id)).mappings().one_or_none()
+            if found is None:
+                return None
+            row = dict(found)
+            scan = row.pop("scan")
+            held = connection.execute(parts.where(file_parts.c.file_seq == row["seq"]))
+            return FileRecord(**row), scan, [Part(key, size) for key, size in held]
+
+        return await self._database.read(work)
+
+    async def update_batch(self, batch: BatchRecord, **values: Any) -> BatchRecord:
+        """Commits a step of the batch's life, if its status is still the one that `batch` has. Raises LeaseLost."""
+        return await self._database.write(lambda connection: _step(connection, batch, values))
+
+    async def plan(self, batch: BatchRecord, planned: Sequence[dict[str, Any]], **values: Any) -> BatchRecord:
+        """Adds the batch's chunks, once, and commits a step of its life with them."""
+
+        def work(connection: Connection) -> BatchRecord:
+            updated = _step(connection, batch, values)
+            connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
+            return updated
+
+        return await self._database.write(work)
+
+    async def chunks(self, batch: BatchRecord) -> list[ChunkRecord]:
+        query = select(*CHUNK_COLUMNS).where(chunks.c.batch_seq == batch.seq).order_by(chunks.c.n)
+        return await self._database.read(lambda c: [ChunkRecord(**row) for row in c.execute(query).mappings()])
+
+    async def publish(self, chunk: ChunkRecord, counts: Counts) -> None:
+        """Shows a running chunk's durable progress in the counts of its batch."""
+
+        def work(connection: Connection) -> None:
+            query = update(chunks).where(_is(chunk), chunks.c.epoch == chunk.epoch, chunks.c.sealed == 0)
+            if connection.execute(query.values(**msgspec.structs.asdict(counts))).rowcount:
+                _sum_counts(connection, chunk.batch_seq)
+
+        await self._database.write(work)
+
+    async def seal(self, chunk: ChunkRecord, result: SealedChunk) -> None:
+        """Commits a chunk's results. Raises LeaseLost where the chunk has another epoch or is sealed."""
+        values = msgspec.structs.asdict(result.counts) | {"sealed": 1, "lease_until": 0}
+        for name, part in (("output", result.output), ("error", result.error)):
+            if part:
+                values |= {f"{name}_key": part.key, f"{name}_size": part.size}
+
+        def work(connection: Connection) -> None:
+            query = update(chunks).where(_is(chunk), chunks.c.epoch == chunk.epoch, chunks.c.sealed == 0)
+            if not connection.execute(query.values(**values)).rowcount:
+                raise LeaseLost("the chunk is another worker's")
+            _sum_counts(connection, chunk.batch_seq)
+
+        await self._database.write(work)
+
+    async def finish(
+        self, batch: BatchRecord, results: Iterable[tuple[str, dict[str, Any], Sequence[Part]]], **values: Any
+    ) -> BatchRecord:
+        """Ends a batch: registers its result files, each (column, values of `files`, parts), and drops its chunks."""
+
+        def work(connection: Connection) -> BatchRecord:
+            made = {}
+            for column, row, parts in results:
+                made[column] = insert_file(connection, row | {"tenant": batch.tenant}, parts).id
+            ended = _step(connection, batch, {**values, **made, "lease_until": 0})
+            connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
+            return ended
+
+        return await self._database.write(work)
+
+    async def known_keys(self, keys: Sequence[str]) -> set[str]:
+        """Those of `keys` that a file or a sealed chunk refers to."""
+        columns = (file_parts.c.key, chunks.c.output_key, chunks.c.error_key)
+        queries = [select(column).where(column.in_(bindparam("keys", expanding=True))) for column in columns]
+        values = {"keys": list(keys)}
+        return await self._database.read(lambda c: {key for query in queries for key in c.scalars(query, values)})
+
+    async def open_chunks(self) -> set[tuple[str, int]]:
+        """Batch id and number of every chunk that is not sealed."""
+        query = select(batches.c.id, chunks.c.n).join(batches, batches.c.seq == chunks.c.batch_seq)
+        return await self._database.read(lambda c: {(i, n) for i, n in c.execute(query.where(chunks.c.sealed == 0))})
+
+    async def expire_files(self, now: int, most: int = 500) -> int:
+        """Marks files as deleted whose time has come, except those that a live batch reads."""
+        reader = select(batches.c.seq).where(
+            batches.c.tenant == files.c.tenant,
+            batches.c.input_file_id == files.c.id,
+            batches.c.status.in_(LIVE),
+        )
+        due = select(files.c.seq).where(files.c.deleted_at.is_(None), files.c.expires_at <= now, ~reader.exists())
+        query = update(files).where(files.c.seq.in_(due.limit(most))).values(deleted_at=now)
+        return await self._execute(query)
+
+    async def deleted_parts(self, most: int = 500) -> list[Part]:
+        """Objects that only deleted files refer to."""
+        query = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
+        query = query.where(files.c.deleted_at.is_not(None)).limit(most)
+        return await self._database.read(lambda c: [Part(key, size) for key, size in c.execute(query)])
+
+    async def forget_parts(self, parts: Iterable[Part]) -> None:
+        """Drops the references to objects that are gone."""
+        keys = [part.key for part in parts]
+        await self._execute(delete(file_parts).where(file_parts.c.key.in_(keys)))
+
+    async def forget_files(self, before: int) -> int:
+        """Drops the rows of files that were deleted before a time; until then they serve as cursors of lists."""
+        held = select(file_parts.c.n).where(file_parts.c.file_seq == files.c.seq).exists()
+        return await self._execute(delete(files).where(files.c.deleted_at < before, ~held))
+
+    async def _execute(self, query: Update | Delete) -> int:
+        """How many rows it changed."""
+        return await self._database.write(lambda connection: connection.execute(query).rowcount)
+
+    def _taken(self, table: Table, until: float) -> Update:
+        return update(table).values(lease_owner=self._owner, lease_until=until, epoch=table.c.epoch + 1)
+
+
+def _is(chunk: ChunkRecord) -> ColumnElement[bool]:
+    return (chunks.c.batch_seq == chunk.batch_seq) & (chunks.c.n == chunk.n)
+
+
+def _step(connection: Connection, batch: BatchRecord, values: dict[str, Any]) -> BatchRecord:
+    query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
+    query = query.where(batches.c.status == batch.status).values(**values)
+    row = connection.execute(query.returning(*BATCH_COLUMNS)).mappings().one_or_none()
+    if row is None:
+        raise LeaseLost("the batch moved on")
+    return BatchRecord(**row)
+
+
+def _sum_counts(connection: Connection, batch_seq: int) -> None:
+    sums = select(*(func.coalesce(func.sum(chunks.c[name]), 0) for name in _COUNTS)).where(
+        chunks.c.batch_seq == batch_seq
+    )
+    values = dict(zip(_COUNTS, connection.execute(sums).one(), strict=True))
+    connection.execute(update(batches).where(batches.c.seq == batch_seq).values(**values))

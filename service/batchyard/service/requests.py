@@ -1,0 +1,120 @@
+"""What callers may ask for: requests become checked values, or an error in OpenAI's words that names the field."""
+
+import re
+from collections.abc import Collection
+
+from batchyard.service.errors import InvalidArgument
+from batchyard.service.providers.base import FileDescription, NewBatch
+from batchyard.service.requestline import NAMES, endpoint_of
+from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
+
+PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")  # facts 4
+WINDOWS = ("24h",)
+EXPIRY_SECONDS = (3600, 2_592_000)  # facts 1.1
+MOST_METADATA, MOST_KEY, MOST_VALUE = 16, 64, 512  # facts 1.4
+MOST_FILENAME = 512
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def new_batch(request: CreateBatchRequest) -> NewBatch:
+    """Raises InvalidArgument for the first field that is missing or wrong."""
+    for name in ("input_file_id", "endpoint", "completion_window"):
+        if not getattr(request, name):
+            raise _missing(name)
+    endpoint = endpoint_of(request.endpoint)
+    if endpoint not in NAMES:
+        _one_of(request.endpoint, "endpoint", NAMES)
+    _one_of(request.completion_window, "completion_window", WINDOWS)
+    after = request.output_expires_after if request.HasField("output_expires_after") else None
+    return NewBatch(
+        input_file_id=request.input_file_id,
+        endpoint=endpoint,
+        completion_window=request.completion_window,
+        metadata=_metadata(dict(request.metadata)),
+        output_seconds=_expiry(after, "output_expires_after"),
+    )
+
+
+def file_description(metadata: UploadFileMetadata) -> FileDescription:
+    """Raises InvalidArgument for the first field that is missing or wrong."""
+    if not metadata.purpose:
+        raise InvalidArgument("'purpose' is a required property", param="purpose")
+    check_upload(metadata)
+    after = metadata.expires_after if metadata.HasField("expires_after") else None
+    return FileDescription(metadata.purpose, metadata.filename or "upload", _expiry(after, "expires_after"))
+
+
+def check_upload(metadata: UploadFileMetadata) -> None:
+    """Checks what is known of an upload so far, so that a wrong one ends before its bytes have come."""
+    if metadata.purpose and metadata.purpose not in PURPOSES:
+        message = f"'{metadata.purpose}' is not one of {list(PURPOSES)} - 'purpose'"
+        raise InvalidArgument(message, param="purpose")
+    if len(metadata.filename) > MOST_FILENAME or _CONTROL.search(metadata.filename):
+        raise InvalidArgument(
+            f"Invalid 'filename': expected at most {MOST_FILENAME} characters, none of them a control character.",
+            param="file",
+        )
+    # The SDKs send bytes without a name as `upload`; what has an extension must have the right one.
+    if metadata.purpose == "batch" and "." in metadata.filename and not metadata.filename.endswith(".jsonl"):
+        raise InvalidArgument("Invalid file format for Batch API. Must be .jsonl")
+
+
+def page_limit(given: int | None, default: int, most: int) -> int:
+    """A list's limit: 1 to `most`."""
+    return default if given is None else _within(given, "limit", 1, most)
+
+
+def _one_of(given: str, param: str, supported: Collection[str]) -> None:
+    if given not in supported:
+        *most, last = (f"'{value}'" for value in supported)
+        listed = f"{', '.join(most)}, and {last}" if most else last
+        message = f"Invalid value: '{given}'. Supported values are: {listed}."
+        raise InvalidArgument(message, param=param, code="invalid_value")
+
+
+def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > MOST_METADATA:
+        raise InvalidArgument(
+            f"Invalid 'metadata': too many properties. Expected an object with at most {MOST_METADATA} properties, "
+            f"but got an object with {len(metadata)} properties instead.",
+            param="metadata",
+            code="object_above_max_properties",
+        )
+    for key, value in metadata.items():
+        if len(key) > MOST_KEY:
+            raise _too_long(f"metadata.{key[:MOST_KEY]}", MOST_KEY, len(key), "a key")
+        if len(value) > MOST_VALUE:
+            raise _too_long(f"metadata.{key}", MOST_VALUE, len(value), "a string")
+    return metadata
+
+
+def _expiry(after: ExpiresAfter | None, param: str) -> int | None:
+    if after is None:
+        return None
+    _one_of(after.anchor, f"{param}.anchor", ("created_at",))
+    return _within(after.seconds, f"{param}.seconds", *EXPIRY_SECONDS)
+
+
+def _within(value: int, param: str, least: int, most: int) -> int:
+    if value < least:
+        side, code, bound = "below minimum", "integer_below_min_value", f">= {least}"
+    elif value > most:
+        side, code, bound = "above maximum", "integer_above_max_value", f"<= {most}"
+    else:
+        return value
+    message = f"Invalid '{param}': integer {side} value. Expected a value {bound}, but got {value} instead."
+    raise InvalidArgument(message, param=param, code=code)
+
+
+def _missing(name: str) -> InvalidArgument:
+    return InvalidArgument(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+
+
+def _too_long(param: str, most: int, length: int, what: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"Invalid '{param}': string too long. Expected {what} with maximum length {most}, "
+        f"but got a string with length {length} instead.",
+        param=param,
+        code="string_above_max_length",
+    )

@@ -1,0 +1,163 @@
+"""The gRPC service as a whole: the one place that knows every part and who needs whom."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from time import time
+from uuid import uuid4
+
+from alembic.util import CommandError
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sqlalchemy.exc import SQLAlchemyError
+
+from batchyard.service.auth import KeyInterceptor, Keys
+from batchyard.service.calls import CallInterceptor
+from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
+from batchyard.service.engine.chunk import ChunkRunner
+from batchyard.service.engine.engine import LEASE_SECONDS, Engine
+from batchyard.service.engine.lifecycle import Lifecycle
+from batchyard.service.filestore import FileStore
+from batchyard.service.mutations import Mutations
+from batchyard.service.providers.echo import Echo
+from batchyard.service.providers.endpoint import LineRunner, open_endpoint
+from batchyard.service.providers.local import LocalProvider
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.retention import Retention
+from batchyard.service.router import Router
+from batchyard.service.servicer import Servicer
+from batchyard.service.settings import LocalSettings, Settings
+from batchyard.v1 import add_BatchServiceServicer_to_server
+from batchyard.v1.batch_service_pb2 import DESCRIPTOR
+
+SERVICE = DESCRIPTOR.services_by_name["BatchService"].full_name
+UNARY_SECONDS = 60.0
+
+Clock = Callable[[], float]
+
+
+class StartupError(Exception):
+    """The service can't start; the text says why, in a line."""
+
+
+class Server:
+    """A running service on `grpc_port`."""
+
+    def __init__(self, server: aio.Server, port: int, checks: health.aio.HealthServicer, engine: Engine) -> None:
+        self.grpc_port = port
+        self._server = server
+        self._checks = checks
+        self._engine = engine
+
+    async def drain(self, seconds: float) -> None:
+        """Says NOT_SERVING, refuses new calls, and lets calls and lines that run finish within `seconds`."""
+        await self._checks.enter_graceful_shutdown()
+        await asyncio.gather(self._server.stop(seconds), self._engine.drain(seconds))
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *, disk: Disk | None = None, clock: Clock = time) -> AsyncIterator[Server]:
+    """The service, from its locked data directory to its port, until the context ends.
+
+    Raises StartupError for a data directory in use or unusable, and for a port in use. Tests pass their own `disk`
+    and `clock` (Unix seconds).
+    """
+    async with AsyncExitStack() as stack:
+        with _startup_errors(settings):
+            engine, servicer = await _work(settings, disk or Disk(), clock, stack)
+            checks = health.aio.HealthServicer()
+            server, port = _listener(settings, servicer, checks)
+            stack.push_async_callback(server.stop, 0)
+            await server.start()
+        await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        yield Server(server, port, checks, engine)
+
+
+async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitStack) -> tuple[Engine, Servicer]:
+    """Everything behind the port: locked, swept, running, and closed by `stack` in the opposite order."""
+    if settings.local is None:
+        raise StartupError("No provider is configured: set batchyard.local.api_base, or batchyard.local.echo: true.")
+    await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
+    stack.enter_context(DirectoryLock(settings.data_dir))
+    await asyncio.to_thread(disk.make_dir, settings.data_dir / "work", site="work.dir")
+    url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
+    database = await asyncio.to_thread(Database, url)
+    stack.push_async_callback(asyncio.to_thread, database.close)
+    work = WorkRegistry(database, owner=uuid4().hex)
+    store = FileStore(settings.data_dir / "store", disk)
+    await store.sweep(work.known_keys)
+
+    chunks = ChunkRunner(
+        work,
+        store,
+        disk,
+        settings.data_dir / "work",
+        await _line_runner(settings.local, stack),
+        line_slots=settings.local.max_concurrency,
+        line_seconds=settings.local.line_timeout_seconds,
+        lease_seconds=LEASE_SECONDS,
+        clock=clock,
+    )
+    lifecycle = Lifecycle(
+        work,
+        chunks,
+        batch_slots=settings.local.max_active_batches,
+        max_errors=settings.limits.max_line_errors,
+        clock=clock,
+    )
+    engine = Engine(work, lifecycle, clock)
+    local = LocalProvider(store, work, engine, settings.local, settings.limits, settings.retention, clock)
+    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock)
+    await stack.enter_async_context(engine.running(settings.data_dir / "work"))
+    await stack.enter_async_context(retention.running())
+    mutations = Mutations()
+    stack.push_async_callback(mutations.drained)
+    servicer = Servicer(
+        database,
+        Router([local], settings.default_provider),
+        mutations,
+        upload_idle_seconds=settings.limits.upload_idle_seconds,
+        clock=clock,
+    )
+    return engine, servicer
+
+
+async def _line_runner(settings: LocalSettings, stack: AsyncExitStack) -> LineRunner:
+    if settings.echo:
+        return Echo(settings.echo_delay_ms / 1000)
+    return await stack.enter_async_context(open_endpoint(settings))
+
+
+def _listener(settings: Settings, servicer: Servicer, checks: health.aio.HealthServicer) -> tuple[aio.Server, int]:
+    server = aio.server(
+        interceptors=[CallInterceptor(UNARY_SECONDS), KeyInterceptor(Keys(settings.master_key))],
+        options=[
+            ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
+        ],
+        maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,
+    )
+    add_BatchServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return server, server.add_insecure_port(f"{host}:{settings.grpc_port}")
+
+
+@contextmanager
+def _startup_errors(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except DirectoryInUse as error:
+        raise StartupError(error.message) from None
+    except OSError as error:
+        raise StartupError(f"The data directory {settings.data_dir} can't be used: {error.strerror}.") from error
+    except (SQLAlchemyError, sqlite3.Error, CommandError) as error:
+        raise StartupError(f"The registry in {settings.data_dir} can't be opened: {type(error).__name__}.") from error
+    except RuntimeError as error:
+        if "bind" not in str(error):
+            raise
+        raise StartupError(f"gRPC can't listen on {settings.host}:{settings.grpc_port}.") from None

@@ -1,0 +1,152 @@
+"""Batchyard's settings: frozen values, read once at the start by `loading.load_settings`.
+
+Sizes are in bytes; times are in seconds unless a name ends in `_ms`. docs/configuration.md says what each key
+means to an operator. A field's annotation holds what the loader checks: its type, and `Bounds` or a `Form`.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import Annotated, Literal
+
+MIB = 1 << 20
+DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The numbers that a field may have, both ends included; no `high`: as large as you like."""
+
+    low: float
+    high: float | None = None
+
+
+class Form(Enum):
+    """What a text must look like; `loading` checks it. A `SECRET` is never printed."""
+
+    SECRET = auto()
+    HTTP_URL = auto()
+    DATABASE_URL = auto()
+    ADDRESS = auto()
+
+
+Count = Annotated[int, Bounds(1)]
+Port = Annotated[int, Bounds(0, 65_535)]
+Seconds = Annotated[float, Bounds(0)]
+SomeSeconds = Annotated[float, Bounds(0.001)]
+Secret = Annotated[str | None, Form.SECRET]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """The embedded provider: runs a batch's lines against an OpenAI-compatible endpoint, or its echo model.
+
+    Exactly one of `api_base` (an http or https URL without credentials and query) and `echo` is set.
+    """
+
+    api_base: Annotated[str | None, Form.HTTP_URL] = None
+    api_key: Secret = field(default=None, repr=False)
+    echo: bool = False
+    echo_delay_ms: Annotated[int, Bounds(0, 60_000)] = 0
+    """How long the echo model takes for a line, in milliseconds."""
+    max_concurrency: Annotated[int, Bounds(1, 4096)] = 64
+    """Lines in flight at once, over all batches."""
+    max_active_batches: Count = 16
+    """Batches whose lines run at once; more wait in `validating` or `in_progress`."""
+    line_timeout_seconds: SomeSeconds = 600.0
+    """For a line, all its retries included."""
+    max_attempts: Annotated[int, Bounds(1, 100)] = 8
+    """Calls that a line may cost, the first included."""
+    max_response_bytes: Count = 16 * MIB
+    """The largest answer to a line that is kept."""
+    chunk_lines: Annotated[int, Bounds(1, 10_000)] = 500
+    """Lines in a chunk, the unit that is leased and committed."""
+    chunk_bytes: Count = 4 * MIB
+    """Input bytes after which a chunk ends, whatever its lines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one caller may ask for; beyond a limit is an error that names it."""
+
+    max_file_bytes: Count = 512 * MIB
+    """The largest file, of any purpose."""
+    max_batch_file_bytes: Count = 200 * MIB
+    """The largest input file of a batch (OpenAI's own limit)."""
+    max_batch_lines: Count = 50_000
+    """Lines in a batch's input (OpenAI's own limit)."""
+    max_line_bytes: Count = 16 * MIB
+    """The longest input line."""
+    max_line_errors: Count = 100
+    """Bad lines that are reported for one batch."""
+    max_message_bytes: Annotated[int, Bounds(2 * MIB, (1 << 31) - 1)] = 4 * MIB
+    """The largest gRPC message; pieces of up to 1 MiB must fit."""
+    max_concurrent_uploads: Count = 64
+    """Uploads at once, of all tenants of this process."""
+    upload_idle_seconds: SomeSeconds = 60.0
+    """How long an upload may send nothing."""
+    max_concurrent_calls: Count = 1024
+    """Calls at once in the service, and requests at once in the shim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """When files expire where the caller doesn't say."""
+
+    batch_file_seconds: Count = 30 * DAY
+    """Files of purpose `batch`, from their creation (OpenAI's default)."""
+    output_file_seconds: Count = 30 * DAY
+    """Output and error files of batches, from their creation."""
+    sweep_seconds: SomeSeconds = 60.0
+    """How often expired files are looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that the processes are told at their start."""
+
+    host: str = "127.0.0.1"
+    """The address of both listeners; one that is not loopback needs a master key."""
+    port: Port = 4000
+    """REST; 0: any free port."""
+    grpc_port: Port = 50051
+    """gRPC; 0: any free port."""
+    data_dir: Path = Path("batchyard-data")
+    """Registry and files; locked by the one service that uses it."""
+    database_url: Annotated[str | None, Form.DATABASE_URL] = field(default=None, repr=False)
+    """The registry's database, `sqlite:///PATH`; none: a file in `data_dir`."""
+    master_key: Secret = field(default=None, repr=False)
+    """The bearer key of callers; none: any caller is the tenant `default`."""
+    default_provider: str
+    """Where uploads go that name no provider; always configured ("" for a shim alone, which knows none)."""
+    drain_seconds: Seconds = 30.0
+    """How long a stop waits for running requests and calls, in all."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+    service_address: Annotated[str | None, Form.ADDRESS] = None
+    """HOST:PORT of the service that a shim alone calls; none: `grpc_port` on loopback."""
+    local: LocalSettings | None = None
+    limits: Limits = field(default_factory=Limits)
+    retention: Retention = field(default_factory=Retention)
+    warnings: tuple[str, ...] = ()
+    """What the loader found that is odd and harmless; for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: what (a key path, variable or file), why, and where it stands, if anywhere."""
+
+    subject: str
+    message: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.message}" + (f" ({self.where})" if self.where else "")
+
+
+class SettingsError(Exception):
+    """The settings can't be used; `problems` has everything that was found. No text in it holds a secret."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)

@@ -1,0 +1,88 @@
+"""The upload stream of the contract: metadata, data, metadata again where fields came late, and always a finish."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from batchyard.service.errors import InvalidArgument, Late
+from batchyard.service.mutations import Mutations
+from batchyard.service.providers.base import Upload
+from batchyard.service.registry.records import FileRecord
+from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.requests import check_upload, file_description
+from batchyard.service.router import Router
+from batchyard.v1 import UploadFileFinish, UploadFileMetadata, UploadFileRequest
+
+_MOST_PIECE = 1 << 20
+
+
+class UploadStream:
+    """One upload from its first message to its file; nothing is left where it ends otherwise."""
+
+    def __init__(self, router: Router, owner: TenantRegistry, mutations: Mutations, idle_seconds: float) -> None:
+        self._router = router
+        self._owner = owner
+        self._mutations = mutations
+        self._idle_seconds = idle_seconds
+        self._metadata: UploadFileMetadata | None = None
+        self._upload: Upload | None = None
+
+    async def receive(self, messages: AsyncIterator[UploadFileRequest]) -> FileRecord:
+        """Raises InvalidArgument for a stream that breaks the protocol or its rules, Late for one that goes silent.
+
+        A cancelled call looks like a stream that ended: without `finish` it is never committed.
+        """
+        async with AsyncExitStack() as stack:
+            while (message := await self._next(messages)) is not None:
+                match message.WhichOneof("payload"):
+                    case "metadata":
+                        self._describe(message.metadata)
+                    case "data":
+                        await self._take(message.data, stack)
+                    case "finish":
+                        return await self._mutations.run(self._finish(message.finish, stack.pop_all()))
+                    case _:
+                        raise InvalidArgument("An upload message carries metadata, data or finish.", param="payload")
+        raise InvalidArgument(
+            "The upload ended without its finish message; nothing was kept.", reason="UPLOAD_INCOMPLETE"
+        )
+
+    async def _next(self, messages: AsyncIterator[UploadFileRequest]) -> UploadFileRequest | None:
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await anext(messages, None)
+        except TimeoutError:
+            raise Late(f"The upload sent nothing for {self._idle_seconds:g} seconds.") from None
+
+    def _describe(self, metadata: UploadFileMetadata) -> None:
+        if self._metadata is None:
+            self._metadata = UploadFileMetadata()
+        elif self._upload and metadata.provider not in {"", self._metadata.provider}:
+            raise InvalidArgument("The provider can't change once data has come.", param="provider")
+        self._metadata.MergeFrom(metadata)
+        check_upload(self._metadata)
+
+    async def _take(self, data: bytes, stack: AsyncExitStack) -> None:
+        if len(data) > _MOST_PIECE:
+            raise InvalidArgument(
+                f"A piece of data has at most {_MOST_PIECE} bytes, but this one has {len(data)}.", param="data"
+            )
+        await (await self._opened(stack)).write(data)
+
+    async def _opened(self, stack: AsyncExitStack) -> Upload:
+        if self._metadata is None:
+            raise InvalidArgument("An upload begins with its metadata.", param="metadata")
+        if self._upload is None:
+            provider = self._router.provider(self._metadata.provider)
+            self._upload = await stack.enter_async_context(provider.upload(self._owner, self._metadata.purpose))
+        return self._upload
+
+    async def _finish(self, finish: UploadFileFinish, stack: AsyncExitStack) -> FileRecord:
+        async with stack:
+            upload = await self._opened(stack)
+            if finish.size != upload.size:
+                raise InvalidArgument(
+                    f"The upload finished with size {finish.size}, but {upload.size} bytes came.", param="finish.size"
+                )
+            description = file_description(self._metadata or UploadFileMetadata())
+            return await upload.finish(description, finish.sha256 if finish.HasField("sha256") else None)
