@@ -66,8 +66,11 @@ def buf_workspace(folder: Path) -> Path:
     shutil.copytree(PROTOS, folder / "protos", ignore=shutil.ignore_patterns("*.py", "*.pyi", "*.binpb", "buf.yaml"))
     for package in ("api", "rpc"):
         source = GOOGLEAPIS / "google" / package
-        shutil.copytree(source, folder / "googleapis/google" / package, ignore=lambda _, names: [
-            name for name in names if not name.endswith(".proto")])
+        shutil.copytree(
+            source,
+            folder / "googleapis/google" / package,
+            ignore=lambda _, names: [name for name in names if not name.endswith(".proto")],
+        )
     settings = (PROTOS / "buf.yaml").read_text()
     modules = "modules:\n  - path: protos\n  - path: googleapis\n    lint: {ignore: [googleapis]}\n"
     (folder / "buf.yaml").write_text(settings + modules)

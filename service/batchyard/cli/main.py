@@ -11,12 +11,11 @@ from pathlib import Path
 
 import uvloop
 
+from batchyard.cli import report
+from batchyard.cli.errors import RunError
 from batchyard.common import logs
 from batchyard.service.loading import load_settings, provider_variables
 from batchyard.service.settings import Settings, SettingsError
-
-from . import report
-from .errors import RunError
 
 _OPTIONS = ("host", "port", "grpc_port", "data_dir", "service_address")
 

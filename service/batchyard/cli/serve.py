@@ -3,13 +3,12 @@
 import asyncio
 import logging
 
+from batchyard.cli import service, shim
 from batchyard.common.addresses import address, reachable
 from batchyard.common.listeners import Listener
 from batchyard.common.signals import stop_signals
 from batchyard.service.server import Server
 from batchyard.service.settings import Settings
-
-from . import service, shim
 
 log = logging.getLogger("batchyard.cli")
 

@@ -4,12 +4,11 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
 from batchyard.common.signals import stop_signals
 from batchyard.service.server import Server, StartupError, serving
 from batchyard.service.settings import Settings
-
-from .errors import RunError
 
 log = logging.getLogger("batchyard.cli")
 

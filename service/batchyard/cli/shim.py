@@ -4,14 +4,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
 from batchyard.common.listeners import Listener, ListenError, listening
 from batchyard.common.signals import stop_signals
 from batchyard.service.settings import Settings
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
-
-from .errors import RunError
 
 log = logging.getLogger("batchyard.cli")
 

@@ -118,8 +118,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_timer = None
         if self._answering():
             self._expect_head()  # the next head may wait for as long as this answer takes
-        else:
+        elif self._held:
             self._refuse(408, envelope("The request's headers took too long."))
+        else:
+            self.transport.close()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

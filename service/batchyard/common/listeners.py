@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -10,8 +11,8 @@ from typing import Any
 
 import uvicorn
 
-from .addresses import address
-from .http1 import BoundedHttp
+from batchyard.common.addresses import address
+from batchyard.common.http1 import BoundedHttp
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
@@ -46,8 +47,8 @@ async def listening(
 ) -> AsyncIterator[Listener]:
     """Serves the ASGI app `app` on `host` and `port` (0: any free one) until the context ends.
 
-    `max_requests` bounds the requests at once; more are answered 503. A request's head may
-    take `head_seconds`. Raises ListenError.
+    `max_requests` bounds the requests at once; more are answered 503. A request's head may take
+    `head_seconds`. Raises ListenError.
     """
     with ExitStack() as opened:
         sockets = _bound(host, port, opened)
@@ -116,7 +117,7 @@ def _bound(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
             # A machine without IPv6 still names ::1; one address is enough.
             if sockets and error.errno == errno.EADDRNOTAVAIL:
                 continue
-            raise ListenError(f"can't listen on {address(host, port)}: {error.strerror}") from None
+            raise ListenError(f"can't listen on {address(host, port)}: {os.strerror(error.errno or 0)}") from None
     return sockets
 
 

@@ -50,9 +50,7 @@ class KeyInterceptor(aio.ServerInterceptor):
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> MaybeHandler:
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
         if not details.method.startswith(PUBLIC_SERVICES):
             try:
                 current_tenant.set(self._keys.tenant(metadata_value(details, "authorization")))

@@ -89,9 +89,7 @@ class CallInterceptor(aio.ServerInterceptor):
     def __init__(self, unary_seconds: float) -> None:
         self._unary_seconds = unary_seconds
 
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> MaybeHandler:
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
         handler = await continuation(details)
         if handler is None or details.method.startswith(PUBLIC_SERVICES):
             return handler

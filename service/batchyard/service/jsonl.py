@@ -4,7 +4,6 @@ A scan keeps no line: what it finds is small whatever the file, and fits one dat
 batch's endpoint; `validation.judge` compares the two when a batch is created.
 """
 
-import hashlib
 import secrets
 from array import array
 from collections import Counter
@@ -62,7 +61,6 @@ class Scan(Struct, frozen=True, kw_only=True):
 
     lines: int
     bytes: int
-    sha256: str
     models: tuple[str, ...]
     estimated_tokens: int
     urls: tuple[UrlLines, ...]
@@ -91,7 +89,6 @@ class Scanner:
         self._longest = limits.max_line_bytes
         self._most = limits.max_batch_lines
         self._max_errors = limits.max_line_errors
-        self._sha256 = hashlib.sha256()
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._bytes = 0
@@ -108,7 +105,6 @@ class Scanner:
 
     def feed(self, data: bytes) -> None:
         """Takes the next piece."""
-        self._sha256.update(data)
         self._bytes += len(data)
         head, newline, tail = data.partition(b"\n")
         self._hold(head)
@@ -127,7 +123,6 @@ class Scanner:
         return Scan(
             lines=self._lines,
             bytes=self._bytes,
-            sha256=self._sha256.hexdigest(),
             models=self._models.found(),
             estimated_tokens=self._prompt_bytes // BYTES_PER_TOKEN,
             urls=self._urls.found(),

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, get_type_hints
 
-from .settings import Limits, LocalSettings, Problem, Retention, Settings
-from .yamlfile import Document, dotted
+from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings
+from batchyard.service.yamlfile import Document, dotted
 
 Path: TypeAlias = tuple[str, ...]
 BLOCK = "batchyard"

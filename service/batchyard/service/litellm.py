@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .layers import BLOCK, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys, resolve, unset
-from .settings import Problem
-from .yamlfile import Document, KeyPath, dotted
+from batchyard.service.layers import BLOCK, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys, resolve, unset
+from batchyard.service.settings import Problem
+from batchyard.service.yamlfile import Document, KeyPath, dotted
 
 _GENERAL = "general_settings"
 _ENTRIES = ("model_list", "files_settings")
@@ -33,7 +33,7 @@ def master_key(document: Document) -> Layer:
 
 def shape(document: Document) -> list[Problem]:
     """What is wrong with the file's outline: lost indentation, sections and entries of the wrong kind."""
-    return [*_misplaced(document), *_wrong_sections(document), *_wrong_entries(document)]
+    return [*_misplaced(document)] or [*_wrong_sections(document), *_wrong_entries(document)]
 
 
 def _misplaced(document: Document) -> Iterator[Problem]:
@@ -61,12 +61,8 @@ def _wrong_entries(document: Document) -> Iterator[Problem]:
     for path, entry in _entries(document):
         if not isinstance(entry, dict):
             yield Problem(dotted(path), "expected keys with values", document.where(path))
-        elif path[0] == "model_list" and not _misplaced_keys(document):
+        elif path[0] == "model_list":
             yield from _wrong_model(document, path, entry)
-
-
-def _misplaced_keys(document: Document) -> bool:
-    return any(_misplaced(document))
 
 
 def _wrong_model(document: Document, path: KeyPath, entry: dict[str, Any]) -> Iterator[Problem]:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import layers, litellm, yamlfile
-from .layers import MASTER_KEY, Found, Layer, key_name
-from .parsing import UnfitError, Value, parse
-from .settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError
+from batchyard.service import layers, litellm, yamlfile
+from batchyard.service.layers import MASTER_KEY, Found, Layer, key_name
+from batchyard.service.parsing import UnfitError, Value, parse
+from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError
 
 WEAK_KEY = "sk-1234"
 _NO_PROVIDER = (

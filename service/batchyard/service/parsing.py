@@ -6,7 +6,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from urllib.parse import urlsplit
 
-from .settings import Bounds, Form
+from batchyard.service.settings import Bounds, Form
 
 Value: TypeAlias = bool | int | float | str | Path
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -49,6 +49,8 @@ def _shown(value: object) -> str:
         return "keys with values"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a huge number"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 42 else text[:39] + "..."
 
@@ -68,7 +70,7 @@ def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
 def _within(value: object, kind: type[int] | type[float], bounds: Bounds, name: str) -> int | float:
     number = _number(value, kind)
     high = math.inf if bounds.high is None else bounds.high
-    if number is None or not math.isfinite(number) or not bounds.low <= number <= high:
+    if number is None or number == math.inf or not bounds.low <= number <= high:
         reach = f"of at least {bounds.low}" if bounds.high is None else f"from {bounds.low} to {bounds.high}"
         raise UnfitError(f"{name} {reach}")
     return number
@@ -105,8 +107,8 @@ def _path(value: object, _: None) -> Path:
 def _text(value: object, form: Form | None) -> str:
     if not isinstance(value, str):
         raise UnfitError("a text (put it in quotes if it looks like something else)")
-    if not value.strip():
-        raise UnfitError("a text that isn't empty")
+    if not value.strip() or not value.isprintable():
+        raise UnfitError("a text that isn't empty, without control characters")
     if form is not None:
         _FORMS[form](value)
     return value

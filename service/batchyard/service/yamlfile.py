@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from .settings import Problem, SettingsError
+from batchyard.service.settings import Problem, SettingsError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 _MERGE = "tag:yaml.org,2002:merge"
@@ -119,7 +119,7 @@ class _Builder:
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         try:
             return self._loader.construct_object(node)
-        except ValueError:
+        except (ValueError, LookupError, OverflowError):
             self._refuse(path, node, "has a value that doesn't fit its YAML tag")
             return None
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from typing import Any
 
 from batchyard.service.engine.engine import Engine
 from batchyard.service.errors import Busy, InvalidArgument, TooLarge
@@ -102,9 +103,14 @@ class LocalProvider:
             raise TooLarge(f"The {kind} is larger than the maximum of {most} bytes.", param="file")
 
     async def register(
-        self, owner: TenantRegistry, description: FileDescription, part: Part, file_id: str, scan: Scan | None
+        self,
+        owner: TenantRegistry,
+        description: FileDescription,
+        file_id: str,
+        part: Part,
+        found: dict[str, Any],
     ) -> FileRecord:
-        """Adds the row of a file whose bytes are durable."""
+        """Adds the row of a file whose bytes are durable; `found` is what the scan of a batch input found."""
         now = int(self._clock())
         seconds = description.seconds
         if seconds is None and description.purpose == "batch":
@@ -118,9 +124,8 @@ class LocalProvider:
             "created_at": now,
             "expires_at": None if seconds is None else now + seconds,
             "status": "processed",
-            "stats": _stats(scan) if scan else None,
         }
-        return await owner.add_file(values, [part], scan=scan.to_dict() if scan else None)
+        return await owner.add_file(values | found, [part])
 
     def _scanner(self) -> Scanner:
         return Scanner(self._limits, chunk_lines=self._settings.chunk_lines, chunk_bytes=self._settings.chunk_bytes)
@@ -163,17 +168,17 @@ class _LocalUpload:
         scan = await self._scanned(description)
         await self._writer.commit()
         part = Part(f"files/{self._file_id}", self.size)
-        return await self._provider.register(self._owner, description, part, self._file_id, scan)
+        found = {"scan": scan.to_dict(), "stats": _stats(scan, self._sha256.hexdigest())} if scan else {}
+        return await self._provider.register(self._owner, description, self._file_id, part, found)
 
     async def _pass_on(self) -> None:
+        """Hashes, scans and writes a piece, the first two side by side: hashing needs no interpreter lock."""
         held, self._held = bytes(self._held), bytearray()
-        await asyncio.to_thread(self._look_at, held)
-        await self._writer.write(held)
-
-    def _look_at(self, data: bytes) -> None:
-        self._sha256.update(data)
+        hashed = asyncio.create_task(asyncio.to_thread(self._sha256.update, held))
         if self._scanner:
-            self._scanner.feed(data)
+            await asyncio.to_thread(self._scanner.feed, held)
+        await hashed
+        await self._writer.write(held)
 
     async def _scanned(self, description: FileDescription) -> Scan | None:
         if description.purpose != "batch":
@@ -186,10 +191,10 @@ class _LocalUpload:
         return scan
 
 
-def _stats(scan: Scan) -> dict[str, object]:
+def _stats(scan: Scan, digest: str) -> dict[str, object]:
     return {
         "lines": scan.lines,
         "models": list(scan.models),
         "estimated_tokens": scan.estimated_tokens,
-        "sha256": scan.sha256,
+        "sha256": digest,
     }

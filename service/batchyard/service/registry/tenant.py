@@ -26,11 +26,9 @@ class TenantRegistry:
         self._database = database
         self.tenant = tenant
 
-    async def add_file(
-        self, values: dict[str, Any], parts: Sequence[Part], *, scan: dict[str, Any] | None = None
-    ) -> FileRecord:
+    async def add_file(self, values: dict[str, Any], parts: Sequence[Part]) -> FileRecord:
         """Registers a file whose bytes are durable already. `values` are columns of `files`."""
-        row = {**values, "tenant": self.tenant, "scan": scan}
+        row = {**values, "tenant": self.tenant}
         return await self._database.write(lambda connection: insert_file(connection, row, parts))
 
     async def get_file(self, file_id: str, provider: str = "") -> FileRecord:

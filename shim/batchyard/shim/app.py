@@ -1,0 +1,159 @@
+"""The ASGI application: every route, the health checks, and the frame around each request."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batchyard.shim.caller import Caller, CallError, Method
+from batchyard.shim.errors import DEFECT, RequestError, from_call
+from batchyard.shim.files import Files
+from batchyard.shim.transcoding import SERVICE, Binding, Transcoder
+
+log = logging.getLogger("batchyard.shim")
+
+READINESS_SECONDS = 2.0
+
+_HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
+
+
+def create_app(caller: Caller, *, deadline: float = 60.0, idle: float = 60.0) -> Starlette:
+    """The shim over `caller`, which its opener closes (`async with connect(target) as caller`).
+
+    Unary calls get at most `deadline` seconds; transfers may take any time, but end when either side does nothing
+    for `idle` seconds.
+    """
+    bindings = [
+        *Transcoder(caller, deadline=deadline, idle=idle).bindings(),
+        *Files(caller, deadline=deadline, idle=idle).bindings(),
+        *health(caller),
+    ]
+    handlers = dict.fromkeys((RequestError, CallError, HTTPException), _answer)
+    app = Starlette(routes=_routes(bindings), exception_handlers=handlers, middleware=[Middleware(Frame)])
+    app.router.redirect_slashes = False
+    return app
+
+
+def health(caller: Caller) -> Iterator[Binding]:
+    """The probes, which need no key: liveliness is about this process alone, readiness really asks the service."""
+
+    async def alive(request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(request: Request) -> Response:
+        check = health_pb2.HealthCheckRequest(service=SERVICE.full_name)
+        metadata = [("x-request-id", request.state.request_id)]
+        try:
+            answer = await caller.unary(_HEALTH, check, metadata=metadata, deadline=READINESS_SECONDS)
+        except CallError:
+            return JSONResponse({"status": "unreachable"}, 503)
+        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+        return JSONResponse({"status": "ready" if serving else "not_serving"}, 200 if serving else 503)
+
+    yield Binding("GET", "/health/liveliness", "-", alive)
+    yield Binding("GET", "/health/liveness", "-", alive)
+    yield Binding("GET", "/health/readiness", "Health.Check", ready)
+
+
+class Resource:
+    """The verbs of one path. Words that begin other paths are no providers: such a path is unknown."""
+
+    def __init__(self, bindings: dict[str, Binding], reserved: set[str]) -> None:
+        self.bindings = bindings
+        self._reserved = reserved
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path_params"].get("provider") in self._reserved:
+            raise HTTPException(404)
+        if scope["method"] not in self.bindings:
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(self.bindings))})
+        response = await self.bindings[scope["method"]].handle(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+class Frame:
+    """The outermost layer: names the request, marks the response, writes the log, and answers for defects."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, status, sent, request_id = time.perf_counter(), 0, 0, _request_id(Request(scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        marks = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+
+        async def marked(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                closing = [(b"connection", b"close")] if scope["state"].get("close") else []
+                message = {**message, "headers": [*message.get("headers", ()), *marks, *closing]}
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, marked)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception:
+            log.exception("a defect broke the request", extra={"request_id": request_id})
+            if status:
+                raise
+            failure = RequestError(500, DEFECT)
+            await failure.response()(scope, receive, marked)
+        finally:
+            _write_log(scope, status=status, sent=sent, seconds=time.perf_counter() - began)
+
+
+def _routes(bindings: Iterable[Binding]) -> list[Route]:
+    paths: dict[str, dict[str, Binding]] = {}
+    for binding in bindings:
+        paths.setdefault(binding.path, {})[binding.verb] = binding
+    reserved = {path.split("/")[1] for path in paths if not path.startswith("/{")}
+    return [Route(path, Resource(paths[path], reserved)) for path in sorted(paths, key=_literals_first)]
+
+
+def _literals_first(path: str) -> list[tuple[bool, str]]:
+    return [(segment.startswith("{"), segment) for segment in path.split("/")]
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, CallError):
+        return from_call(error).response()
+    if isinstance(error, HTTPException):
+        wrong = "method" if error.status_code == 405 else "URL"
+        refusal = RequestError(error.status_code, f"Invalid {wrong} ({request.method} {request.url.path})")
+        refusal.headers.update(error.headers or {})
+        return refusal.response()
+    return error.response() if isinstance(error, RequestError) else RequestError(500, DEFECT).response()
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else f"req_{secrets.token_hex(16)}"
+
+
+def _write_log(scope: Scope, *, status: int, sent: int, seconds: float) -> None:
+    route: Any = scope.get("route")
+    extra = {
+        "method": scope["method"],
+        "route": route.path if route else "-",
+        "status": status,
+        "duration_ms": round(seconds * 1000, 1),
+        "request_id": scope["state"]["request_id"],
+        "bytes": sent,
+    }
+    log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)

@@ -1,0 +1,105 @@
+"""Where errors become HTTP: a failed call's status and details, or our own refusal, as the REST API's envelope.
+
+{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc import StatusCode
+from starlette.responses import Response
+
+from batchyard.shim.caller import CallError
+from batchyard.v1 import ApiError
+
+DOMAIN = "batchyard"
+DEFECT = "The server had an error while processing your request."
+
+# The HTTP status of each gRPC status, and the message where the service itself has not said what is wrong:
+# then the failure is the transport's, and its own words name addresses and internals.
+BY_STATUS: Mapping[StatusCode, tuple[int, str]] = {
+    StatusCode.INVALID_ARGUMENT: (400, "The request is not valid."),
+    StatusCode.FAILED_PRECONDITION: (400, "The request can't be carried out in the present state."),
+    StatusCode.UNAUTHENTICATED: (401, "The API key is missing or not valid."),
+    StatusCode.PERMISSION_DENIED: (403, "The API key does not allow this."),
+    StatusCode.NOT_FOUND: (404, "There is no such thing."),
+    StatusCode.ALREADY_EXISTS: (409, "It exists already."),
+    StatusCode.ABORTED: (409, "Another request came first."),
+    StatusCode.OUT_OF_RANGE: (416, "The requested range is not within the file."),
+    StatusCode.RESOURCE_EXHAUSTED: (429, "Too many requests, or too much at once. Please try again later."),
+    StatusCode.CANCELLED: (499, "The request was cancelled."),
+    StatusCode.UNIMPLEMENTED: (501, "The service does not offer this."),
+    StatusCode.UNAVAILABLE: (503, "The service is not reachable right now."),
+    StatusCode.DEADLINE_EXCEEDED: (504, "The service did not answer in time."),
+    StatusCode.INTERNAL: (500, DEFECT),
+    StatusCode.DATA_LOSS: (500, DEFECT),
+    StatusCode.UNKNOWN: (500, DEFECT),
+}
+
+# Where the service's reason says more than its status.
+BY_REASON: Mapping[tuple[StatusCode, str], int] = {
+    (StatusCode.INVALID_ARGUMENT, "TOO_LARGE"): 413,
+    (StatusCode.FAILED_PRECONDITION, "PROVIDER_AUTH"): 502,
+    (StatusCode.FAILED_PRECONDITION, "BATCH_ENDED"): 409,
+    (StatusCode.FAILED_PRECONDITION, "FILE_IN_USE"): 409,
+    (StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL"): 507,
+}
+
+# The official SDKs retry these statuses unless they are told not to.
+_FINAL = {409, 507}
+
+M = TypeVar("M", bound=Message)
+
+
+class RequestError(Exception):
+    """An answer that is an error; `kind` defaults to the type that fits the HTTP status."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: Any = None, kind: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers: dict[str, str] = {}
+        kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+        self.error = {"message": message, "type": kind, "param": param, "code": code}
+
+    def response(self) -> Response:
+        """The error as an HTTP response."""
+        return Response(json.dumps({"error": self.error}), self.status, self.headers, "application/json")
+
+
+def from_call(failure: CallError) -> RequestError:
+    """A failed call as the error to answer."""
+    status, message = BY_STATUS[failure.code]
+    info = _detail(failure, error_details_pb2.ErrorInfo)
+    if info is None or info.domain != DOMAIN:
+        return RequestError(status, message)
+    status = BY_REASON.get((failure.code, info.reason), status)
+    api = _detail(failure, ApiError) or ApiError(message=failure.message)
+    param = api.param if api.HasField("param") else None
+    error = RequestError(status, api.message, param=param, code=_code(api), kind=api.type)
+    if status in _FINAL:
+        error.headers["x-should-retry"] = "false"
+    if retry := _detail(failure, error_details_pb2.RetryInfo):
+        delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        error.headers["retry-after"] = str(max(1, math.ceil(delay)))
+    return error
+
+
+def _code(api: ApiError) -> Any:
+    try:
+        return json.loads(api.code_json) if api.code_json else None
+    except ValueError:
+        return None
+
+
+def _detail(failure: CallError, kind: type[M]) -> M | None:
+    for detail in failure.details.details if failure.details else ():
+        found = kind()
+        if detail.Unpack(found):
+            return found
+    return None

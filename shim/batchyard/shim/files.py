@@ -1,0 +1,283 @@
+"""The two routes that carry bytes: multipart upload and content download. Memory stays constant whatever the size."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import multipart  # type: ignore[import-untyped]
+from grpc import StatusCode
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from batchyard.shim.caller import Caller, CallError, Metadata, Upload
+from batchyard.shim.errors import RequestError
+from batchyard.shim.inbound import Body, metadata_of, provider_of, while_connected
+from batchyard.shim.jsonmap import writer
+from batchyard.shim.transcoding import SERVICE, Binding, method_of
+from batchyard.v1 import (
+    DownloadFileRequest,
+    File,
+    FileContentInfo,
+    UploadFileFinish,
+    UploadFileMetadata,
+    UploadFileRequest,
+)
+
+log = logging.getLogger("batchyard.shim")
+
+PIECE = 256 * 1024
+MAX_FIELD = 64 * 1024
+MAX_FIELDS = 64
+
+_PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
+_LAST_BYTE = 2**63 - 1
+_FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:\[|\.)(anchor|seconds)\]?")
+
+
+class Files:
+    """Upload and download; a transfer ends where either side does nothing for `idle` seconds."""
+
+    def __init__(self, caller: Caller, *, deadline: float, idle: float) -> None:
+        self._caller = caller
+        self._deadline = deadline
+        self._idle = idle
+        self._write = writer(File)
+        self._upload = method_of(SERVICE.methods_by_name["UploadFile"])
+        self._download = method_of(SERVICE.methods_by_name["DownloadFile"])
+
+    def bindings(self) -> Iterator[Binding]:
+        """Both routes in all their forms."""
+        for prefix in _PREFIXES:
+            yield Binding("POST", f"{prefix}/files", "UploadFile", self.upload)
+            yield Binding("GET", f"{prefix}/files/{{file_id}}/content", "DownloadFile", self.download)
+
+    async def upload(self, request: Request) -> ASGIApp:
+        """Stream a form to the service; nothing is kept of one that is wrong or that ends early."""
+        body = Body(request, self._idle)
+        try:
+            parser, metadata, provider = _parser(request), metadata_of(request), provider_of(request)
+            async with self._caller.upload(self._upload, metadata=metadata) as call:
+                async with _bounded(self._deadline):
+                    await call.accepted()
+                await Form(call, provider, self._idle).forward(parser, body)
+                stored = await while_connected(request.receive, call.result())
+                return JSONResponse(self._write(stored.file))
+        except (RequestError, CallError):
+            await body.drain()
+            raise
+
+    async def download(self, request: Request) -> ASGIApp:
+        """Stream a file's content, or the one range of it that is asked for."""
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            await while_connected(receive, self._respond(request, send))
+
+        return respond
+
+    async def _respond(self, request: Request, send: Send) -> None:
+        metadata, span = metadata_of(request), _span(request.headers.get("range", ""))
+        asked = DownloadFileRequest(provider=provider_of(request), file_id=request.path_params["file_id"])
+        if span and (tag := request.headers.get("if-range")):
+            async with self._opened(asked, metadata) as (info, messages):
+                if tag != _etag(info) or tag.startswith("W/"):
+                    await self._send(info, messages, send)
+                    return
+        if span:
+            asked.read_offset, asked.read_limit = span
+        async with self._opened(asked, metadata) as (info, messages):
+            await self._send(info, messages, send, partial=span is not None)
+
+    @asynccontextmanager
+    async def _opened(
+        self, asked: DownloadFileRequest, metadata: Metadata
+    ) -> AsyncIterator[tuple[FileContentInfo, AsyncIterator[Any]]]:
+        async with self._caller.download(self._download, asked, metadata=metadata) as messages:
+            async with _bounded(self._deadline):
+                first = await anext(messages, None)
+            if first is None or not first.HasField("info"):
+                raise CallError(StatusCode.INTERNAL, "a download begins with its info")
+            yield first.info, messages
+
+    async def _send(
+        self, info: FileContentInfo, messages: AsyncIterator[Any], send: Send, *, partial: bool = False
+    ) -> None:
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in _headers(info, partial).items()]
+        await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
+        sent = 0
+        try:
+            while message := await self._next(messages):
+                sent += len(message.data)
+                async with _bounded(self._idle):
+                    await send({"type": "http.response.body", "body": message.data, "more_body": True})
+            if info.HasField("length") and sent != info.length:
+                raise CallError(StatusCode.DATA_LOSS, f"{sent} of {info.length} bytes came")
+        except CallError as error:
+            # Left unfinished, so that the server breaks the connection: a short body must not look whole.
+            log.error("a download broke off", extra={"code": error.code.name})
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next(self, messages: AsyncIterator[Any]) -> Any:
+        async with _bounded(self._idle):
+            return await anext(messages, None)
+
+
+class Form:
+    """Passes a form on to an upload: metadata when the file begins, its data, late fields, and finish last."""
+
+    def __init__(self, call: Upload, provider: str, idle: float) -> None:
+        self._call = call
+        self._idle = idle
+        self._metadata = UploadFileMetadata(provider=provider)
+        self._given: dict[str, str] = {}
+        self._name, self._value = "", bytearray()
+        self._has_file, self._late, self._size = False, False, 0
+
+    async def forward(self, parser: multipart.PushMultipartParser, body: Body) -> None:
+        """Read the body to its end; RequestError where the form is not a whole and valid upload."""
+        try:
+            while piece := await body.read():
+                for event in _events(parser, piece):
+                    await self._take(event)
+            parser.close()
+        except (multipart.MultipartError, UnicodeError) as error:
+            raise RequestError(400, "We could not parse the form of your request: it is wrong or cut off.") from error
+        for name, found in (("file", self._has_file), ("purpose", self._metadata.purpose)):
+            if not found:
+                raise RequestError(400, f"'{name}' is a required property", param=name)
+        if self._late:
+            await self._send(UploadFileRequest(metadata=self._metadata))
+        await self._send(UploadFileRequest(finish=UploadFileFinish(size=self._size)))
+
+    async def _take(self, event: multipart.MultipartSegment | bytes | None) -> None:
+        if isinstance(event, multipart.MultipartSegment):
+            await self._begin(event)
+        elif event is None:
+            await self._end()
+        else:
+            self._value += event
+            if self._name == "file":
+                await self._send_data(PIECE)
+            elif len(self._value) > MAX_FIELD:
+                raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
+
+    async def _begin(self, segment: multipart.MultipartSegment) -> None:
+        self._name, self._value = segment.name or "", bytearray()
+        if self._name == "file":
+            if self._has_file:
+                raise _refusal("file", "a form holds one file.")
+            self._has_file = True
+            self._metadata.filename = segment.filename or ""
+            self._metadata.content_type = segment.header("Content-Type", "")
+            await self._send(UploadFileRequest(metadata=self._metadata))
+        elif not _FORM_FIELDS.fullmatch(self._name):
+            text = f"Unknown parameter: '{self._name}'."
+            raise RequestError(400, text, param=self._name, code="unknown_parameter")
+
+    async def _end(self) -> None:
+        if self._name == "file":
+            await self._send_data(1)
+        else:
+            self._set(self._value.decode())
+            self._late = self._has_file
+
+    def _set(self, text: str) -> None:
+        match = _FORM_FIELDS.fullmatch(self._name)
+        field = match[match.lastindex or 0] if match else ""
+        before = self._metadata.provider if field == "provider" else self._given.setdefault(field, text)
+        if text != before and (before or self._has_file or field != "provider"):
+            raise _refusal(field, "it is given twice with two values, or comes after the file.")
+        if field == "seconds":
+            if not re.fullmatch("-?[0-9]{1,18}", text):
+                raise _refusal(self._name, "expected an integer.")
+            self._metadata.expires_after.seconds = int(text)
+        elif field == "anchor":
+            self._metadata.expires_after.anchor = text
+        else:
+            setattr(self._metadata, field, text)
+
+    async def _send_data(self, at_least: int) -> None:
+        while len(self._value) >= at_least:
+            piece = bytes(self._value[:PIECE])
+            del self._value[:PIECE]
+            self._size += len(piece)
+            await self._send(UploadFileRequest(data=piece))
+
+    async def _send(self, message: UploadFileRequest) -> None:
+        async with _bounded(self._idle):
+            await self._call.write(message)
+
+
+def _refusal(name: str, problem: str) -> RequestError:
+    return RequestError(400, f"Invalid '{name}': {problem}", param=name, code="invalid_value")
+
+
+def _parser(request: Request) -> multipart.PushMultipartParser:
+    kind, options = multipart.parse_options_header(request.headers.get("content-type", ""))
+    if kind != "multipart/form-data" or not 0 < len(options.get("boundary", "")) <= 70:
+        raise RequestError(400, "The request must be multipart/form-data, with a boundary of 1 to 70 characters.")
+    return multipart.PushMultipartParser(options["boundary"], max_segment_count=MAX_FIELDS + 1, strict=True)
+
+
+def _events(parser: multipart.PushMultipartParser, piece: bytes) -> Iterator[multipart.MultipartSegment | bytes | None]:
+    if not parser.closed:
+        try:
+            yield from parser.parse(piece)
+        except multipart.StrictParserError:
+            # Bytes after the last boundary are allowed; close raises where it has not come yet.
+            parser.close()
+
+
+def _span(header: str) -> tuple[int, int] | None:
+    """One byte range as (offset, limit), in DownloadFileRequest's terms; None for what is to be ignored."""
+    match = re.fullmatch("bytes=([0-9]{0,19})-([0-9]{0,19})", header.strip(), re.IGNORECASE)
+    if not match or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        return (-min(int(last), _LAST_BYTE) or _LAST_BYTE, 0)
+    if last and int(last) < int(first):
+        return None
+    limit = int(last) - int(first) + 1 if last else 0
+    return min(int(first), _LAST_BYTE), min(limit, _LAST_BYTE)
+
+
+def _headers(info: FileContentInfo, partial: bool) -> dict[str, str]:
+    headers = {
+        "content-type": "application/octet-stream",
+        "accept-ranges": "bytes",
+        "content-disposition": "attachment",
+    }
+    if info.filename:
+        plain = re.sub(r'[^ -~]|["\\%]', "_", info.filename)
+        headers["content-disposition"] += f"; filename=\"{plain}\"; filename*=UTF-8''{quote(info.filename, safe='')}"
+    if info.etag:
+        headers["etag"] = _etag(info)
+    if info.HasField("length"):
+        headers["content-length"] = str(info.length)
+    if partial:
+        total = str(info.total_size) if info.HasField("total_size") else "*"
+        if not info.length:
+            error = RequestError(416, "The requested range is not within the file.")
+            error.headers["content-range"] = f"bytes */{total}"
+            raise error
+        headers["content-range"] = f"bytes {info.offset}-{info.offset + info.length - 1}/{total}"
+    return headers
+
+
+def _etag(info: FileContentInfo) -> str:
+    return info.etag if info.etag.endswith('"') else f'"{info.etag}"'
+
+
+@asynccontextmanager
+async def _bounded(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise CallError(StatusCode.DEADLINE_EXCEEDED, "nothing moved for too long") from error

@@ -1,0 +1,114 @@
+"""What every route reads from an HTTP request: metadata, provider, body, and whether the client is still there."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from batchyard.shim.errors import RequestError
+
+MAX_HEADER = 4096
+DRAIN_BYTES = 16 * 1024 * 1024
+DRAIN_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+def metadata_of(request: Request) -> list[tuple[str, str]]:
+    """The call's metadata: the caller's authorization, unchanged, and the request's id."""
+    pairs = [("x-request-id", str(request.state.request_id))]
+    key = request.headers.get("authorization")
+    if key is None:
+        return pairs
+    if not (key.isascii() and key.isprintable() and len(key) <= MAX_HEADER):
+        raise RequestError(400, f"The authorization header must be at most {MAX_HEADER} printable ASCII characters.")
+    return [*pairs, ("authorization", key)]
+
+
+def provider_of(request: Request, *, body: str = "") -> str:
+    """The provider that the path, a header, the query or the body names; empty where none does.
+
+    Raises RequestError where two of them disagree.
+    """
+    query = request.query_params
+    named = [
+        request.path_params.get("provider", ""),
+        request.headers.get("custom-llm-provider", ""),
+        *query.getlist("provider"),
+        *query.getlist("custom_llm_provider"),
+        body,
+    ]
+    different = list(dict.fromkeys(filter(None, named)))
+    if len(different) > 1:
+        text = f"The request names two providers: '{different[0]}' and '{different[1]}'."
+        raise RequestError(400, text, param="provider", code="invalid_value")
+    return different[0] if different else ""
+
+
+class Body:
+    """A request's body, read piece by piece; a client that sends nothing for `idle` seconds gets 408."""
+
+    def __init__(self, request: Request, idle: float) -> None:
+        self._receive, self._state = request.receive, request.state
+        self._idle = idle
+        # A client that waits for "100 Continue" has sent nothing yet, and receiving would ask it to.
+        self._unasked = request.headers.get("expect", "").lower() == "100-continue"
+        self._ended = False
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end. Raises ClientDisconnect where the client leaves before it."""
+        self._unasked = False
+        while not self._ended:
+            try:
+                async with asyncio.timeout(self._idle):
+                    message = await self._receive()
+            except TimeoutError as error:
+                raise RequestError(408, "The client sent nothing for too long.") from error
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            self._ended = not message.get("more_body", False)
+            if piece := message.get("body", b""):
+                return bytes(piece)
+        return b""
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole body; 413 where it is larger than `limit` bytes."""
+        pieces = bytearray()
+        while piece := await self.read():
+            pieces += piece
+            if len(pieces) > limit:
+                await self.drain()
+                raise RequestError(413, f"The request body is larger than {limit} bytes.")
+        return bytes(pieces)
+
+    async def drain(self) -> None:
+        """Throw away what the client still sends, within bounds: many clients read an answer only after that."""
+        left = DRAIN_BYTES
+        with suppress(TimeoutError, RequestError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while left > 0 and not self._unasked and (piece := await self.read()):
+                    left -= len(piece)
+        self._state.close = not self._ended
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Do `work`; if the client leaves first, cancel it and raise ClientDisconnect. The body must have been read."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

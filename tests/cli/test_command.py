@@ -1,0 +1,248 @@
+"""The command as a user runs it: in a process of its own, judged by its output, its exit code and what it serves."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+DEVELOPMENT = Path(__file__).parents[2] / "service" / "batchyard" / "cli" / "development.yaml"
+KEY = {"authorization": "Bearer sk-1234"}
+SECONDS = 60
+
+
+class Command:
+    """A running `batchyard`, and what it has written so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.written = ""
+
+    async def said(self, pattern: str) -> re.Match[str]:
+        """The first line that `pattern` is found in."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(SECONDS):
+            while line := (await self.process.stderr.readline()).decode():
+                self.written += line
+                if found := re.search(pattern, line):
+                    return found
+        raise AssertionError(f"ended without {pattern!r}:\n{self.written}")
+
+    async def ended(self) -> int:
+        """Its exit code."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(SECONDS):
+            self.written += (await self.process.stderr.read()).decode()
+            return await self.process.wait()
+
+
+def _environment(environ: dict[str, str]) -> dict[str, str]:
+    ours = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | environ
+
+
+@asynccontextmanager
+async def running(*arguments: str, **environ: str) -> AsyncIterator[Command]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "batchyard.cli.main", *arguments),
+        env=_environment(environ),
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield Command(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def ran(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
+    """The exit code, stdout and stderr of a command that ends by itself."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "batchyard.cli.main", *arguments),
+        env=_environment(environ),
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(SECONDS):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> list[str]:
+    """Options for a server on free ports with the development configuration and data of its own."""
+    return ["--config", str(DEVELOPMENT), "--port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data")]
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield str(other.getsockname()[1])
+
+
+BOTH = r"REST on (http://127\.0\.0\.1:\d+), gRPC on (127\.0\.0\.1:\d+)"
+
+
+class TestServe:
+    async def test_it_says_where_it_listens_and_serves_there(self, local: list[str]) -> None:
+        async with running("serve", *local) as command:
+            rest, rpc = (await command.said(BOTH)).groups()
+            assert "local (echo)" in command.written
+            assert str(DEVELOPMENT) in command.written
+            async with httpx.AsyncClient(base_url=rest, trust_env=False) as client:
+                assert (await client.get("/health/readiness")).json() == {"status": "ready"}
+                assert (await client.get("/v1/batches")).status_code == 401
+                assert (await client.get("/v1/batches", headers=KEY)).json()["data"] == []
+            async with grpc.aio.insecure_channel(rpc) as channel:
+                answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def test_an_uploaded_file_comes_back(self, local: list[str]) -> None:
+        async with running("serve", *local) as command:
+            rest, _ = (await command.said(BOTH)).groups()
+            async with httpx.AsyncClient(base_url=rest, trust_env=False, headers=KEY) as client:
+                form = {"purpose": "user_data"}
+                made = await client.post("/v1/files", data=form, files={"file": ("a.txt", b"hello")})
+                assert made.status_code == 200, made.text
+                assert (await client.get(f"/v1/files/{made.json()['id']}/content")).content == b"hello"
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    async def test_a_signal_drains_it(self, local: list[str], number: signal.Signals) -> None:
+        async with running("serve", *local) as command:
+            await command.said(BOTH)
+            command.process.send_signal(number)
+            assert await command.ended() == 0
+        assert "stopped" in command.written
+        assert "Traceback" not in command.written
+
+    async def test_a_running_upload_finishes_before_it_stops(self, local: list[str]) -> None:
+        async with running("serve", *local) as command:
+            rest, _ = (await command.said(BOTH)).groups()
+            stopping = asyncio.Event()
+
+            async def form() -> AsyncIterator[bytes]:
+                yield b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+                yield b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nhello'
+                command.process.send_signal(signal.SIGTERM)
+                await stopping.wait()
+                yield b" world\r\n--x--\r\n"
+
+            headers = KEY | {"content-type": "multipart/form-data; boundary=x"}
+            async with httpx.AsyncClient(base_url=rest, trust_env=False, headers=headers, timeout=SECONDS) as client:
+                upload = asyncio.create_task(client.post("/v1/files", content=form()))
+                await command.said("stopping")
+                stopping.set()
+                assert (await upload).json()["bytes"] == 11
+            assert await command.ended() == 0
+
+    async def test_a_second_signal_ends_it_at_once(self, local: list[str]) -> None:
+        async with running("serve", *local) as command:
+            rest, _ = (await command.said(BOTH)).groups()
+            port = int(rest.rsplit(":", 1)[1])
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /v1/batches HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n")
+            writer.write(b"authorization: Bearer sk-1234\r\ncontent-type: application/json\r\n\r\n{")
+            await writer.drain()
+            await _answers(rest)
+            command.process.terminate()
+            await command.said("stopping")
+            command.process.terminate()
+            assert await command.ended() == -signal.SIGTERM
+            writer.close()
+
+    @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+    async def test_a_port_in_use_is_one_line(self, local: list[str], taken: str, option: str) -> None:
+        code, _, said = await ran("serve", *local, option, taken)
+        assert (code, said.splitlines()[-1].count(taken)) == (1, 1)
+        assert "Traceback" not in said
+
+    async def test_a_data_directory_in_use_is_one_line(self, local: list[str]) -> None:
+        async with running("serve", *local) as command:
+            await command.said(BOTH)
+            code, _, said = await ran("serve", *local)
+        assert (code, said.splitlines()[-1].startswith("batchyard: ")) == (1, True)
+        assert "Traceback" not in said
+
+    async def test_variables_of_providers_are_seen_and_change_nothing(self, local: list[str]) -> None:
+        environ = {"OPENAI_API_KEY": "sk-hunter2", "AZURE_API_BASE": "hunter2", "LITELLM_MASTER_KEY": "hunter2"}
+        async with running("serve", *local, **environ) as command:
+            await command.said(BOTH)
+        assert "default: local" in command.written
+        assert "AZURE_API_BASE, OPENAI_API_KEY" in command.written
+        assert "hunter2" not in command.written
+
+
+class TestApart:
+    async def test_a_shim_finds_its_service(self, local: list[str]) -> None:
+        async with running("service", *local) as service:
+            target = (await service.said(r"gRPC on (127\.0\.0\.1:\d+)"))[1]
+            async with running("shim", "--port", "0", "--service", target, "--host", "127.0.0.1") as shim:
+                rest = (await shim.said(r"REST on (http://[\d.:]+), service at"))[1]
+                async with httpx.AsyncClient(base_url=rest, trust_env=False) as client:
+                    assert (await client.get("/health/readiness")).status_code == 200
+                service.process.terminate()
+                assert await service.ended() == 0
+                async with httpx.AsyncClient(base_url=rest, trust_env=False) as client:
+                    assert (await client.get("/health/readiness")).status_code == 503
+                    assert (await client.get("/health/liveliness")).status_code == 200
+                shim.process.terminate()
+                assert await shim.ended() == 0
+
+    async def test_a_shim_whose_port_is_in_use_is_one_line(self, taken: str) -> None:
+        code, _, said = await ran("shim", "--port", taken)
+        assert (code, "Traceback" in said) == (1, False)
+        assert said.splitlines()[-1].startswith(f"batchyard: can't listen on 127.0.0.1:{taken}")
+
+
+class TestCheckConfig:
+    async def test_it_prints_the_settings_without_secrets(self) -> None:
+        code, out, err = await ran("check-config", "--config", str(DEVELOPMENT), BATCHYARD_PORT="4001")
+        assert (code, err) == (0, "")
+        assert {"batchyard.port: 4001", "general_settings.master_key: set", "batchyard.local.echo: true"} <= set(
+            out.splitlines()
+        )
+        assert "sk-1234" not in out
+
+    async def test_it_prints_warnings(self, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text("batchyard: {local: {echo: true}}\nrouter_settings: {num_retries: 1}\n")
+        code, out, _ = await ran("check-config", "--config", str(tmp_path / "c.yaml"))
+        assert (code, "warning: keys that are not used: router_settings.num_retries" in out) == (0, True)
+
+    async def test_problems_end_with_one(self) -> None:
+        code, out, err = await ran("check-config", "--config", str(DEVELOPMENT), "--port", "x", "--host", "0.0.0.0")
+        assert (code, out) == (1, "")
+        assert err.splitlines()[0] == "batchyard.port: expected an integer from 0 to 65535, got 'x' (--port)"
+        assert "well-known sk-1234" in err
+
+    async def test_of_several_files_the_last_counts(self, tmp_path: Path) -> None:
+        code, _, _ = await ran("check-config", "--config", str(tmp_path / "no.yaml"), "--config", str(DEVELOPMENT))
+        assert code == 0
+
+
+class TestUsage:
+    async def test_the_version_is_printed(self) -> None:
+        code, out, _ = await ran("--version")
+        assert (code, bool(re.fullmatch(r"batchyard \d+\.\d+\.\d+\n", out))) == (0, True)
+
+    @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--fly"], ["serve", "--service", "h:1"]])
+    async def test_another_use_ends_with_two(self, arguments: list[str]) -> None:
+        code, _, err = await ran(*arguments)
+        assert (code, err.startswith("usage: batchyard")) == (2, True)
+
+
+async def _answers(rest: str) -> None:
+    """Waits until `rest` has worked through what was sent before."""
+    async with httpx.AsyncClient(base_url=rest, trust_env=False) as client:
+        await client.get("/health/liveliness")

@@ -1,0 +1,147 @@
+"""What the suites share: settings for a throw-away service, a client that speaks the contract, and patience."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import time
+from typing import Any, TypeVar
+
+import grpc
+
+from batchyard.service.disk import Disk
+from batchyard.service.server import Server, serving
+from batchyard.service.settings import LocalSettings, Settings
+from batchyard.v1 import (
+    Batch,
+    BatchServiceStub,
+    BatchStatus,
+    CreateBatchRequest,
+    DownloadFileRequest,
+    File,
+    GetBatchRequest,
+    UploadFileFinish,
+    UploadFileMetadata,
+    UploadFileRequest,
+)
+
+KEY = "sk-test-master"
+PATIENCE = 60.0  # seconds until something that should happen has not
+PIECE = 256 << 10
+ENDED = {
+    BatchStatus.BATCH_STATUS_COMPLETED,
+    BatchStatus.BATCH_STATUS_FAILED,
+    BatchStatus.BATCH_STATUS_EXPIRED,
+    BatchStatus.BATCH_STATUS_CANCELLED,
+}
+
+T = TypeVar("T")
+
+
+def settings_for(folder: Path, **changes: Any) -> Settings:
+    """Settings of a service with its data in `folder`; `local` may be given as LocalSettings."""
+    base = Settings(
+        grpc_port=0,
+        port=0,
+        data_dir=folder / "data",
+        master_key=KEY,
+        default_provider="local",
+        local=LocalSettings(echo=True),
+    )
+    return replace(base, **changes)
+
+
+class Client:
+    """The generated stub with a key, and the few calls that tests make all the time."""
+
+    def __init__(self, channel: grpc.aio.Channel, key: str = KEY) -> None:
+        self.stub = BatchServiceStub(channel)
+        self.metadata = (("authorization", f"Bearer {key}"),)
+
+    async def upload(self, data: bytes, *, purpose: str = "batch", filename: str = "input.jsonl") -> File:
+        metadata = UploadFileMetadata(purpose=purpose, filename=filename)
+        response = await self.stub.UploadFile(upload_messages(data, metadata), metadata=self.metadata)
+        return response.file
+
+    async def create(self, file_id: str, endpoint: str = "/v1/chat/completions", **more: Any) -> Batch:
+        request = CreateBatchRequest(input_file_id=file_id, endpoint=endpoint, completion_window="24h", **more)
+        return (await self.stub.CreateBatch(request, metadata=self.metadata)).batch
+
+    async def get(self, batch_id: str) -> Batch:
+        return (await self.stub.GetBatch(GetBatchRequest(batch_id=batch_id), metadata=self.metadata)).batch
+
+    async def ended(self, batch_id: str) -> Batch:
+        """The batch, when it has ended."""
+        return await until(lambda: self.get(batch_id), lambda batch: batch.status in ENDED)
+
+    async def run(self, lines: Iterable[dict[str, Any]], endpoint: str = "/v1/chat/completions") -> Batch:
+        """Uploads lines, runs them as a batch and returns it when it has ended."""
+        file = await self.upload(jsonl(lines))
+        return await self.ended((await self.create(file.id, endpoint)).id)
+
+    async def read(self, file_id: str, offset: int = 0, limit: int = 0) -> bytes:
+        request = DownloadFileRequest(file_id=file_id, read_offset=offset, read_limit=limit)
+        return b"".join([message.data async for message in self.stub.DownloadFile(request, metadata=self.metadata)])
+
+    async def results(self, file_id: str) -> list[dict[str, Any]]:
+        """The lines of an output or error file; none for no file."""
+        return [json.loads(line) for line in (await self.read(file_id)).splitlines()] if file_id else []
+
+
+@asynccontextmanager
+async def service(
+    settings: Settings, *, disk: Disk | None = None, clock: Callable[[], float] = time
+) -> AsyncIterator[tuple[Server, Client]]:
+    """A running service on a free port, and a client of it."""
+    async with serving(settings, disk=disk, clock=clock) as server:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            yield server, Client(channel)
+
+
+def upload_messages(data: bytes, metadata: UploadFileMetadata) -> Iterable[UploadFileRequest]:
+    """A whole, well-formed upload."""
+    yield UploadFileRequest(metadata=metadata)
+    for start in range(0, len(data), PIECE):
+        yield UploadFileRequest(data=data[start : start + PIECE])
+    yield UploadFileRequest(finish=UploadFileFinish(size=len(data)))
+
+
+def chat_line(custom_id: str, content: str = "hello", **body: Any) -> dict[str, Any]:
+    """A request as a batch input has it."""
+    messages = [{"role": "user", "content": content}]
+    whole = {"model": "test-model", "messages": messages, **body}
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": whole}
+
+
+def chat_lines(count: int) -> list[dict[str, Any]]:
+    return [chat_line(f"request-{number}", f"question {number}") for number in range(count)]
+
+
+def jsonl(lines: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], patience: float = PATIENCE) -> T:
+    """What `look` returns as soon as it is good; fails with the last look after `patience` seconds."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    while not good(seen := await look()):
+        if loop.time() > end:
+            raise AssertionError(f"not in {patience} seconds; last seen: {seen}")
+        await asyncio.sleep(0.02)
+    return seen
+
+
+@asynccontextmanager
+async def refused(code: grpc.StatusCode) -> AsyncIterator[list[grpc.aio.AioRpcError]]:
+    """The call inside must fail with `code`; the error is in the list afterwards."""
+    errors: list[grpc.aio.AioRpcError] = []
+    try:
+        yield errors
+    except grpc.aio.AioRpcError as error:
+        assert error.code() is code, error
+        errors.append(error)
+    else:
+        raise AssertionError(f"expected {code}")
