@@ -24,7 +24,6 @@ from tests.harness import Client, chat_lines, jsonl, service, settings_for, unti
 LINES = 60
 SITES = [
     "data.dir",
-    "work.dir",
     "store.root",
     "files.folder",
     "files.object",

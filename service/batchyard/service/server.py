@@ -82,7 +82,7 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         raise StartupError("No provider is configured: set batchyard.local.api_base, or batchyard.local.echo: true.")
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
     stack.enter_context(DirectoryLock(settings.data_dir))
-    await asyncio.to_thread(disk.make_dir, settings.data_dir / "work", site="work.dir")
+    (settings.data_dir / "work").mkdir(mode=0o700, exist_ok=True)  # synced with its sibling, by FileStore
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
     database = await asyncio.to_thread(Database, url)
     stack.push_async_callback(asyncio.to_thread, database.close)
