@@ -18,7 +18,7 @@ run: $(VENV)/.ready ## Start Batchyard on its embedded default: REST on 4000, gR
 	@$(BIN)/batchyard serve --config service/batchyard/cli/development.yaml $(ARGS)
 
 test: $(VENV)/.ready $(PROTOS)/.ready $(SDKS:%=%/.ready) ## Run the tests (PYTEST_ARGS="..." goes to pytest)
-	@BATCHYARD_TEST_TOOLS=$(CURDIR) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: ## Everything that CI checks
 	@bash .ci/run
@@ -32,6 +32,9 @@ types: $(VENV)/.ready ## Check the types
 
 protos: $(PROTOS)/.ready ## Generate the Python stubs from the protos
 	@$(PROTOS)/bin/python .ci/protos.py generate
+
+contract: $(PROTOS)/.ready ## Check the contract: stubs current, linted, formatted, compatible
+	@$(PROTOS)/bin/python .ci/protos.py check
 
 image: $(PROTOS)/.ready ## Accept today's contract as the one that later changes may not break
 	@$(PROTOS)/bin/python .ci/protos.py image

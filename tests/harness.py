@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from time import time
 from typing import Any, TypeVar
 
 import grpc
+import pytest
 
 from batchyard.service.disk import Disk
 from batchyard.service.server import Server, serving
@@ -95,12 +96,14 @@ async def service(
     settings: Settings, *, disk: Disk | None = None, clock: Callable[[], float] = time
 ) -> AsyncIterator[tuple[Server, Client]]:
     """A running service on a free port, and a client of it."""
-    async with serving(settings, disk=disk, clock=clock) as server:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-            yield server, Client(channel)
+    async with (
+        serving(settings, disk=disk, clock=clock) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+    ):
+        yield server, Client(channel)
 
 
-def upload_messages(data: bytes, metadata: UploadFileMetadata) -> Iterable[UploadFileRequest]:
+def upload_messages(data: bytes, metadata: UploadFileMetadata) -> Iterator[UploadFileRequest]:
     """A whole, well-formed upload."""
     yield UploadFileRequest(metadata=metadata)
     for start in range(0, len(data), PIECE):
@@ -123,14 +126,16 @@ def jsonl(lines: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], patience: float = PATIENCE) -> T:
+async def until(
+    look: Callable[[], Awaitable[T]], good: Callable[[T], bool], patience: float = PATIENCE, every: float = 0.02
+) -> T:
     """What `look` returns as soon as it is good; fails with the last look after `patience` seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
     while not good(seen := await look()):
         if loop.time() > end:
             raise AssertionError(f"not in {patience} seconds; last seen: {seen}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every)
     return seen
 
 
@@ -138,10 +143,7 @@ async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], pat
 async def refused(code: grpc.StatusCode) -> AsyncIterator[list[grpc.aio.AioRpcError]]:
     """The call inside must fail with `code`; the error is in the list afterwards."""
     errors: list[grpc.aio.AioRpcError] = []
-    try:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
         yield errors
-    except grpc.aio.AioRpcError as error:
-        assert error.code() is code, error
-        errors.append(error)
-    else:
-        raise AssertionError(f"expected {code}")
+    assert raised.value.code() is code, raised.value
+    errors.append(raised.value)

@@ -14,12 +14,12 @@ from typing import Any
 import grpc
 import pytest
 from starlette.responses import Response
-
-from batchyard.service.settings import LocalSettings
-from batchyard.v1 import BatchStatus
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.faults import PowerCut
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
+
+from batchyard.service.settings import LocalSettings
+from batchyard.v1 import BatchStatus
 
 LINES = 60
 SITES = [
@@ -48,9 +48,13 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path, removed: bool) -> No
 
 @pytest.mark.parametrize("site", SITES)
 async def test_every_sync_is_needed(tmp_path: Path, site: str) -> None:
-    with pytest.raises(LostError):
-        for removed in (False, True):
+    lost = 0
+    for removed in (False, True):
+        try:
             await tell(tmp_path / str(removed), removed=removed, without={site})
+        except LostError:
+            lost += 1
+    assert lost, f"nobody notices that {site} is not synced"
 
 
 async def tell(folder: Path, *, removed: bool, without: Collection[str]) -> set[str]:
@@ -145,6 +149,6 @@ def _check(kept: bool, what: str) -> None:
 def _copy_registry(data: Path, survivors: Path) -> None:
     """The registry as its own syncs keep it; a folder that was lost takes it along."""
     _check(survivors.is_dir(), "the data directory")
-    with closing(sqlite3.connect(data / "registry.sqlite3")) as live:
-        with closing(sqlite3.connect(survivors / "registry.sqlite3")) as copy:
-            live.backup(copy)
+    paths = data / "registry.sqlite3", survivors / "registry.sqlite3"
+    with closing(sqlite3.connect(paths[0])) as live, closing(sqlite3.connect(paths[1])) as copy:
+        live.backup(copy)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from batchyard.service.disk import Disk
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.journal import Journal
-from batchyard.service.engine.results import EXPIRED, TIMEOUT, Kind, result
+from batchyard.service.engine.results import Kind, result
 from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import FileStore, Part
 from batchyard.service.providers.endpoint import LineRunner
@@ -102,15 +102,13 @@ class ChunkRunner:
 
     async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
         """Runs a line whose slot is taken already."""
-        left = job.batch.expires_at - self._clock()
-        until = asyncio.get_running_loop().time() + min(self._line_seconds, left)
+        until = asyncio.get_running_loop().time() + self._line_seconds
+        call = self._runner.run(job.endpoint, request.body, until=until, wanted=job.control.go_on)
         try:
-            outcome = await self._runner.run(job.endpoint, request.body, until=until, wanted=job.control.go_on)
+            outcome = await job.control.before_expiry(call)
         finally:
             self._slots.release()
-        if outcome is TIMEOUT and left < self._line_seconds:
-            job.control.see(job.batch)
-        if outcome is None or (outcome is TIMEOUT and job.control.reason is EXPIRED):
+        if outcome is None:
             await self._not_run(job, request, journal)
         else:
             await journal.append(result(job.batch.id, request.line_number, request.custom_id, outcome))

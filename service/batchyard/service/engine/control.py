@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
 from batchyard.service.registry.records import BatchRecord, Status
+
+T = TypeVar("T")
 
 
 class Drained(Exception):
@@ -22,14 +24,17 @@ class Control:
         self.changed = asyncio.Event()  # set from outside: the batch's row is worth another look
         self._clock = clock
         self._stopped = asyncio.Event()
+        self._running: set[asyncio.Timeout] = set()
         self.see(batch)
 
     def see(self, batch: BatchRecord) -> None:
         """Takes note of the batch's row, and of the time."""
         if batch.status == Status.CANCELLING:
             self.reason = CANCELLED
-        elif self._clock() >= batch.expires_at:
+        elif self._clock() >= batch.expires_at and self.reason is None:
             self.reason = EXPIRED
+            for bound in self._running:
+                bound.reschedule(0)  # at once
         if self.reason:
             self._stopped.set()
 
@@ -39,6 +44,18 @@ class Control:
 
     def go_on(self) -> bool:
         return not self._stopped.is_set()
+
+    async def before_expiry(self, line: Coroutine[Any, Any, T]) -> T | None:
+        """What a line in flight comes to, or None where the end of the batch's window cut it off."""
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._running.add(bound)
+                return await line
+        except TimeoutError:
+            return None
+        finally:
+            self._running.discard(bound)
 
     async def first(self, waiting: Coroutine[Any, Any, Any]) -> bool:
         """Whether `waiting` ended; it is cancelled when the batch is stopped before."""

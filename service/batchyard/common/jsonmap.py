@@ -1,0 +1,232 @@
+"""Messages as the REST API's JSON and back, compiled from descriptors and the options in `batchyard.options.v1`.
+
+protobuf's own JSON differs where it matters to REST clients: int64 as strings, absent members, enum names.
+A field that has no JSON form (a float, bytes that aren't raw JSON) is a TypeError when its message is compiled.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from batchyard.options.v1 import json_pb2
+
+Write = Callable[[Any], Any]
+Read = Callable[[Any, str], Any]
+Merge = Callable[[Any, Any, str], None]
+
+_JSON_TYPES: Mapping[int, type] = {
+    FieldDescriptor.CPPTYPE_INT32: int,
+    FieldDescriptor.CPPTYPE_INT64: int,
+    FieldDescriptor.CPPTYPE_UINT32: int,
+    FieldDescriptor.CPPTYPE_UINT64: int,
+    FieldDescriptor.CPPTYPE_BOOL: bool,
+    FieldDescriptor.CPPTYPE_STRING: str,
+}
+
+_OMITTED = object()
+_KINDS: Mapping[type, str] = {
+    bool: "a boolean", int: "an integer", float: "a decimal number", str: "a string",
+    list: "an array", dict: "an object", type(None): "null",
+}  # fmt: skip
+
+
+class JsonError(Exception):
+    """JSON that doesn't fit its message.
+
+    `message` is for people, `param` the path of the member (metadata.tags), `code` OpenAI's word for programs.
+    """
+
+    def __init__(self, message: str, *, param: str | None, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+def writer(kind: type[Message]) -> Write:
+    """Compile message -> JSON values: every visible member is written, null where an optional one is absent."""
+    constants = _constants(kind)
+    fields = [(name, _field_writer(field)) for name, field in visible_fields(kind).items()]
+
+    def write(message: Any) -> dict[str, Any]:
+        out: dict[str, Any] = dict(constants)
+        for name, get in fields:
+            value = get(message)
+            if value is not _OMITTED:
+                out[name] = value
+        return out
+
+    return write
+
+
+def merger(kind: type[Message]) -> Merge:
+    """Compile (message, JSON values, path of these) -> set the message's fields; null is the same as absent.
+
+    What is compiled raises JsonError where the values don't fit.
+    """
+    constants = _constants(kind)
+    setters = {alias: (name, _setter(field)) for alias, (name, field) in readable_names(kind).items()}
+
+    def merge(message: Any, value: Any, path: str) -> None:
+        seen: dict[str, Any] = {}
+        for key, item in _expect(value, dict, path).items():
+            at = f"{path}.{key}" if path else key
+            if key in setters and item is not None:
+                name, setter = setters[key]
+                if seen.setdefault(name, item) != item:
+                    raise JsonError(f"'{at}' is given twice, with two values.", param=at, code="invalid_value")
+                _set(setter, message, item, at)
+            elif key not in setters and item != constants.get(key, _OMITTED):
+                raise JsonError(f"Unknown parameter: '{at}'.", param=at, code="unknown_parameter")
+
+    return merge
+
+
+def visible_fields(kind: type[Message]) -> Mapping[str, FieldDescriptor]:
+    """The fields that JSON shows, by their JSON name: the proto's own, unless it gives another."""
+    fields: Iterable[Any] = kind.DESCRIPTOR.fields
+    return {
+        field.name if field.json_name.lower() == field.name.replace("_", "") else field.json_name: field
+        for field in fields
+        if not _options(field).hidden
+    }
+
+
+def readable_names(kind: type[Message]) -> Mapping[str, tuple[str, FieldDescriptor]]:
+    """Every name that is read for a field, aliases too, with the field's JSON name."""
+    visible = visible_fields(kind).items()
+    return {alias: (name, field) for name, field in visible for alias in (name, *_options(field).aliases)}
+
+
+def json_type(field: FieldDescriptor) -> type:
+    """int, bool or str: the JSON form of a plain field."""
+    if field.cpp_type not in _JSON_TYPES or field.type == FieldDescriptor.TYPE_BYTES:
+        raise TypeError(f"{field.full_name} has no JSON form")
+    return _JSON_TYPES[field.cpp_type]
+
+
+def _field_writer(field: FieldDescriptor) -> Write:
+    name, absent, write = field.name, _options(field).absent, _shape_writer(field)
+    empty = _OMITTED if absent == json_pb2.JsonField.ABSENT_OMIT else None
+    if field.has_presence:
+        return lambda message: write(getattr(message, name)) if message.HasField(name) else empty
+    if absent == json_pb2.JsonField.ABSENT_UNSPECIFIED:
+        return lambda message: write(getattr(message, name))
+    return lambda message: write(value) if (value := getattr(message, name)) else empty
+
+
+def _shape_writer(field: FieldDescriptor) -> Write:
+    if entry := _map_value(field):
+        value = _value_writer(entry)
+        return lambda items: {key: value(items[key]) for key in items}
+    one = _value_writer(field)
+    return (lambda items: [one(item) for item in items]) if field.is_repeated else one
+
+
+def _value_writer(field: FieldDescriptor) -> Write:
+    if field.message_type is not None:
+        return writer(GetMessageClass(field.message_type))
+    if field.enum_type is not None:
+        words = {number: word for word, number in _words(field.enum_type).items()}
+        return lambda number: words.get(number, str(number))
+    if _options(field).raw:
+        return lambda raw: json.loads(raw) if raw else None
+    json_type(field)
+    return lambda value: value
+
+
+def _set(setter: Merge, message: Any, item: Any, path: str) -> None:
+    try:
+        setter(message, item, path)
+    except UnicodeError as error:
+        raise JsonError(f"Invalid '{path}': not valid Unicode.", param=path, code="invalid_value") from error
+    except (ValueError, OverflowError) as error:
+        text = f"Invalid '{path}': the integer is out of range."
+        raise JsonError(text, param=path, code="invalid_value") from error
+
+
+def _setter(field: FieldDescriptor) -> Merge:
+    name = field.name
+    read = _value_reader(_map_value(field) or field)
+
+    def set_map(message: Any, item: Any, path: str) -> None:
+        values = _expect(item, dict, path).items()
+        getattr(message, name).update({key: read(value, f"{path}.{key}") for key, value in values})
+
+    def set_list(message: Any, item: Any, path: str) -> None:
+        values = enumerate(_expect(item, list, path))
+        getattr(message, name).extend([read(value, f"{path}[{index}]") for index, value in values])
+
+    if field.is_repeated:
+        return set_map if _map_value(field) else set_list
+    if field.message_type is not None:
+        return lambda message, item, path: getattr(message, name).CopyFrom(read(item, path))
+    return lambda message, item, path: setattr(message, name, read(item, path))
+
+
+def _value_reader(field: FieldDescriptor) -> Read:
+    if field.message_type is not None:
+        return _message_reader(GetMessageClass(field.message_type))
+    if field.enum_type is not None:
+        return _enum_reader(field.enum_type)
+    if _options(field).raw:
+        return lambda value, path: json.dumps(value).encode()
+    kind = json_type(field)
+    return lambda value, path: _expect(value, kind, path)
+
+
+def _message_reader(kind: type[Message]) -> Read:
+    merge = merger(kind)
+
+    def read(value: Any, path: str) -> Message:
+        message = kind()
+        merge(message, value, path)
+        return message
+
+    return read
+
+
+def _enum_reader(enum: EnumDescriptor) -> Read:
+    numbers = _words(enum)
+    choices = ", ".join(f"'{word}'" for word, number in numbers.items() if number)
+
+    def read(value: Any, path: str) -> int:
+        number = numbers.get(_expect(value, str, path))
+        if number is None:
+            text = f"Invalid value: '{value}'. Supported values are: {choices}."
+            raise JsonError(text, param=path, code="invalid_value")
+        return number
+
+    return read
+
+
+def _expect(value: Any, kind: type, path: str) -> Any:
+    # By identity: in Python a bool is an int, in JSON it isn't.
+    if type(value) is kind:
+        return value
+    subject = f" for '{path}'" if path else ""
+    text = f"Invalid type{subject}: expected {_KINDS[kind]}, but got {_KINDS[type(value)]} instead."
+    raise JsonError(text, param=path or None, code="invalid_type")
+
+
+def _constants(kind: type[Message]) -> dict[str, str]:
+    constant = kind.DESCRIPTOR.GetOptions().Extensions[json_pb2.json_object]
+    return {"object": constant} if constant else {}
+
+
+def _options(field: FieldDescriptor) -> json_pb2.JsonField:
+    return field.GetOptions().Extensions[json_pb2.json]
+
+
+def _map_value(field: FieldDescriptor) -> FieldDescriptor | None:
+    entry = field.message_type
+    return entry.fields_by_name["value"] if entry is not None and entry.GetOptions().map_entry else None
+
+
+def _words(enum: EnumDescriptor) -> dict[str, int]:
+    prefix = enum.GetOptions().Extensions[json_pb2.json_prefix]
+    return {value.name.removeprefix(prefix).lower(): value.number for value in enum.values}

@@ -1,0 +1,85 @@
+"""`batchyard` and its helpers as processes of their own, for suites that kill them or measure them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.harness import KEY, until
+
+ROOT = Path(__file__).parents[1]
+_OURS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
+
+
+class Process:
+    """A started `python -m MODULE ...`; all that it writes is in the file `log`."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self.pid = popen.pid
+        self.log = log
+        self._popen = popen
+
+    async def port(self, said: str = "gRPC on") -> int:
+        """The port in the log line that has `said` and then HOST:PORT; fails where the process ended without it."""
+        found = await until(self._search_for(said), lambda match: match is not None)
+        assert found
+        return int(found[1])
+
+    def kill(self) -> None:
+        """SIGKILL, and gone when this returns."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def peak_bytes(self) -> int:
+        """The most memory that it has had resident (VmHWM)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert found, status
+        return int(found[1]) * 1024
+
+    def _search_for(self, said: str) -> Any:
+        pattern = re.compile(rf"{said} \S*:(\d+)")
+
+        async def look() -> re.Match[str] | None:
+            found = pattern.search(self.log.read_text())
+            if found is None and self._popen.poll() is not None:
+                raise AssertionError(f"ended with {self._popen.returncode}:\n{self.log.read_text()}")
+            return found
+
+        return look
+
+
+@contextmanager
+def process(log: Path, module: str, *arguments: str) -> Iterator[Process]:
+    """Runs a module until the context ends, then kills it. None of the caller's settings reach it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    command = [sys.executable, "-m", module, *arguments]
+    with log.open("wb") as output:
+        popen = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT)
+    started = Process(popen, log)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+@contextmanager
+def batchyard(folder: Path, command: str = "service", *arguments: str) -> Iterator[Process]:
+    """Runs a server of `batchyard` on free ports, with what `configure` wrote into `folder` and its data there."""
+    options = ["--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", "0", *arguments]
+    if command != "shim":
+        options += ["--grpc-port", "0", "--data-dir", str(folder / "data")]
+    with process(folder / f"{command}.log", "batchyard.cli.main", command, *options) as started:
+        yield started
+
+
+def configure(folder: Path, **local: Any) -> None:
+    """Writes the configuration of `batchyard`: the suites' key, and the embedded provider as `local` says."""
+    own = {"default_provider": "local", "local": local, "log_format": "text"}
+    whole = {"general_settings": {"master_key": KEY}, "batchyard": own}
+    (folder / "config.yaml").write_text(json.dumps(whole))
