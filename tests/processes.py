@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class Process:
         assert found, status
         return int(found[1]) * 1024
 
+    def forget_peak(self) -> None:
+        """Makes `peak_bytes` begin again at what is resident now."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
     def _search_for(self, said: str) -> Any:
         pattern = re.compile(rf"{said} \S*:(\d+)")
 
@@ -71,15 +75,15 @@ def process(log: Path, module: str, *arguments: str) -> Iterator[Process]:
 @contextmanager
 def batchyard(folder: Path, command: str = "service", *arguments: str) -> Iterator[Process]:
     """Runs a server of `batchyard` on free ports, with what `configure` wrote into `folder` and its data there."""
-    options = ["--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", "0", *arguments]
+    options = ["--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", "0"]
     if command != "shim":
         options += ["--grpc-port", "0", "--data-dir", str(folder / "data")]
-    with process(folder / f"{command}.log", "batchyard.cli.main", command, *options) as started:
+    with process(folder / f"{command}.log", "batchyard.cli.main", command, *options, *arguments) as started:
         yield started
 
 
-def configure(folder: Path, **local: Any) -> None:
+def configure(folder: Path, limits: Mapping[str, int] | None = None, **local: Any) -> None:
     """Writes the configuration of `batchyard`: the suites' key, and the embedded provider as `local` says."""
-    own = {"default_provider": "local", "local": local, "log_format": "text"}
+    own = {"default_provider": "local", "local": local, "limits": dict(limits or {}), "log_format": "text"}
     whole = {"general_settings": {"master_key": KEY}, "batchyard": own}
     (folder / "config.yaml").write_text(json.dumps(whole))

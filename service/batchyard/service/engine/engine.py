@@ -15,6 +15,7 @@ from batchyard.service.registry.work import WorkRegistry
 
 LEASE_SECONDS = 60.0
 _LOOK_SECONDS = 5.0  # how often a batch's row is read again without being told
+_SHORTEST_LOOK = 0.1
 _RETRY_SECONDS = (0.5, 30.0)
 _MOST_BATCHES = 1024  # held at once; those that run lines are fewer
 
@@ -120,12 +121,9 @@ class Engine:
         while batch.status in LIVE:
             before = batch.status
             try:
-                batch = await self._lifecycle.advance(batch, control)
+                batch = await self._step(batch, control)
                 failures = 0
-            except LeaseLost:  # by a cancel that came in between; or for good, then this raises it again
-                batch = await self._work.reread(batch)
-                control.see(batch)
-            except Drained:
+            except (LeaseLost, Drained):
                 raise
             except Exception:
                 failures += 1
@@ -133,6 +131,17 @@ class Engine:
                 await self._back_off(failures, control)
             if batch.status != before:
                 _log.info("batch moved", extra={"batch": batch.id, "from": before, "to": batch.status})
+
+    async def _step(self, batch: BatchRecord, control: Control) -> BatchRecord:
+        """The batch after its next step, or as somebody else left it. Raises LeaseLost where it is not ours any more."""
+        try:
+            return await self._lifecycle.advance(batch, control)
+        except LeaseLost:
+            found = await self._work.reread(batch)
+        control.see(found)
+        if found.status == batch.status:  # the batch is ours, one of its chunks is not yet
+            await asyncio.sleep(_LOOK_SECONDS)
+        return found
 
     async def _back_off(self, failures: int, control: Control) -> None:
         least, most = _RETRY_SECONDS
@@ -144,7 +153,7 @@ class Engine:
     async def _watch(self, batch: BatchRecord, control: Control) -> None:
         """Looks at the batch's row when told, now and then, and when its window ends."""
         while control.go_on():
-            left = max(0.0, batch.expires_at - self._clock())
+            left = max(_SHORTEST_LOOK, batch.expires_at - self._clock())
             with suppress(TimeoutError):
                 await asyncio.wait_for(control.changed.wait(), min(_LOOK_SECONDS, left))
             control.changed.clear()
