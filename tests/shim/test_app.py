@@ -11,7 +11,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 
 from batchyard.shim.app import create_app
-from batchyard.shim.caller import Caller, GrpcCaller, connect
+from batchyard.shim.caller import Caller, connect
 from batchyard.v1 import CreateBatchResponse, DeleteFileResponse, File, GetFileResponse
 
 from .conftest import SERVICE, Refusal, Shim, eventually, running_shim
@@ -113,7 +113,7 @@ async def test_a_call_beyond_its_deadline_is_504() -> None:
     assert answer.json()["error"]["message"] == "The service did not answer in time."
 
 
-class BrokenCaller(GrpcCaller):
+class BrokenCaller(Caller):
     """A caller with a defect."""
 
     def __init__(self) -> None:
@@ -125,8 +125,7 @@ class BrokenCaller(GrpcCaller):
 
 @pytest.fixture
 async def broken() -> AsyncGenerator[httpx.AsyncClient]:
-    caller: Caller = BrokenCaller()
-    transport = httpx.ASGITransport(create_app(caller))
+    transport = httpx.ASGITransport(create_app(BrokenCaller()))
     async with httpx.AsyncClient(transport=transport, base_url="http://shim") as client:
         yield client
 

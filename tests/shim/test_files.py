@@ -150,6 +150,12 @@ async def test_a_refusal_comes_before_100_continue(shim: Shim) -> None:
     writer.close()
 
 
+async def test_a_refusal_that_meets_a_message_on_its_way_keeps_its_status(shim: Shim) -> None:
+    shim.service.refuse_after = 0, Refusal(StatusCode.INVALID_ARGUMENT, "Must be .jsonl", "INVALID_ARGUMENT")
+    answers = [await upload(shim, PURPOSE, FILE) for _ in range(20)]
+    assert {(answer.status_code, answer.json()["error"]["message"]) for answer in answers} == {(400, "Must be .jsonl")}
+
+
 async def test_an_upload_that_the_service_ends_early_gets_its_error(shim: Shim) -> None:
     shim.service.refuse_after = (PIECE, Refusal(StatusCode.INVALID_ARGUMENT, "Too large.", "TOO_LARGE"))
     answer = await upload(shim, PURPOSE, ("file", b"x" * 5_000_000, "in.jsonl"))

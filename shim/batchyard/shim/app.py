@@ -4,7 +4,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from grpc_health.v1 import health_pb2
@@ -16,7 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchyard.shim.caller import Caller, CallError, Method
+from batchyard.common.jsonmap import JsonError
+from batchyard.shim.caller import Caller, CallError
 from batchyard.shim.errors import DEFECT, RequestError, from_call
 from batchyard.shim.files import Files
 from batchyard.shim.transcoding import SERVICE, Binding, Transcoder
@@ -25,7 +27,7 @@ log = logging.getLogger("batchyard.shim")
 
 READINESS_SECONDS = 2.0
 
-_HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
 
 
 def create_app(caller: Caller, *, deadline: float = 60.0, idle: float = 60.0) -> Starlette:
@@ -39,7 +41,7 @@ def create_app(caller: Caller, *, deadline: float = 60.0, idle: float = 60.0) ->
         *Files(caller, deadline=deadline, idle=idle).bindings(),
         *health(caller),
     ]
-    handlers = dict.fromkeys((RequestError, CallError, HTTPException), _answer)
+    handlers = dict.fromkeys((RequestError, CallError, JsonError, HTTPException), _answer)
     app = Starlette(routes=_routes(bindings), exception_handlers=handlers, middleware=[Middleware(Frame)])
     app.router.redirect_slashes = False
     return app
@@ -66,15 +68,15 @@ def health(caller: Caller) -> Iterator[Binding]:
     yield Binding("GET", "/health/readiness", "Health.Check", ready)
 
 
+@dataclass(frozen=True)
 class Resource:
     """The verbs of one path. Words that begin other paths are no providers: such a path is unknown."""
 
-    def __init__(self, bindings: dict[str, Binding], reserved: set[str]) -> None:
-        self.bindings = bindings
-        self._reserved = reserved
+    bindings: Mapping[str, Binding]
+    reserved: Set[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path_params"].get("provider") in self._reserved:
+        if scope["path_params"].get("provider") in self.reserved:
             raise HTTPException(404)
         if scope["method"] not in self.bindings:
             raise HTTPException(405, headers={"allow": ", ".join(sorted(self.bindings))})
@@ -112,8 +114,7 @@ class Frame:
             log.exception("a defect broke the request", extra={"request_id": request_id})
             if status:
                 raise
-            failure = RequestError(500, DEFECT)
-            await failure.response()(scope, receive, marked)
+            await RequestError(500, DEFECT).response()(scope, receive, marked)
         finally:
             _write_log(scope, status=status, sent=sent, seconds=time.perf_counter() - began)
 
@@ -130,15 +131,17 @@ def _literals_first(path: str) -> list[tuple[bool, str]]:
     return [(segment.startswith("{"), segment) for segment in path.split("/")]
 
 
-async def _answer(request: Request, error: Exception) -> Response:
-    if isinstance(error, CallError):
-        return from_call(error).response()
-    if isinstance(error, HTTPException):
-        wrong = "method" if error.status_code == 405 else "URL"
-        refusal = RequestError(error.status_code, f"Invalid {wrong} ({request.method} {request.url.path})")
-        refusal.headers.update(error.headers or {})
-        return refusal.response()
-    return error.response() if isinstance(error, RequestError) else RequestError(500, DEFECT).response()
+async def _answer(request: Request, error: Any) -> Any:
+    match error:
+        case CallError():
+            error = from_call(error)
+        case JsonError():
+            error = RequestError(400, error.message, param=error.param, code=error.code)
+        case HTTPException(status_code=status, headers=headers):
+            wrong = "method" if status == 405 else "URL"
+            error = RequestError(status, f"Invalid {wrong} ({request.method} {request.url.path})")
+            error.headers.update(headers or {})
+    return error.response()
 
 
 def _request_id(request: Request) -> str:

@@ -1,16 +1,18 @@
-"""The shim's seam to the service: the calls it makes, and how they are spoken over a gRPC channel.
+"""The shim's seam to the service: the calls it makes, spoken over a gRPC channel.
 
-Nothing outside this module touches a channel or a call object, so that the service can also be called in-process.
+Nothing outside this module touches a channel or a call object, so that another caller can stand in for `Caller`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from operator import methodcaller
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
 Metadata = Sequence[tuple[str, str]]
@@ -40,43 +42,83 @@ class CallError(Exception):
         self.details = details
 
 
-@dataclass(frozen=True)
-class Method:
-    """One RPC: its path, and the type of its answers."""
-
-    path: str
-    response: type[Message]
-
-
-class Upload(Protocol):
-    """A call that sends many messages and receives one."""
-
-    async def accepted(self) -> None:
-        """Wait until the service has let the call in (it sends `ACCEPTED` as initial metadata)."""
-
-    async def write(self, message: Message) -> None:
-        """Send a message; waits while the service is behind."""
-
-    async def result(self) -> Any:
-        """End the stream and wait for the answer."""
-
-
-class Caller(Protocol):
-    """How the shim reaches the service; a call that fails raises `CallError`.
+class Caller:
+    """How the shim reaches the service: over a channel, which its opener closes. A call that fails raises `CallError`.
 
     A task that is cancelled cancels its call, and a stream that hasn't ended is cancelled where its context ends.
     """
 
-    async def unary(self, method: Method, request: Message, *, metadata: Metadata, deadline: float) -> Any:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def unary(self, method: MethodDescriptor, request: Message, *, metadata: Metadata, deadline: float) -> Any:
         """Call, and wait at most `deadline` seconds."""
+        call = self._channel.unary_unary(*_spoken(method))
+        with _translated():
+            return await call(request, timeout=deadline, metadata=tuple(metadata))
 
-    def upload(self, method: Method, *, metadata: Metadata) -> AbstractAsyncContextManager[Upload]:
+    @asynccontextmanager
+    async def upload(self, method: MethodDescriptor, *, metadata: Metadata) -> AsyncGenerator["Upload"]:
         """Open a stream of requests."""
+        call = self._channel.stream_unary(*_spoken(method))(metadata=tuple(metadata))
+        try:
+            yield Upload(call)
+        finally:
+            call.cancel()
 
-    def download(
-        self, method: Method, request: Message, *, metadata: Metadata
-    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+    @asynccontextmanager
+    async def download(
+        self, method: MethodDescriptor, request: Message, *, metadata: Metadata
+    ) -> AsyncGenerator[AsyncIterator[Any]]:
         """Open a stream of answers."""
+        call = self._channel.unary_stream(*_spoken(method))(request, metadata=tuple(metadata))
+        try:
+            yield _messages(call)
+        finally:
+            call.cancel()
+
+
+class Upload:
+    """A call that sends many messages and receives one."""
+
+    def __init__(self, call: grpc.aio.StreamUnaryCall[Message, Any]) -> None:
+        self._call = call
+        self._first: CallError | None = None
+        call.add_done_callback(self._note)
+
+    async def accepted(self) -> None:
+        """Wait until the service has let the call in (it sends `ACCEPTED` as initial metadata)."""
+        # A refusal shows as initial metadata without the key, and raises only where the answer is awaited.
+        if ACCEPTED not in dict(await self._call.initial_metadata()):
+            await self._refusal()
+
+    async def write(self, message: Message) -> None:
+        """Send a message; waits while the service is behind."""
+        try:
+            await self._call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._refusal()
+
+    async def result(self) -> Any:
+        """End the stream and wait for the answer."""
+        with suppress(grpc.aio.InternalError):  # it has been answered already
+            await self._call.done_writing()
+        return await self._answer()
+
+    async def _refusal(self) -> None:
+        await self._answer()
+        raise CallError(grpc.StatusCode.INTERNAL, "the service answered before the stream had ended")
+
+    async def _answer(self) -> Any:
+        try:
+            with _translated():
+                return await self._call
+        except CallError as error:
+            raise error if error.details or not self._first else self._first from error
+
+    def _note(self, call: Any) -> None:
+        # A message that is still being sent when the service ends the call makes grpc.aio forget how it ended.
+        self._first = _failure(*(_now(ask()) for ask in (call.code, call.details, call.trailing_metadata)))
 
 
 @asynccontextmanager
@@ -86,65 +128,13 @@ async def connect(target: str) -> AsyncGenerator[Caller]:
     Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE.
     """
     async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-        yield GrpcCaller(channel)
+        yield Caller(channel)
 
 
-class GrpcCaller:
-    """`Caller` over a gRPC channel, which its opener closes."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-
-    async def unary(self, method: Method, request: Message, *, metadata: Metadata, deadline: float) -> Any:
-        call = self._channel.unary_unary(method.path, _serialize, method.response.FromString)
-        with _translated():
-            return await call(request, timeout=deadline, metadata=tuple(metadata))
-
-    @asynccontextmanager
-    async def upload(self, method: Method, *, metadata: Metadata) -> AsyncGenerator[Upload]:
-        stream = self._channel.stream_unary(method.path, _serialize, method.response.FromString)
-        call = stream(metadata=tuple(metadata))
-        try:
-            yield _GrpcUpload(call)
-        finally:
-            call.cancel()
-
-    @asynccontextmanager
-    async def download(
-        self, method: Method, request: Message, *, metadata: Metadata
-    ) -> AsyncGenerator[AsyncIterator[Any]]:
-        stream = self._channel.unary_stream(method.path, _serialize, method.response.FromString)
-        call = stream(request, metadata=tuple(metadata))
-        try:
-            yield _messages(call)
-        finally:
-            call.cancel()
-
-
-class _GrpcUpload:
-    def __init__(self, call: grpc.aio.StreamUnaryCall[Message, Any]) -> None:
-        self._call = call
-
-    async def accepted(self) -> None:
-        # A refusal shows as initial metadata without the key, and raises only where the answer is awaited.
-        if ACCEPTED not in dict(await self._call.initial_metadata()):
-            await self._refusal()
-
-    async def write(self, message: Message) -> None:
-        try:
-            await self._call.write(message)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._refusal()
-
-    async def result(self) -> Any:
-        with _translated():
-            await self._call.done_writing()
-            return await self._call
-
-    async def _refusal(self) -> None:
-        with _translated():
-            await self._call
-        raise CallError(grpc.StatusCode.INTERNAL, "the service answered before the stream had ended")
+def _spoken(method: MethodDescriptor) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """A method as a channel opens it: its path, what writes its requests, what reads its answers."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    return path, methodcaller("SerializeToString"), GetMessageClass(method.output_type).FromString
 
 
 async def _messages(call: grpc.aio.UnaryStreamCall[Message, Any]) -> AsyncIterator[Any]:
@@ -158,16 +148,18 @@ def _translated() -> Generator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise CallError(error.code(), error.details() or "", _details(error)) from error
+        raise _failure(error.code(), error.details(), error.trailing_metadata()) from error
 
 
-def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
-    packed = dict(error.trailing_metadata()).get("grpc-status-details-bin")
+def _failure(code: grpc.StatusCode, message: str | None, trailer: Any) -> CallError:
+    packed = dict(trailer or ()).get("grpc-status-details-bin")
+    return CallError(code, message or "", status_pb2.Status.FromString(packed) if packed else None)
+
+
+def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for."""
     try:
-        return status_pb2.Status.FromString(packed) if packed else None
-    except DecodeError:
-        return None
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise RuntimeError("it waits")

@@ -35,9 +35,7 @@ BY_STATUS: Mapping[StatusCode, tuple[int, str]] = {
     StatusCode.UNIMPLEMENTED: (501, "The service does not offer this."),
     StatusCode.UNAVAILABLE: (503, "The service is not reachable right now."),
     StatusCode.DEADLINE_EXCEEDED: (504, "The service did not answer in time."),
-    StatusCode.INTERNAL: (500, DEFECT),
-    StatusCode.DATA_LOSS: (500, DEFECT),
-    StatusCode.UNKNOWN: (500, DEFECT),
+    **dict.fromkeys((StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN), (500, DEFECT)),
 }
 
 # Where the service's reason says more than its status.
@@ -48,9 +46,6 @@ BY_REASON: Mapping[tuple[StatusCode, str], int] = {
     (StatusCode.FAILED_PRECONDITION, "FILE_IN_USE"): 409,
     (StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL"): 507,
 }
-
-# The official SDKs retry these statuses unless they are told not to.
-_FINAL = {409, 507}
 
 M = TypeVar("M", bound=Message)
 
@@ -82,7 +77,7 @@ def from_call(failure: CallError) -> RequestError:
     api = _detail(failure, ApiError) or ApiError(message=failure.message)
     param = api.param if api.HasField("param") else None
     error = RequestError(status, api.message, param=param, code=_code(api), kind=api.type)
-    if status in _FINAL:
+    if status in {409, 507}:  # the official SDKs retry these unless they are told not to
         error.headers["x-should-retry"] = "false"
     if retry := _detail(failure, error_details_pb2.RetryInfo):
         delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9

@@ -3,30 +3,26 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import multipart  # type: ignore[import-untyped]
+from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Send
 
+from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import Caller, CallError, Metadata, Upload
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, metadata_of, provider_of, while_connected
-from batchyard.shim.jsonmap import writer
-from batchyard.shim.transcoding import SERVICE, Binding, method_of
-from batchyard.v1 import (
-    DownloadFileRequest,
-    File,
-    FileContentInfo,
-    UploadFileFinish,
-    UploadFileMetadata,
-    UploadFileRequest,
-)
+from batchyard.shim.transcoding import SERVICE, Binding
+from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
+
+T = TypeVar("T")
 
 log = logging.getLogger("batchyard.shim")
 
@@ -34,6 +30,7 @@ PIECE = 256 * 1024
 MAX_FIELD = 64 * 1024
 MAX_FIELDS = 64
 
+_UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
 _LAST_BYTE = 2**63 - 1
 _FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:\[|\.)(anchor|seconds)\]?")
@@ -46,9 +43,7 @@ class Files:
         self._caller = caller
         self._deadline = deadline
         self._idle = idle
-        self._write = writer(File)
-        self._upload = method_of(SERVICE.methods_by_name["UploadFile"])
-        self._download = method_of(SERVICE.methods_by_name["DownloadFile"])
+        self._write = writer(GetMessageClass(_UPLOAD.output_type))
 
     def bindings(self) -> Iterator[Binding]:
         """Both routes in all their forms."""
@@ -61,32 +56,25 @@ class Files:
         body = Body(request, self._idle)
         try:
             parser, metadata, provider = _parser(request), metadata_of(request), provider_of(request)
-            async with self._caller.upload(self._upload, metadata=metadata) as call:
-                async with _bounded(self._deadline):
-                    await call.accepted()
+            async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
+                await _within(self._deadline, call.accepted())
                 await Form(call, provider, self._idle).forward(parser, body)
                 stored = await while_connected(request.receive, call.result())
-                return JSONResponse(self._write(stored.file))
+                return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
             await body.drain()
             raise
 
     async def download(self, request: Request) -> ASGIApp:
         """Stream a file's content, or the one range of it that is asked for."""
-
-        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            await while_connected(receive, self._respond(request, send))
-
-        return respond
+        return lambda scope, receive, send: while_connected(receive, self._respond(request, send))
 
     async def _respond(self, request: Request, send: Send) -> None:
         metadata, span = metadata_of(request), _span(request.headers.get("range", ""))
         asked = DownloadFileRequest(provider=provider_of(request), file_id=request.path_params["file_id"])
         if span and (tag := request.headers.get("if-range")):
-            async with self._opened(asked, metadata) as (info, messages):
-                if tag != _etag(info) or tag.startswith("W/"):
-                    await self._send(info, messages, send)
-                    return
+            async with self._opened(asked, metadata) as (info, _):
+                span = span if tag == _etag(info) and not tag.startswith("W/") else None
         if span:
             asked.read_offset, asked.read_limit = span
         async with self._opened(asked, metadata) as (info, messages):
@@ -96,24 +84,20 @@ class Files:
     async def _opened(
         self, asked: DownloadFileRequest, metadata: Metadata
     ) -> AsyncIterator[tuple[FileContentInfo, AsyncIterator[Any]]]:
-        async with self._caller.download(self._download, asked, metadata=metadata) as messages:
-            async with _bounded(self._deadline):
-                first = await anext(messages, None)
+        async with self._caller.download(_DOWNLOAD, asked, metadata=metadata) as messages:
+            first = await _within(self._deadline, anext(messages, None))
             if first is None or not first.HasField("info"):
                 raise CallError(StatusCode.INTERNAL, "a download begins with its info")
             yield first.info, messages
 
-    async def _send(
-        self, info: FileContentInfo, messages: AsyncIterator[Any], send: Send, *, partial: bool = False
-    ) -> None:
+    async def _send(self, info: FileContentInfo, messages: AsyncIterator[Any], send: Send, *, partial: bool) -> None:
         headers = [(name.encode(), value.encode("latin-1")) for name, value in _headers(info, partial).items()]
         await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
         sent = 0
         try:
-            while message := await self._next(messages):
+            while message := await _within(self._idle, anext(messages, None)):
                 sent += len(message.data)
-                async with _bounded(self._idle):
-                    await send({"type": "http.response.body", "body": message.data, "more_body": True})
+                await _within(self._idle, send({"type": "http.response.body", "body": message.data, "more_body": True}))
             if info.HasField("length") and sent != info.length:
                 raise CallError(StatusCode.DATA_LOSS, f"{sent} of {info.length} bytes came")
         except CallError as error:
@@ -121,10 +105,6 @@ class Files:
             log.error("a download broke off", extra={"code": error.code.name})
         else:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _next(self, messages: AsyncIterator[Any]) -> Any:
-        async with _bounded(self._idle):
-            return await anext(messages, None)
 
 
 class Form:
@@ -209,8 +189,7 @@ class Form:
             await self._send(UploadFileRequest(data=piece))
 
     async def _send(self, message: UploadFileRequest) -> None:
-        async with _bounded(self._idle):
-            await self._call.write(message)
+        await _within(self._idle, self._call.write(message))
 
 
 def _refusal(name: str, problem: str) -> RequestError:
@@ -274,10 +253,9 @@ def _etag(info: FileContentInfo) -> str:
     return info.etag if info.etag.endswith('"') else f'"{info.etag}"'
 
 
-@asynccontextmanager
-async def _bounded(seconds: float) -> AsyncIterator[None]:
+async def _within(seconds: float, moving: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(seconds):
-            yield
+            return await moving
     except TimeoutError as error:
         raise CallError(StatusCode.DEADLINE_EXCEEDED, "nothing moved for too long") from error

@@ -18,14 +18,11 @@ T = TypeVar("T")
 
 
 def metadata_of(request: Request) -> list[tuple[str, str]]:
-    """The call's metadata: the caller's authorization, unchanged, and the request's id."""
-    pairs = [("x-request-id", str(request.state.request_id))]
-    key = request.headers.get("authorization")
-    if key is None:
-        return pairs
+    """The call's metadata: the request's id, and the caller's authorization, unchanged; empty where there is none."""
+    key = request.headers.get("authorization", "")
     if not (key.isascii() and key.isprintable() and len(key) <= MAX_HEADER):
         raise RequestError(400, f"The authorization header must be at most {MAX_HEADER} printable ASCII characters.")
-    return [*pairs, ("authorization", key)]
+    return [("x-request-id", str(request.state.request_id)), ("authorization", key)]
 
 
 def provider_of(request: Request, *, body: str = "") -> str:

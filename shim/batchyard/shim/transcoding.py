@@ -8,16 +8,15 @@ from typing import Any
 
 from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from batchyard.shim.caller import Caller, Method
+from batchyard.common.jsonmap import json_type, merger, readable_names, writer
+from batchyard.shim.caller import Caller
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, metadata_of, provider_of, while_connected
-from batchyard.shim.jsonmap import Write, json_type, merger, readable_names, writer
 from batchyard.v1 import batch_service_pb2
 
 MAX_BODY = 1024 * 1024
@@ -54,8 +53,8 @@ class Transcoder:
                     yield Binding(verb.upper(), getattr(rule, verb), rpc.name, self._handler(rpc, rule))
 
     def _handler(self, rpc: MethodDescriptor, rule: Any) -> Handler:
-        method, kind = method_of(rpc), GetMessageClass(rpc.input_type)
-        merge, write = merger(kind), _answer(method.response, rule)
+        kind, member = GetMessageClass(rpc.input_type), rule.response_body
+        merge, write = merger(kind), writer(GetMessageClass(rpc.output_type))
         names = {alias: field for alias, (name, field) in readable_names(kind).items() if name != "provider"}
 
         async def handle(request: Request) -> Response:
@@ -65,8 +64,9 @@ class Transcoder:
             merge(message, body, "")
             provider = provider_of(request, body=message.provider)
             merge(message, {**request.path_params, "provider": provider}, "")
-            call = self._caller.unary(method, message, metadata=metadata, deadline=self._deadline)
-            return JSONResponse(write(await while_connected(request.receive, call)))
+            call = self._caller.unary(rpc, message, metadata=metadata, deadline=self._deadline)
+            answer = write(await while_connected(request.receive, call))
+            return JSONResponse(answer[member] if member else answer)
 
         return handle
 
@@ -79,19 +79,6 @@ class Transcoder:
         except (ValueError, RecursionError):
             where = "It holds something that no JSON value can be, or is nested too deeply"
         raise RequestError(400, f"We could not parse the JSON body of your request. {where}.")
-
-
-def method_of(rpc: MethodDescriptor) -> Method:
-    """The RPC that a descriptor describes."""
-    return Method(f"/{SERVICE.full_name}/{rpc.name}", GetMessageClass(rpc.output_type))
-
-
-def _answer(kind: type[Message], rule: Any) -> Write:
-    field: Any = kind.DESCRIPTOR.fields_by_name.get(rule.response_body)
-    if field is None:
-        return writer(kind)
-    write = writer(GetMessageClass(field.message_type))
-    return lambda message: write(getattr(message, field.name))
 
 
 def _refuse_constant(word: str) -> None:

@@ -6,7 +6,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.shim.jsonmap import JsonError, merger, writer
+from batchyard.common.jsonmap import JsonError, merger, writer
 from batchyard.v1 import ApiError, Batch, BatchStatus, CreateBatchRequest, DeleteFileResponse, File, FileStats
 
 FILE = {
@@ -40,10 +40,10 @@ def decode(kind: type[Message], value: Any) -> Any:
     return message
 
 
-def refusal(kind: type[Message], value: Any) -> dict[str, Any]:
+def refusal(kind: type[Message], value: Any) -> JsonError:
     with pytest.raises(JsonError) as caught:
         decode(kind, value)
-    return caught.value.error
+    return caught.value
 
 
 @pytest.mark.parametrize(("kind", "value"), [(File, FILE), (Batch, BATCH), (Batch, FAILED)])
@@ -58,7 +58,7 @@ def test_a_deletion_has_exactly_three_members() -> None:
 
 def test_hidden_fields_are_neither_written_nor_read() -> None:
     assert "provider" not in writer(File)(File(provider="east", stats=FileStats(lines=1)))
-    assert refusal(File, {"provider": "east"})["code"] == "unknown_parameter"
+    assert refusal(File, {"provider": "east"}).code == "unknown_parameter"
 
 
 def test_an_enum_value_from_a_newer_service_is_written_as_its_number() -> None:
@@ -109,12 +109,12 @@ def test_an_empty_object_is_present() -> None:
 )  # fmt: skip
 def test_json_that_does_not_fit_is_refused(value: Any, param: str | None, code: str, words: str) -> None:
     error = refusal(CreateBatchRequest, value)
-    assert (error["param"], error["code"]) == (param, code)
-    assert words in error["message"]
+    assert (error.param, error.code) == (param, code)
+    assert words in error.message
 
 
 def test_an_unknown_word_of_an_enum_is_refused_with_the_choices() -> None:
-    assert "Supported values are: 'validating', 'failed'" in refusal(Batch, {"status": "odd"})["message"]
+    assert "Supported values are: 'validating', 'failed'" in refusal(Batch, {"status": "odd"}).message
 
 
 def test_a_field_without_json_form_is_a_type_error() -> None:

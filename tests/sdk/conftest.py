@@ -1,0 +1,55 @@
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.harness import service, settings_for
+from tests.processes import ROOT
+
+from batchyard.common.listeners import listening
+from batchyard.service.settings import LocalSettings
+from batchyard.shim.app import create_app
+from batchyard.shim.caller import connect
+
+# `make test` sets the environments of these tools up, and says where.
+TOOLS = Path(os.environ.get("BATCHYARD_TEST_TOOLS", ROOT))
+PATIENCE = 300.0
+
+
+@dataclass
+class Served:
+    """A running service and shim, which answer in this process."""
+
+    rest: str
+    grpc: str
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    # A line takes a moment, so that a batch can be cancelled while it runs.
+    settings = settings_for(tmp_path, local=LocalSettings(echo=True, echo_delay_ms=20))
+    async with (
+        service(settings) as (server, _),
+        connect(f"127.0.0.1:{server.grpc_port}") as caller,
+        listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
+    ):
+        yield Served(f"http://127.0.0.1:{listener.port}/v1", f"http://127.0.0.1:{server.grpc_port}")
+
+
+def tool(path: str) -> Path:
+    """A program of one of the environments."""
+    found = TOOLS / path
+    assert found.exists(), f"{found} is missing: run the tests with `make test`, which sets it up"
+    return found
+
+
+async def ran(*command: str | Path) -> tuple[int | None, str, str]:
+    """The exit code, stdout and stderr of a command, whose environment has nothing but a PATH."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+    return process.returncode, out.decode(), err.decode()
