@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import accumulate, takewhile
 from time import perf_counter
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -20,7 +21,8 @@ from batchyard.v1 import ApiError
 
 DOMAIN = "batchyard"
 _DETAILS = "grpc-status-details-bin"
-_MOST_TEXT = 2000  # characters of a message; gRPC drops statuses whose details pass 7.5 KB
+_CUT = " [...] "
+_MOST_MESSAGE, _MOST_PARAM = 1200, 300  # bytes; a message travels three times, and gRPC drops more than 7.5 KB
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _log = logging.getLogger("batchyard.service")
@@ -43,7 +45,7 @@ class _Call:
         context.set_trailing_metadata((("x-request-id", self.request_id),))
         code = StatusCode.OK
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._seconds) as bound:
                 return await behaviour()
         except aio.AbortError:
             code = context.code()
@@ -52,16 +54,16 @@ class _Call:
             code = StatusCode.CANCELLED
             raise
         except Exception as error:
-            known = self._known(error)
+            known = self._known(error, late=bound.expired())
             code = known.status
             await self._abort(context, known)
         finally:
             self._report(code)
 
-    def _known(self, error: Exception) -> BatchyardError:
+    def _known(self, error: Exception, *, late: bool) -> BatchyardError:
         if isinstance(error, BatchyardError):
             return error
-        if isinstance(error, TimeoutError):
+        if late:
             return Late(f"The call took more than {self._seconds} seconds.")
         _log.exception("defect", extra={"method": self.method, "request_id": self.request_id}, exc_info=error)
         return Defect()
@@ -128,10 +130,10 @@ def _wrapped(handler: Handler, call: _Call) -> Handler:
 
 def _details(error: BatchyardError) -> status_pb2.Status:
     """The status of an error: ErrorInfo (its reason) and ApiError (OpenAI's wording), RetryInfo where it may pass."""
-    message = _cut(error.message)
+    message = _cut(error.message, _MOST_MESSAGE)
     api = ApiError(message=message, type=error.type, code_json=json.dumps(error.code).encode())
     if error.param is not None:
-        api.param = _cut(error.param)
+        api.param = _cut(error.param, _MOST_PARAM)
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN), api]
     if isinstance(error, Busy):
         delay = duration_pb2.Duration(seconds=int(error.retry_after))
@@ -144,8 +146,20 @@ def _details(error: BatchyardError) -> status_pb2.Status:
     return status
 
 
-def _cut(text: str) -> str:
-    """What fits; cut in the middle of a message that quotes a caller's long value."""
-    if len(text) <= _MOST_TEXT:
+def _cut(text: str, most: int) -> str:
+    """What fits `most` bytes on the wire; cut in the middle of a text that quotes a caller's long value."""
+    if len(text) <= most and _wire_size(text) <= most:
         return text
-    return f"{text[: _MOST_TEXT // 2]} [... {len(text) - _MOST_TEXT} characters cut ...] {text[-_MOST_TEXT // 2 :]}"
+    room = (most - len(_CUT)) // 2
+    return _head(text[:room], room) + _CUT + _head(text[: -room - 1 : -1], room)[::-1]
+
+
+def _head(text: str, room: int) -> str:
+    """The longest beginning of at most `room` bytes on the wire."""
+    fitting = takewhile(lambda size: size <= room, accumulate(map(_wire_size, text)))
+    return text[: sum(1 for _ in fitting)]
+
+
+def _wire_size(text: str) -> int:
+    """Bytes of a text in the header that carries it, in which all but printable ASCII is percent-encoded."""
+    return sum(1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode()) for character in text)

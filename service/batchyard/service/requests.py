@@ -13,6 +13,7 @@ WINDOWS = ("24h",)
 EXPIRY_SECONDS = (3600, 2_592_000)  # facts 1.1
 MOST_METADATA, MOST_KEY, MOST_VALUE = 16, 64, 512  # facts 1.4
 MOST_FILENAME = 512
+MOST_ID = 256
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -22,6 +23,8 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not getattr(request, name):
             raise _missing(name)
+    if len(request.input_file_id) > MOST_ID:
+        raise _too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
     endpoint = endpoint_of(request.endpoint)
     if endpoint not in NAMES:
         _one_of(request.endpoint, "endpoint", NAMES)

@@ -1,6 +1,7 @@
 """The RPCs of `batchyard.v1.BatchService`, a few lines each: who asks, what exactly, and which provider does it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TypeVar
 
 from batchyard.service.auth import current_tenant
 from batchyard.service.calls import Context
@@ -14,6 +15,7 @@ from batchyard.service.requests import new_batch, page_limit
 from batchyard.service.router import Router
 from batchyard.service.uploads import UploadStream
 from batchyard.v1 import (
+    Batch,
     BatchServiceServicer,
     CancelBatchRequest,
     CancelBatchResponse,
@@ -23,6 +25,7 @@ from batchyard.v1 import (
     DeleteFileResponse,
     DownloadFileRequest,
     DownloadFileResponse,
+    File,
     FileContentInfo,
     GetBatchRequest,
     GetBatchResponse,
@@ -36,6 +39,8 @@ from batchyard.v1 import (
     UploadFileRequest,
     UploadFileResponse,
 )
+
+Listed = TypeVar("Listed", Batch, File)
 
 ACCEPTED = ("batchyard-accepted", "1")
 _MOST_PAGE_BYTES = 3 << 20  # a page fits a message of 4 MiB; a shorter one says has_more
@@ -73,10 +78,9 @@ class Servicer(BatchServiceServicer):
         limit = page_limit(request.limit if request.HasField("limit") else None, 20, 100)
         provider = self._router.checked(request.provider)
         page, more = await self._owner().list_batches(provider=provider, after=request.after, limit=limit)
-        response = ListBatchesResponse(data=map(batch_message, page), has_more=more)
-        if page:
-            response.first_id, response.last_id = page[0].id, page[-1].id
-        return response
+        data, cut = _fitting(map(batch_message, page))
+        ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
+        return ListBatchesResponse(data=data, has_more=more or cut, **ends)
 
     async def CancelBatch(self, request: CancelBatchRequest, context: Context) -> CancelBatchResponse:
         owner = self._owner()
@@ -103,17 +107,9 @@ class Servicer(BatchServiceServicer):
             limit=page_limit(request.limit if request.HasField("limit") else None, 10_000, 10_000),
             ascending=request.order == SortOrder.SORT_ORDER_ASC,
         )
-        response = ListFilesResponse(has_more=more)
-        size = 0
-        for message in map(file_message, page):
-            size += message.ByteSize()
-            if size > _MOST_PAGE_BYTES:
-                response.has_more = True
-                break
-            response.data.append(message)
-        if response.data:
-            response.first_id, response.last_id = response.data[0].id, response.data[-1].id
-        return response
+        data, cut = _fitting(map(file_message, page))
+        ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
+        return ListFilesResponse(data=data, has_more=more or cut, **ends)
 
     async def DeleteFile(self, request: DeleteFileRequest, context: Context) -> DeleteFileResponse:
         provider = self._router.checked(request.provider)
@@ -142,6 +138,18 @@ class Servicer(BatchServiceServicer):
 
     def _owner(self) -> TenantRegistry:
         return TenantRegistry(self._database, current_tenant.get())
+
+
+def _fitting(messages: Iterable[Listed]) -> tuple[list[Listed], bool]:
+    """The messages that fit a page, at least one, and whether any did not."""
+    page: list[Listed] = []
+    size = 0
+    for message in messages:
+        size += message.ByteSize()
+        if page and size > _MOST_PAGE_BYTES:
+            return page, True
+        page.append(message)
+    return page, False
 
 
 def _range(request: DownloadFileRequest, file: FileRecord) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from batchyard.service.errors import InvalidArgument, Late
 from batchyard.service.mutations import Mutations
-from batchyard.service.providers.base import Upload
+from batchyard.service.providers.base import Provider, Upload
 from batchyard.service.registry.records import FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.requests import check_upload, file_description
@@ -25,6 +25,7 @@ class UploadStream:
         self._mutations = mutations
         self._idle_seconds = idle_seconds
         self._metadata: UploadFileMetadata | None = None
+        self._provider: Provider | None = None
         self._upload: Upload | None = None
 
     async def receive(self, messages: AsyncIterator[UploadFileRequest]) -> FileRecord:
@@ -57,7 +58,7 @@ class UploadStream:
     def _describe(self, metadata: UploadFileMetadata) -> None:
         if self._metadata is None:
             self._metadata = UploadFileMetadata()
-        elif self._upload and metadata.provider not in {"", self._metadata.provider}:
+        elif self._provider and metadata.provider and self._router.provider(metadata.provider) is not self._provider:
             raise InvalidArgument("The provider can't change once data has come.", param="provider")
         self._metadata.MergeFrom(metadata)
         check_upload(self._metadata)
@@ -73,8 +74,8 @@ class UploadStream:
         if self._metadata is None:
             raise InvalidArgument("An upload begins with its metadata.", param="metadata")
         if self._upload is None:
-            provider = self._router.provider(self._metadata.provider)
-            self._upload = await stack.enter_async_context(provider.upload(self._owner, self._metadata.purpose))
+            self._provider = self._router.provider(self._metadata.provider)
+            self._upload = await stack.enter_async_context(self._provider.upload(self._owner, self._metadata.purpose))
         return self._upload
 
     async def _finish(self, finish: UploadFileFinish, stack: AsyncExitStack) -> FileRecord:

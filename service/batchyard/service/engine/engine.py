@@ -133,7 +133,7 @@ class Engine:
                 _log.info("batch moved", extra={"batch": batch.id, "from": before, "to": batch.status})
 
     async def _step(self, batch: BatchRecord, control: Control) -> BatchRecord:
-        """The batch after its next step, or as somebody else left it. Raises LeaseLost where it is not ours any more."""
+        """The batch after its next step, or as somebody else left it. Raises LeaseLost where it is not ours."""
         try:
             return await self._lifecycle.advance(batch, control)
         except LeaseLost:

@@ -9,6 +9,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,25 +43,38 @@ class Journal:
 
         def work() -> Journal:
             journal = cls(path, disk)
-            for older in earlier:
-                journal._adopt(older)
-            disk.sync_data(journal._file, site="journal.adopted")
-            disk.sync_dir(path.parent, site="journal.dir")
+            try:
+                for older in earlier:
+                    journal._adopt(older)
+                disk.sync_data(journal._file, site="journal.adopted")
+                disk.sync_dir(path.parent, site="journal.dir")
+            except BaseException:
+                journal._file.close()
+                raise
             for older in earlier:
                 older.unlink()
             return journal
 
-        return await asyncio.to_thread(work)
+        opening = asyncio.create_task(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:  # the thread goes on, and its file must not stay open
+            with suppress(OSError):
+                (await opening)._file.close()
+            raise
 
     def __contains__(self, line: int) -> bool:
         return line in self._places
 
     async def append(self, result: Result) -> None:
         """Takes a result; it is durable, and in `counts`, some time after. Raises what an earlier sync raised."""
+        if self._flusher and self._flusher.done():
+            self._flusher.result()  # a journal that failed once stays failed
+            self._flusher = None
         self._waiting.append(result)
         self._backlog += len(result.text)
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush(self._flusher))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
         if self._backlog > _BACKLOG:
             await asyncio.shield(self._flusher)
 
@@ -92,22 +106,23 @@ class Journal:
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
-    async def _flush(self, earlier: asyncio.Task[None] | None) -> None:
-        if earlier:
-            earlier.result()  # a journal that failed once stays failed
+    async def _flush(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
             await asyncio.to_thread(self._write, group)
             self._backlog -= sum(len(result.text) for result in group)
 
     def _write(self, group: Sequence[Result]) -> None:
-        data = b"".join(_record(result) for result in group)
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self._file.fileno(), data[written:], self._size + written)
+        self._put(b"".join(_record(result) for result in group))
         self._disk.sync_data(self._file, site="journal.data")
         for result in group:
             self._place(result.line, result.kind, result.tokens, len(result.text))
+
+    def _put(self, data: bytes) -> None:
+        """Writes all of `data` behind what counts; a file that may not grow takes a part without a word."""
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._file.fileno(), data[written:], self._size + written)
 
     def _place(self, line: int, kind: Kind, tokens: Tokens, length: int) -> None:
         self._places[line] = (self._size + _HEAD.size, length, kind)
@@ -119,7 +134,7 @@ class Journal:
         with path.open("rb") as file:
             for head, line, kind, tokens, text in _records(file):
                 if line not in self._places:
-                    os.pwrite(self._file.fileno(), head + text, self._size)
+                    self._put(head + text)
                     self._place(line, kind, tokens, len(text))
 
 

@@ -45,16 +45,24 @@ class Echo:
             return None
         digest = blake2b(path.encode() + body, digest_size=16).hexdigest()
         try:
-            answer = self._answers[path](json.loads(body), digest)
+            data = msgspec.json.encode(self._answers[path](_parsed(body), digest))
         except _Refusal as refusal:
             return Answer(400, f"req_{digest}", refusal.body)
-        data = msgspec.json.encode(answer)
         return Answer(200, f"req_{digest}", data, tokens_of(data))
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """A line's body, which is a JSON object; one too deep, or with a number too long, is refused."""
+    try:
+        parsed: dict[str, Any] = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Refusal("We could not parse the JSON body of your request.", "body", "invalid_json") from None
+    return parsed
 
 
 def _chat(body: dict[str, Any], digest: str) -> dict[str, Any]:
     messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise _Refusal("Invalid type for 'messages': expected an array of objects.", "messages")
     asked = next((message.get("content") for message in reversed(messages) if message.get("role") == "user"), "")
     text = _text(asked, "messages")
@@ -82,7 +90,7 @@ def _completion(body: dict[str, Any], digest: str) -> dict[str, Any]:
 def _embeddings(body: dict[str, Any], _: str) -> dict[str, Any]:
     texts = _texts(body.get("input"), "input")
     dimensions = body.get("dimensions", _DIMENSIONS)
-    if not isinstance(dimensions, int) or not 1 <= dimensions <= 4096:
+    if type(dimensions) is not int or not 1 <= dimensions <= 4096:
         raise _Refusal("Invalid 'dimensions': expected an integer from 1 to 4096.", "dimensions", "invalid_value")
     encoded = body.get("encoding_format") == "base64"
     data = [
@@ -110,12 +118,14 @@ def _response(body: dict[str, Any], digest: str) -> dict[str, Any]:
         "total_tokens": 2 * words,
     }
     head = {"id": f"resp_{digest}", "object": "response", "created_at": _CREATED, "status": "completed"}
-    rest = {"error": None, "incomplete_details": None, "metadata": body.get("metadata") or {}}
+    rest = {"error": None, "incomplete_details": None, "metadata": _labels(body.get("metadata"))}
     return {**head, **rest, "model": body.get("model"), "output": [message], "usage": usage}
 
 
 def _moderation(body: dict[str, Any], digest: str) -> dict[str, Any]:
     asked = body.get("input")
+    if not isinstance(asked, str | list):
+        raise _Refusal("Invalid type for 'input': expected a string or an array.", "input")
     result = {
         "flagged": False,
         "categories": dict.fromkeys(_CATEGORIES, False),
@@ -132,6 +142,12 @@ def _text(value: Any, param: str) -> str:
     if not isinstance(value, str):
         raise _Refusal(f"Invalid type for '{param}': expected a string or an array.", param)
     return value
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict | None) or not all(isinstance(label, str) for label in (value or {}).values()):
+        raise _Refusal("Invalid type for 'metadata': expected an object of strings.", "metadata")
+    return value or {}
 
 
 def _texts(value: Any, param: str) -> list[str]:

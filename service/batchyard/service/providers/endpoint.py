@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
 from time import time
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from batchyard.service.settings import LocalSettings
 
 _REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
 _STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
+_UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _BACKOFF_SECONDS = (0.5, 30.0)
 _LONGEST_HINT = 600.0  # seconds; a longer Retry-After is taken for this
 _REQUEST_IDS = ("x-request-id", "apim-request-id")
@@ -86,9 +88,9 @@ class Endpoint:
         try:
             async with self._client.stream("POST", path.removeprefix("/v1"), content=body, headers=headers) as response:
                 return self._judged(response, await self._read(response))
-        except httpx.ConnectError:
-            return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
-        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError):
+        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
+            if isinstance(error.__cause__, _UNREACHED):  # the transport calls these and others ConnectTimeout
+                return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
             broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
             return _Attempt(broken, repeatable=path not in _STATEFUL)
 
@@ -133,6 +135,7 @@ async def open_endpoint(settings: LocalSettings) -> AsyncIterator[Endpoint]:
     async with httpx.AsyncClient(
         base_url=settings.api_base or "",
         headers=headers,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         transport=AiohttpTransport(client=session),
         timeout=httpx.Timeout(None, connect=10),  # the line's own deadline bounds the rest
         trust_env=False,
@@ -142,25 +145,31 @@ async def open_endpoint(settings: LocalSettings) -> AsyncIterator[Endpoint]:
 
 def retry_after(headers: httpx.Headers) -> float | None:
     """Seconds that the endpoint asks to wait: retry-after-ms, or Retry-After as seconds or as a date."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after", "")
-        return max(0.0, float(value)) if value else None
-    except ValueError:
-        pass
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    seconds = _number(headers.get("retry-after"))
+    if seconds is not None:
+        return max(0.0, seconds)
     try:
         return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
         return None
 
 
 def compact_json(data: bytes) -> bytes | None:
-    """The same JSON value, to the digit, without white space; None where it isn't JSON in UTF-8."""
+    """The same JSON value, to the digit, without white space; None where it isn't JSON in UTF-8, or too deep."""
     try:
         data.decode()
         return msgspec.json.format(data, indent=-1)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -190,7 +199,7 @@ def tokens_of(body: bytes) -> Tokens:
     """What a successful answer says that it used; nothing where it doesn't say it in OpenAI's form."""
     try:
         usage = msgspec.json.decode(body, type=_Body).usage
-    except ValueError:
+    except (ValueError, RecursionError):
         return NO_TOKENS
     if usage is None:
         return NO_TOKENS

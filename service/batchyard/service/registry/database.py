@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
-from batchyard.service.errors import BatchyardError, StorageFull, Unavailable
+from batchyard.service.errors import StorageFull, Unavailable
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -77,15 +77,19 @@ class Database:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 for work, future in group:
+                    savepoint = connection.begin_nested()
                     try:
-                        with connection.begin_nested():
-                            done.append((future, work(connection)))
+                        result = work(connection)
+                        savepoint.commit()
+                    except OperationalError:  # a full or failing disk: SQLite may have rolled back the whole group
+                        raise
                     except Exception as error:  # the one's failure, not the group's
+                        savepoint.rollback()
                         future.set_exception(_translated(error))
+                    else:
+                        done.append((future, result))
                 connection.commit()
         except Exception as error:
-            for future, _ in done:
-                future.set_exception(_translated(error))
             for _, future in group:
                 if not future.done():
                     future.set_exception(_translated(error))
@@ -118,7 +122,7 @@ def _migrate(engine: Engine) -> None:
 
 def _translated(error: Exception) -> Exception:
     """The driver's error as ours; ours and defects as they are."""
-    if isinstance(error, BatchyardError) or not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError | ProgrammingError | DataError):
         return error
     if isinstance(error, OperationalError) and "full" in str(error.orig):
         return StorageFull("The storage of this service is full. Nothing was changed.")

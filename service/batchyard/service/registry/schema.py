@@ -111,8 +111,9 @@ batches = Table(
     *_lease(),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
-    Index(None, "input_file_id"),
+    Index(None, "tenant", "input_file_id"),
     Index(None, "status", "seq"),
+    Index(None, "lease_until"),
     sqlite_autoincrement=True,
 )
 

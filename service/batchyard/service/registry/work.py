@@ -192,8 +192,8 @@ class WorkRegistry:
 
     async def deleted_parts(self, most: int = 500) -> list[Part]:
         """Objects that only deleted files refer to."""
-        query = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
-        query = query.where(files.c.deleted_at.is_not(None)).limit(most)
+        deleted = select(files.c.seq).where(files.c.deleted_at.is_not(None))
+        query = select(file_parts.c.key, file_parts.c.size).where(file_parts.c.file_seq.in_(deleted)).limit(most)
         return await self._database.read(lambda c: [Part(key, size) for key, size in c.execute(query)])
 
     async def forget_parts(self, parts: Iterable[Part]) -> None:

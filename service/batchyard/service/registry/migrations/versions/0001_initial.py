@@ -59,8 +59,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("batches", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_batches_input_file_id"), ["input_file_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_batches_lease_until"), ["lease_until"], unique=False)
         batch_op.create_index(batch_op.f("ix_batches_status_seq"), ["status", "seq"], unique=False)
+        batch_op.create_index(batch_op.f("ix_batches_tenant_input_file_id"), ["tenant", "input_file_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_batches_tenant_seq"), ["tenant", "seq"], unique=False)
 
     op.create_table(

@@ -1,0 +1,387 @@
+"""How lines are run against an endpoint, over real HTTP: what is repeated, what is kept, and what never leaves."""
+
+import asyncio
+import gzip
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import Response
+from tests.fakes import Gate, completion, failure, fake_endpoint
+from tests.harness import chat_lines, jsonl, service, settings_for, until
+
+from batchyard.service.engine.results import TIMEOUT, Answer, Failure, Tokens
+from batchyard.service.providers.endpoint import open_endpoint, retry_after
+from batchyard.service.settings import LocalSettings
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+REFUSALS = [408, 409, 425, 429, 500, 502, 503, 504, 529]
+FINAL = [400, 401, 403, 404, 413, 422, 501, 505]
+
+Outcome = Answer | Failure | None
+Run = Callable[..., Awaitable[Outcome]]
+
+
+@asynccontextmanager
+async def runner(api_base: str, **changes: Any) -> AsyncIterator[Run]:
+    """Runs a line whose last message is its argument; `max_attempts` is 2 unless it is said."""
+    settings = LocalSettings(api_base=api_base, **{"max_attempts": 2, **changes})
+    async with open_endpoint(settings) as endpoint:
+
+        async def run(
+            content: str = "question", path: str = CHAT, seconds: float = 30, wanted: Callable[[], bool] = lambda: True
+        ) -> Outcome:
+            body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
+            end = asyncio.get_running_loop().time() + seconds
+            return await endpoint.run(path, body, until=end, wanted=wanted)
+
+        yield run
+
+
+@asynccontextmanager
+async def raw_endpoint(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Reads a request's head and a piece of its body, writes `answer`, and cuts the connection."""
+    heads: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", heads
+
+
+def answering(content: bytes, status_code: int = 200, **headers: str) -> Callable[[Any, int], Awaitable[Response]]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    async def behaviour(body: dict[str, Any], before: int) -> Response:
+        return Response(content, status_code, named, media_type="application/json")
+
+    return behaviour
+
+
+async def outcome_of(content: bytes, status_code: int = 200, **headers: str) -> Outcome:
+    async with fake_endpoint(answering(content, status_code, **headers)) as fake, runner(fake.api_base) as run:
+        outcome = await run()
+        assert sum(fake.calls.values()) == 1
+        return outcome
+
+
+class TestAnAnswer:
+    async def test_keeps_status_body_request_id_and_tokens(self) -> None:
+        async def behaviour(body: dict[str, Any], before: int) -> Response:
+            return completion(body, headers={"x-request-id": "req_upstream"})
+
+        async with fake_endpoint(behaviour) as fake, runner(fake.api_base) as run:
+            outcome = await run()
+            assert isinstance(outcome, Answer)
+            assert (outcome.status_code, outcome.request_id) == (200, "req_upstream")
+            assert outcome.tokens == Tokens(input=3, cached=1, output=2, reasoning=1)
+            assert [path for path, _ in fake.requests] == [CHAT]
+
+    async def test_has_a_request_id_of_azures_or_ours(self) -> None:
+        azures = await outcome_of(b"{}", apim_request_id="abc")
+        ours = await outcome_of(b"{}")
+        assert isinstance(azures, Answer)
+        assert azures.request_id == "abc"
+        assert isinstance(ours, Answer)
+        assert ours.request_id.startswith("req_")
+
+    async def test_that_is_pretty_printed_becomes_one_line_with_every_digit(self) -> None:
+        pretty = (
+            b'{\n "a": 1.10000000000000000001,\r\n\t"b": [12345678901234567890123, 1E400, -0.0],\n "c": "\\u00e9\\n"}'
+        )
+        outcome = await outcome_of(pretty)
+        assert isinstance(outcome, Answer)
+        assert outcome.body == b'{"a":1.10000000000000000001,"b":[12345678901234567890123,1E400,-0.0],"c":"\\u00e9\\n"}'
+
+    async def test_that_is_compressed_is_read(self) -> None:
+        outcome = await outcome_of(gzip.compress(b'{"a": 1}'), content_encoding="gzip")
+        assert isinstance(outcome, Answer)
+        assert outcome.body == b'{"a":1}'
+
+    @pytest.mark.parametrize(
+        "content", [b"<html>", b"", b'{"a": 1', b'"\xff"', b"[" * 50_000 + b"]" * 50_000], ids=lambda c: repr(c[:8])
+    )
+    async def test_that_is_not_json_is_a_failure(self, content: bytes) -> None:
+        assert await outcome_of(content) == Failure("invalid_response", "The endpoint's answer (200) is not JSON.")
+
+    async def test_that_redirects_is_a_failure_and_not_followed(self) -> None:
+        outcome = await outcome_of(b"{}", 307, location="/v1/elsewhere")
+        assert isinstance(outcome, Failure)
+        assert outcome.code == "invalid_response"
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    async def test_that_is_too_large_is_a_failure(self, compressed: bool) -> None:
+        large = json.dumps({"a": "x" * 100_000}).encode()
+        plain, packed = answering(large), answering(gzip.compress(large), content_encoding="gzip")
+        endpoint = fake_endpoint(packed if compressed else plain)
+        async with endpoint as fake, runner(fake.api_base, max_response_bytes=10_000) as run:
+            outcome = await run()
+        assert outcome == Failure("response_too_large", "The answer is larger than 10000 bytes.")
+
+    async def test_that_says_its_usage_in_another_form_counts_no_tokens(self) -> None:
+        for usage in (b'"many"', b'{"prompt_tokens": "3"}', b'{"prompt_tokens": -3}', b"null", b"[]"):
+            outcome = await outcome_of(b'{"usage": %s}' % usage)
+            assert isinstance(outcome, Answer)
+            assert outcome.tokens == Tokens()
+
+    async def test_that_refuses_without_json_is_put_into_openais_envelope(self) -> None:
+        outcome = await outcome_of(b"<html>" + b"no" * 1000, 400)
+        assert isinstance(outcome, Answer)
+        error = json.loads(outcome.body)["error"]
+        assert outcome.status_code == 400
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == "upstream_error"
+        assert error["message"].startswith("<html>nono")
+        assert len(error["message"]) == 1000
+
+    async def test_that_refuses_without_a_body_names_the_status(self) -> None:
+        outcome = await outcome_of(b"", 404)
+        assert isinstance(outcome, Answer)
+        assert json.loads(outcome.body)["error"]["message"] == "HTTP status 404"
+
+
+class TestARepeat:
+    async def test_follows_every_refusal_that_may_pass(self) -> None:
+        async def once(body: dict[str, Any], before: int) -> Response:
+            return completion(body) if before else failure(int(body["messages"][-1]["content"]))
+
+        async with fake_endpoint(once) as fake, runner(fake.api_base) as run:
+            outcomes = await asyncio.gather(*(run(str(status)) for status in REFUSALS))
+            assert [outcome.status_code for outcome in outcomes if isinstance(outcome, Answer)] == [200] * len(REFUSALS)
+            assert fake.calls == dict.fromkeys(map(str, REFUSALS), 2)
+
+    async def test_is_made_for_stateful_endpoints_too_where_there_was_an_answer(self) -> None:
+        async def once(body: dict[str, Any], before: int) -> Response:
+            return completion(body) if before else failure(503)
+
+        async with fake_endpoint(once) as fake, runner(fake.api_base) as run:
+            outcome = await run(path=RESPONSES)
+            assert isinstance(outcome, Answer)
+            assert outcome.status_code == 200
+
+    async def test_ends_with_the_last_answer_after_max_attempts(self) -> None:
+        async def never(body: dict[str, Any], before: int) -> Response:
+            return failure((500, 502, 503)[before])
+
+        async with fake_endpoint(never) as fake, runner(fake.api_base, max_attempts=3) as run:
+            outcome = await run()
+            assert isinstance(outcome, Answer)
+            assert outcome.status_code == 503
+            assert sum(fake.calls.values()) == 3
+
+    async def test_never_follows_a_refusal_for_good(self) -> None:
+        async def refuse(body: dict[str, Any], before: int) -> Response:
+            return failure(int(body["messages"][-1]["content"]))
+
+        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
+            outcomes = await asyncio.gather(*(run(str(status)) for status in FINAL))
+            assert [outcome.status_code for outcome in outcomes if isinstance(outcome, Answer)] == FINAL
+            assert fake.calls == dict.fromkeys(map(str, FINAL), 1)
+
+    async def test_never_follows_an_exhausted_quota(self) -> None:
+        outcome = await outcome_of(b'{"error": {"code": "insufficient_quota"}}', 429)
+        assert isinstance(outcome, Answer)
+        assert outcome.status_code == 429
+
+    async def test_is_not_made_for_a_line_that_is_not_wanted_any_more(self) -> None:
+        async def refuse(body: dict[str, Any], before: int) -> Response:
+            return failure(503)
+
+        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
+            assert await run(wanted=lambda: not fake.calls) is None
+            assert sum(fake.calls.values()) == 1
+
+
+class TestABrokenConnection:
+    @pytest.mark.parametrize(("path", "calls"), [(CHAT, 2), (RESPONSES, 1)])
+    @pytest.mark.parametrize(
+        "answer", [b"", b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"a":'], ids=["no answer", "half an answer"]
+    )
+    async def test_is_repeated_only_where_nothing_can_have_been_made(
+        self, path: str, calls: int, answer: bytes
+    ) -> None:
+        async with raw_endpoint(answer) as (api_base, heads), runner(api_base) as run:
+            outcome = await run(path=path)
+            message = "The connection to the endpoint broke before it answered."
+            assert outcome == Failure("connection_error", message)
+            assert len(heads) == calls
+
+    @pytest.mark.parametrize("path", [CHAT, RESPONSES])
+    async def test_that_was_never_made_is_repeated(self, path: str) -> None:
+        asked = iter([True, False])  # wanted before the first call, not any more while the repeat waits
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))  # not listening: refuses
+            async with runner(f"http://127.0.0.1:{bound.getsockname()[1]}/v1") as run:
+                assert await run(path=path, wanted=lambda: next(asked, False)) is None
+
+    async def test_that_was_never_made_is_a_failure_in_the_end(self) -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))  # not listening: refuses
+            async with runner(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", max_attempts=1) as run:
+                outcome = await run()
+        assert outcome == Failure("connection_error", "The endpoint could not be reached.")
+
+    async def test_with_something_that_does_not_speak_http_is_a_failure(self) -> None:
+        async with raw_endpoint(b"SSH-2.0-x\r\n") as (api_base, _), runner(api_base, max_attempts=1) as run:
+            outcome = await run()
+        assert isinstance(outcome, Failure)
+        assert outcome.code == "connection_error"
+
+
+class TestADeadline:
+    async def test_ends_a_line_that_is_not_answered(self) -> None:
+        gate = Gate()
+
+        async def slow(body: dict[str, Any], before: int) -> Response:
+            await gate.passed()
+            return completion(body)
+
+        async with fake_endpoint(slow) as fake, runner(fake.api_base) as run:
+            assert await run(seconds=0.2) is TIMEOUT
+            gate.open()
+
+    async def test_that_passes_makes_a_line_of_the_error_file(self, tmp_path: Path) -> None:
+        gate = Gate()
+
+        async def slow(body: dict[str, Any], before: int) -> Response:
+            await gate.passed()
+            return completion(body)
+
+        async with fake_endpoint(slow) as fake:
+            local = LocalSettings(api_base=fake.api_base, line_timeout_seconds=0.2)
+            async with service(settings_for(tmp_path, local=local)) as (_, client):
+                batch = await client.run(chat_lines(2))
+                errors = await client.results(batch.error_file_id)
+            gate.open()
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (0, 2)
+        assert [(line["response"], line["error"]["code"]) for line in errors] == [(None, "request_timeout")] * 2
+
+    async def test_leaves_the_last_refusal_as_the_answer(self) -> None:
+        async def refuse(body: dict[str, Any], before: int) -> Response:
+            return failure(503, headers={"retry-after": "600"})
+
+        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
+            outcome = await run(seconds=2)
+            assert isinstance(outcome, Answer)
+            assert outcome.status_code == 503
+
+
+class TestRetryAfter:
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ({"retry-after": "20"}, 20),
+            ({"retry-after": "0.5"}, 0.5),
+            ({"retry-after": "-3"}, 0),
+            ({"retry-after-ms": "1500"}, 1.5),
+            ({"retry-after-ms": "1500", "retry-after": "20"}, 1.5),
+            ({"retry-after-ms": "soon", "retry-after": "20"}, 20),
+            ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+            ({"retry-after": "soon"}, None),
+            ({"retry-after": ""}, None),
+            ({}, None),
+        ],
+    )
+    def test_is_read_in_every_form(self, headers: dict[str, str], seconds: float | None) -> None:
+        assert retry_after(httpx.Headers(headers)) == seconds
+
+    def test_is_read_as_a_date(self) -> None:
+        date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+        seconds = retry_after(httpx.Headers({"retry-after": date}))
+        assert seconds is not None
+        assert 3000 < seconds <= 3600
+
+    async def test_of_any_form_holds_every_line_back(self) -> None:
+        date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+        forms = [("retry-after", "600"), ("retry-after", "600.5"), ("retry-after", date), ("retry-after-ms", "600000")]
+
+        async def calls(headers: dict[str, str]) -> int:
+            async def refuse(body: dict[str, Any], before: int) -> Response:
+                return failure(429, headers=headers)
+
+            async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
+                await run("first", seconds=3)
+                await run("second", seconds=0.45)
+                return sum(fake.calls.values())
+
+        assert await asyncio.gather(*(calls(dict([form])) for form in forms)) == [1] * len(forms)
+        assert await calls({}) == 3
+
+
+class TestTheKey:
+    async def test_is_sent_as_a_bearer_and_is_in_no_result_log_or_stored_byte(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = "sk-upstream-secret"
+
+        async def mixed(body: dict[str, Any], before: int) -> Response:
+            odd = int(body["messages"][-1]["content"].split()[1]) % 2
+            return failure(401) if odd else completion(body)
+
+        async with fake_endpoint(mixed) as fake:
+            local = LocalSettings(api_base=fake.api_base, api_key=key)
+            with caplog.at_level(logging.DEBUG):
+                async with service(settings_for(tmp_path, local=local)) as (_, client):
+                    batch = await client.run(chat_lines(6))
+                    assert (batch.request_counts.completed, batch.request_counts.failed) == (3, 3)
+            assert {headers["authorization"] for _, headers in fake.requests} == {f"Bearer {key}"}
+        assert key not in caplog.text
+        assert key not in repr(local)
+        stored = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+        assert stored
+        assert not [path for path in stored if key.encode() in path.read_bytes()]
+
+    async def test_is_not_sent_where_there_is_none(self) -> None:
+        async with fake_endpoint(answering(b"{}")) as fake, runner(fake.api_base) as run:
+            await run()
+            assert "authorization" not in fake.requests[0][1]
+
+
+class TestTheClient:
+    async def test_keeps_no_cookies(self) -> None:
+        async with fake_endpoint(answering(b"{}", set_cookie="session=abc; Path=/")) as fake:
+            async with runner(fake.api_base) as run:
+                await run("first")
+                await run("second")
+            assert not [headers for _, headers in fake.requests if "cookie" in headers]
+
+    async def test_uses_no_proxy_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert isinstance(await outcome_of(b"{}"), Answer)
+
+    async def test_never_has_more_calls_under_way_than_its_bound_over_several_batches(self, tmp_path: Path) -> None:
+        gate = Gate()
+
+        async def held(body: dict[str, Any], before: int) -> Response:
+            await gate.passed()
+            return completion(body)
+
+        async with fake_endpoint(held) as fake:
+            local = LocalSettings(api_base=fake.api_base, max_concurrency=4)
+            async with service(settings_for(tmp_path, local=local)) as (_, client):
+                file = await client.upload(jsonl(chat_lines(20)))
+                created = [await client.create(file.id) for _ in range(3)]
+
+                async def at_once() -> int:
+                    return fake.at_once
+
+                await until(at_once, lambda calls: calls == 4)
+                gate.open()
+                ended = [await client.ended(batch.id) for batch in created]
+            assert [batch.request_counts.completed for batch in ended] == [20] * 3
+            assert fake.most_at_once == 4

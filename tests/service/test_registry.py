@@ -1,0 +1,380 @@
+"""The registry: its schema, its shared commits, its isolation of tenants, and the plans of its queries."""
+
+import asyncio
+import re
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
+
+from batchyard.service.errors import BatchyardError, FailedPrecondition, InvalidArgument, NotFound, StorageFull
+from batchyard.service.filestore import Part
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.records import Counts, SealedChunk, Status
+from batchyard.service.registry.schema import metadata
+from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.work import WorkRegistry
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Database]:
+    database = await asyncio.to_thread(Database, f"sqlite:///{folder / 'registry.sqlite3'}")
+    try:
+        yield database
+    finally:
+        await asyncio.to_thread(database.close)
+
+
+def a_file(number: int, **changes: Any) -> dict[str, Any]:
+    row = {"id": f"file-{number}", "provider": "local", "purpose": "batch", "filename": "a.jsonl"}
+    return {**row, "bytes": 1, "created_at": 1, "status": "processed", **changes}
+
+
+def a_batch(number: int, input_file_id: str = "file-0", **changes: Any) -> dict[str, Any]:
+    row = {"id": f"batch_{number}", "provider": "local", "endpoint": "/v1/responses", "input_file_id": input_file_id}
+    rest = {"completion_window": "24h", "status": Status.VALIDATING, "created_at": 1, "expires_at": 9}
+    return {**row, **rest, "metadata": {}, "output_seconds": 5, **changes}
+
+
+async def file_ids(registry: TenantRegistry, after: str = "", provider: str = "") -> list[str]:
+    page, _ = await registry.list_files(provider=provider, purpose="", after=after, limit=1000, ascending=True)
+    return [file.id for file in page]
+
+
+async def batch_ids(registry: TenantRegistry, provider: str = "") -> list[str]:
+    page, _ = await registry.list_batches(provider=provider, after="", limit=1000)
+    return [batch.id for batch in page]
+
+
+async def together(database: Database, *works: Callable[[Connection], Any]) -> list[Any]:
+    """What the works return or raise, all in one group commit."""
+    gate = threading.Event()
+    tasks = [asyncio.create_task(database.write(work)) for work in (lambda _: gate.wait(), *works)]
+    await asyncio.sleep(0)  # each task runs up to its place in the writer's queue
+    gate.set()
+    return (await asyncio.gather(*tasks, return_exceptions=True))[1:]
+
+
+def adding(number: int, **changes: Any) -> Callable[[Connection], Any]:
+    row = a_file(number, tenant="a", **changes)
+    names, marks = ", ".join(row), ", ".join("?" for _ in row)
+    return lambda connection: (
+        connection.exec_driver_sql(
+            f"INSERT INTO files ({names}) VALUES ({marks})",  # noqa: S608 - the test's own names
+            tuple(row.values()),
+        ).rowcount
+    )
+
+
+class TestTheSchema:
+    async def test_is_what_the_migrations_make(self, tmp_path: Path) -> None:
+        async with opened(tmp_path):
+            pass
+        engine = create_engine(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+        with engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        engine.dispose()
+
+    async def test_is_so_to_the_letter_with_every_index(self, tmp_path: Path) -> None:
+        async with opened(tmp_path):
+            pass
+        declared = create_engine(f"sqlite:///{tmp_path / 'declared.sqlite3'}")
+        metadata.create_all(declared)
+        declared.dispose()
+        made = _definitions(tmp_path / "registry.sqlite3")
+        assert made.pop("alembic_version")
+        assert made == _definitions(tmp_path / "declared.sqlite3")
+
+    async def test_keeps_the_rows_of_an_existing_database(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            await TenantRegistry(database, "a").add_file(a_file(1), [Part("files/x", 1)])
+        async with opened(tmp_path) as database:
+            registry = TenantRegistry(database, "a")
+            file = await registry.get_file("file-1")
+            assert await registry.parts(file) == [Part("files/x", 1)]
+
+    async def test_is_durable_on_every_connection(self, tmp_path: Path) -> None:
+        readers = threading.Barrier(4)
+
+        def pragmas(connection: Connection) -> tuple[Any, ...]:
+            names = ("journal_mode", "synchronous")
+            return tuple(connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names)
+
+        def read(connection: Connection) -> tuple[Any, ...]:
+            readers.wait(10)  # four readers at once have four connections
+            return pragmas(connection)
+
+        async with opened(tmp_path) as database:
+            found = await asyncio.gather(*(database.read(read) for _ in range(4)), database.write(pragmas))
+        assert set(found) == {("wal", 2)}  # 2: FULL
+
+
+class TestAGroupOfWrites:
+    async def test_is_not_hurt_by_one_that_fails(self, tmp_path: Path) -> None:
+        def fail(connection: Connection) -> None:
+            adding(9)(connection)
+            raise NotFound("nothing")
+
+        async with opened(tmp_path) as database:
+            await database.write(adding(1))
+            first, failed, twice, last = await together(database, adding(2), fail, adding(1), adding(3))
+            assert (first, last) == (1, 1)
+            assert isinstance(failed, NotFound)
+            assert isinstance(twice, IntegrityError)
+            assert await file_ids(TenantRegistry(database, "a")) == ["file-1", "file-2", "file-3"]
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE files SET status_details = ?",
+            "INSERT INTO file_parts VALUES (9, 9, ?, 1)",
+            "UPDATE files SET filename = ?",
+        ],
+    )
+    async def test_fails_as_one_where_the_disk_is_full(self, tmp_path: Path, statement: str) -> None:
+        def shrink(connection: Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 4}")
+
+        def grow(connection: Connection) -> None:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+
+        def fill(connection: Connection) -> None:
+            connection.exec_driver_sql(statement, ("x" * 100_000,))
+
+        async with opened(tmp_path) as database:
+            await database.write(adding(1))
+            results = await together(database, shrink, adding(2), fill, adding(3))
+            assert [type(result) for result in results] == [StorageFull] * 4
+            assert await file_ids(TenantRegistry(database, "a")) == ["file-1"]
+            await together(database, grow, adding(4))
+            assert await file_ids(TenantRegistry(database, "a")) == ["file-1", "file-4"]
+
+    async def test_leaves_out_a_write_whose_caller_left_before_it_began(self, tmp_path: Path) -> None:
+        started, gate = threading.Event(), threading.Event()
+
+        def hold(_: Connection) -> None:
+            started.set()
+            gate.wait()
+
+        async with opened(tmp_path) as database:
+            running = asyncio.create_task(database.write(hold))
+            await asyncio.to_thread(started.wait)
+            waiting = asyncio.create_task(database.write(adding(1)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            gate.set()
+            await running
+            await database.write(adding(2))
+            assert await file_ids(TenantRegistry(database, "a")) == ["file-2"]
+
+
+class TestATenant:
+    async def test_is_answered_alike_for_anothers_ids_and_for_unknown_ones(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            owner, other = TenantRegistry(database, "a"), TenantRegistry(database, "b")
+            await owner.add_file(a_file(1), [])
+            await owner.add_batch(a_batch(1))
+            for ask in _asks(other):
+                theirs, missing = await _error(ask(1)), await _error(ask(2))
+                assert theirs
+                assert missing
+                assert type(theirs) is type(missing)
+                assert theirs.message.replace("1", "2") == missing.message
+                assert (theirs.param, theirs.code) == (missing.param, missing.code)
+            assert await file_ids(owner) == ["file-1"]
+            assert (await owner.get_batch("batch_1")).status == Status.VALIDATING
+
+    async def test_whose_batch_names_anothers_file_neither_reads_nor_holds_it(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            owner, other = TenantRegistry(database, "a"), TenantRegistry(database, "b")
+            await owner.add_file(a_file(1), [Part("files/1", 1)])
+            batch = await other.add_batch(a_batch(1, "file-1"))
+            assert await WorkRegistry(database, "w").input_of(batch) is None
+            assert (await owner.delete_file("file-1", "", 5)).id == "file-1"
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        steps=st.lists(
+            st.tuples(
+                st.sampled_from("ab"),
+                st.sampled_from(["add file", "add batch", "delete file", "cancel batch"]),
+                st.integers(0, 5),
+            ),
+            max_size=40,
+        )
+    )
+    def test_never_sees_or_changes_anothers_rows(self, steps: list[tuple[str, str, int]]) -> None:
+        with TemporaryDirectory() as folder:
+            asyncio.run(_interleaved(Path(folder), steps))
+
+    async def test_sees_only_the_rows_of_the_provider_it_asks_for(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            registry = TenantRegistry(database, "a")
+            await registry.add_file(a_file(1, provider="other"), [])
+            await registry.add_file(a_file(2), [])
+            await registry.add_batch(a_batch(1, provider="other"))
+            assert await file_ids(registry, provider="local") == ["file-2"]
+            assert await file_ids(registry, provider="local", after="file-1") == ["file-2"]
+            assert await batch_ids(registry, provider="local") == []
+            assert (await registry.get_file("file-1", "other")).provider == "other"
+            for refused in (
+                registry.get_file("file-1", "local"),
+                registry.get_batch("batch_1", "local"),
+                registry.delete_file("file-1", "local", 5),
+                registry.cancel_batch("batch_1", "local", 5),
+            ):
+                assert isinstance(await _error(refused), NotFound)
+
+
+async def test_no_query_scans_a_table_that_grows(tmp_path: Path) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            statements.append((statement, parameters[0] if many else parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        async with opened(tmp_path) as database:
+            statements.clear()
+            await _everything(database)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    with closing(sqlite3.connect(tmp_path / "registry.sqlite3")) as connection:
+        plans = {
+            statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for statement, parameters in statements
+        }
+    assert len(plans) > 25
+    scans = {s: plan for s, plan in plans.items() if re.search(r"SCAN (files|file_parts|batches)\b", str(plan))}
+    assert not scans
+    readers = [plan for s, plan in plans.items() if "batches.input_file_id = " in s]
+    assert len(readers) == 2
+    assert all("(tenant=? AND input_file_id=?)" in str(plan) for plan in readers)
+    claims = [
+        plan
+        for s, plan in plans.items()
+        if s.startswith(("UPDATE batches SET lease_owner", "UPDATE chunks SET lease_owner"))
+    ]
+    assert len(claims) == 2
+    assert "SCAN" not in str(claims).replace("SCALAR", "")
+
+
+async def _everything(database: Database) -> None:
+    """Every call of both registries, at least once."""
+    tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w")
+    await work.void_leases()
+    file = await tenant.add_file(a_file(0), [Part("files/0", 1)])
+    await tenant.add_file(a_file(1, expires_at=3), [])
+    batch = await tenant.add_batch(a_batch(0))
+    await tenant.get_file("file-0", "local")
+    await tenant.parts(file)
+    for ascending in (True, False):
+        await tenant.list_files(provider="local", purpose="batch", after="file-0", limit=5, ascending=ascending)
+    await tenant.list_batches(provider="local", after="batch_0", limit=5)
+    with pytest.raises(FailedPrecondition):
+        await tenant.delete_file("file-0", "", 5)
+    claimed = await work.claim_batch(2, 3)
+    assert claimed
+    batch = await work.plan(
+        claimed, [{"n": 0, "first_line": 1, "start": 0, "end": 1}], status=Status.IN_PROGRESS, total=1
+    )
+    (chunk,) = await work.chunks(batch)
+    chunk = await work.claim_chunk(chunk, 2, 3)
+    await work.extend(9)
+    await work.release(batch)
+    await work.reread(batch)
+    await work.input_of(batch)
+    await work.publish(chunk, Counts(completed=1))
+    await work.open_chunks()
+    await work.known_keys(["files/0"])
+    await work.seal(chunk, SealedChunk(counts=Counts(completed=1), output=Part("segments/0", 1), error=None))
+    await tenant.cancel_batch("batch_0", "", 5)
+    batch = await work.update_batch(await work.reread(batch), status=Status.FINALIZING)
+    await work.finish(batch, [], status=Status.COMPLETED)
+    assert await work.expire_files(9) == 1
+    await tenant.delete_file("file-0", "", 5)
+    parts = await work.deleted_parts()
+    assert parts == [Part("files/0", 1)]
+    await work.forget_parts(parts)
+    assert await work.forget_files(10) == 2
+
+
+async def _interleaved(folder: Path, steps: list[tuple[str, str, int]]) -> None:
+    """Plays the steps against a registry and against plain sets, each tenant with ids of both."""
+    async with opened(folder) as database:
+        tenants = {name: TenantRegistry(database, name) for name in "ab"}
+        owners: dict[str, str] = {}
+        alive: dict[str, set[str]] = {"a": set(), "b": set()}
+        status: dict[str, str] = {}
+        for name, step, number in steps:
+            tenant = tenants[name]
+            file_id, batch_id = f"file-{number}", f"batch_{number}"
+            mine = owners.get(batch_id if "batch" in step else file_id) == name
+            match step:
+                case "add file" if file_id not in owners:
+                    await tenant.add_file(a_file(number), [])
+                    owners[file_id] = name
+                    alive[name].add(file_id)
+                case "add batch" if batch_id not in owners:
+                    await tenant.add_batch(a_batch(number, "file-none"))
+                    owners[batch_id] = name
+                    status[batch_id] = Status.VALIDATING
+                case "delete file":
+                    deleted = await _error(tenant.delete_file(file_id, "", 5))
+                    assert (deleted is None) == (file_id in alive[name])
+                    alive[name].discard(file_id)
+                case "cancel batch":
+                    cancelled = await _error(tenant.cancel_batch(batch_id, "", 5))
+                    assert (cancelled is None) == mine
+                    status |= {batch_id: Status.CANCELLING} if mine else {}
+        for name, tenant in tenants.items():
+            assert set(await file_ids(tenant)) == alive[name]
+            batches, _ = await tenant.list_batches(provider="", after="", limit=100)
+            mine_now = {batch: status[batch] for batch in status if owners[batch] == name}
+            assert {batch.id: batch.status for batch in batches} == mine_now
+
+
+def _asks(registry: TenantRegistry) -> list[Callable[[int], Awaitable[Any]]]:
+    """Every call of a registry that takes an id."""
+
+    def files_after(number: int) -> Awaitable[Any]:
+        return registry.list_files(provider="", purpose="", after=f"file-{number}", limit=5, ascending=True)
+
+    return [
+        lambda number: registry.get_file(f"file-{number}"),
+        lambda number: registry.delete_file(f"file-{number}", "", 5),
+        lambda number: registry.get_batch(f"batch_{number}"),
+        lambda number: registry.cancel_batch(f"batch_{number}", "", 5),
+        lambda number: registry.list_batches(provider="", after=f"batch_{number}", limit=5),
+        files_after,
+    ]
+
+
+async def _error(call: Awaitable[Any]) -> BatchyardError | None:
+    try:
+        await call
+    except (NotFound, InvalidArgument) as error:
+        return error
+    return None
+
+
+def _definitions(path: Path) -> dict[str, str]:
+    """Each table's and index's SQL, white space alike."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if not name.startswith("sqlite_")}

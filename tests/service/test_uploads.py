@@ -1,0 +1,277 @@
+"""The upload stream of the contract, message by message: what is kept, what is refused, and what is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+from tests.harness import Client, chat_lines, jsonl, refused, service, settings_for, until
+from tests.statuses import told, trailer
+
+from batchyard.service.settings import Limits, Settings
+from batchyard.v1 import (
+    ExpiresAfter,
+    File,
+    ListFilesRequest,
+    UploadFileFinish,
+    UploadFileMetadata,
+    UploadFileRequest,
+)
+
+BATCH = jsonl(chat_lines(3))
+CANCELS = 50
+
+
+def about(**fields: Any) -> UploadFileRequest:
+    return UploadFileRequest(metadata=UploadFileMetadata(**fields))
+
+
+def data(piece: bytes) -> UploadFileRequest:
+    return UploadFileRequest(data=piece)
+
+
+def finish(size: int, digest: bytes | None = None) -> UploadFileRequest:
+    return UploadFileRequest(finish=UploadFileFinish(size=size, sha256=digest))
+
+
+def limited(folder: Path, **limits: Any) -> Settings:
+    return settings_for(folder, limits=replace(Limits(), **limits))
+
+
+async def send(client: Client, *messages: UploadFileRequest) -> File:
+    return (await client.stub.UploadFile(iter(messages), metadata=client.metadata)).file
+
+
+async def listed(client: Client) -> list[File]:
+    return list((await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)).data)
+
+
+async def assert_nothing_left(client: Client, folder: Path) -> None:
+    """No row, and within the tests' patience no byte."""
+    assert not await listed(client)
+
+    async def stored() -> list[Path]:
+        return [path for path in (folder / "data/store").rglob("*") if path.is_file()]
+
+    await until(stored, lambda found: not found)
+
+
+class TestAnUpload:
+    async def test_in_pieces_is_kept_as_sent(self, tmp_path: Path) -> None:
+        pieces = [bytes([number]) * (number * 1000) for number in range(1, 100)]
+        whole = b"".join(pieces)
+        async with service(settings_for(tmp_path)) as (_, client):
+            about_it = about(purpose="user_data", filename="a.bin")
+            file = await send(client, about_it, *map(data, pieces), finish(len(whole), sha256(whole).digest()))
+            assert (file.bytes, file.purpose, file.filename) == (len(whole), "user_data", "a.bin")
+            assert await client.read(file.id) == whole
+
+    async def test_of_a_batch_is_scanned(self, tmp_path: Path) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            file = await send(client, about(purpose="batch", filename="a.jsonl"), data(BATCH), finish(len(BATCH)))
+            assert (file.stats.lines, list(file.stats.models)) == (3, ["test-model"])
+            assert file.stats.sha256 == sha256(BATCH).digest()
+
+    async def test_is_told_that_it_is_accepted_before_it_sends_anything(self, tmp_path: Path) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            call = client.stub.UploadFile(metadata=client.metadata)
+            assert trailer(await call.initial_metadata(), "batchyard-accepted") == "1"
+            call.cancel()
+
+    async def test_that_no_key_allows_is_told_nothing_first(self, tmp_path: Path) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            call = client.stub.UploadFile()
+            assert not await call.initial_metadata()
+            assert await call.code() is StatusCode.UNAUTHENTICATED
+
+    async def test_may_say_its_purpose_late(self, tmp_path: Path) -> None:
+        messages = [about(filename="a.jsonl"), data(BATCH), about(purpose="batch"), finish(len(BATCH))]
+        async with service(settings_for(tmp_path)) as (_, client):
+            file = await send(client, *messages)
+            assert (file.purpose, file.filename, file.stats.lines) == ("batch", "a.jsonl", 3)
+
+    async def test_may_say_everything_late_and_piece_by_piece(self, tmp_path: Path) -> None:
+        after = ExpiresAfter(anchor="created_at", seconds=3600)
+        late = [about(purpose="user_data"), about(filename="b"), about(expires_after=after), about(provider="local")]
+        async with service(settings_for(tmp_path)) as (_, client):
+            file = await send(client, about(), data(b"x"), *late, finish(1))
+            assert (file.purpose, file.filename) == ("user_data", "b")
+            assert file.expires_at == file.created_at + 3600
+
+    @pytest.mark.parametrize("purpose", ["user_data", "vision", "assistants", "fine-tune", "evals"])
+    async def test_may_be_empty_where_it_is_no_batch(self, tmp_path: Path, purpose: str) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            file = await send(client, about(purpose=purpose), finish(0))
+            assert file.bytes == 0
+            assert await client.read(file.id) == b""
+
+    async def test_may_have_an_unscanned_purpose_and_any_name(self, tmp_path: Path) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            assert (await send(client, about(purpose="vision", filename="a.png"), data(b"x"), finish(1))).id
+
+
+LONG = [about(purpose="batch"), data(b"x" * ((1 << 20) + 1)), finish((1 << 20) + 1)]
+REFUSED: dict[str, tuple[list[UploadFileRequest], str | None, str]] = {
+    "a wrong size": ([about(purpose="batch"), data(BATCH), finish(len(BATCH) + 1)], "finish.size", "size"),
+    "a size without bytes": ([about(purpose="user_data"), finish(1)], "finish.size", "0 bytes came"),
+    "a wrong digest": ([about(purpose="batch"), data(BATCH), finish(len(BATCH), b"x" * 32)], "finish.sha256", "SHA"),
+    "an empty digest": ([about(purpose="batch"), data(BATCH), finish(len(BATCH), b"")], "finish.sha256", "SHA-256"),
+    "data before metadata": ([data(BATCH), about(purpose="batch"), finish(len(BATCH))], "metadata", "begins with"),
+    "finish before metadata": ([finish(0)], "metadata", "begins with its metadata"),
+    "a piece of more than 1 MiB": (LONG, "data", "at most 1048576 bytes"),
+    "a message without payload": ([about(purpose="batch"), UploadFileRequest(), finish(0)], "payload", "carries"),
+    "no purpose": ([about(filename="a.jsonl"), data(BATCH), finish(len(BATCH))], "purpose", "required property"),
+    "an unknown purpose": ([about(purpose="x"), data(BATCH), finish(len(BATCH))], "purpose", "'x' is not one of"),
+    "an unknown purpose, late": ([about(), data(BATCH), about(purpose="x")], "purpose", "'x' is not one of"),
+    "batch as a late purpose": (
+        [about(purpose="vision"), data(BATCH), about(purpose="batch"), finish(len(BATCH))],
+        "purpose",
+        "can't change",
+    ),
+    "an unknown provider": ([about(provider="x", purpose="batch"), data(BATCH)], "provider", "no provider 'x'"),
+    "an unknown provider, late": ([about(), data(BATCH), about(provider="x")], "provider", "no provider 'x'"),
+    "a wrong extension": ([about(purpose="batch", filename="a.csv"), data(BATCH)], None, "Must be .jsonl"),
+    "a wrong extension, late": ([about(purpose="batch"), data(BATCH), about(filename="a.csv")], None, "Must be .jsonl"),
+    "a control character": ([about(filename="a\nb.jsonl"), data(BATCH)], "file", "control character"),
+    "an expiry too soon": (
+        [
+            about(purpose="batch", expires_after=ExpiresAfter(anchor="created_at", seconds=1)),
+            data(BATCH),
+            finish(len(BATCH)),
+        ],
+        "expires_after.seconds",
+        "below minimum",
+    ),
+    "an empty batch input": ([about(purpose="batch"), finish(0)], None, "Invalid file format for Batch API"),
+    "a batch input of blank lines": ([about(purpose="batch"), data(b"\n \n"), finish(3)], None, "Invalid file format"),
+    "a batch input that is no JSON": ([about(purpose="batch"), data(b"a,b\n"), finish(4)], None, "not valid JSON"),
+    "no finish": ([about(purpose="batch"), data(BATCH)], None, "without its finish message"),
+    "nothing": ([], None, "without its finish message"),
+}
+
+
+class TestARefusedUpload:
+    @pytest.mark.parametrize("reason", REFUSED)
+    async def test_says_why_and_leaves_nothing(self, tmp_path: Path, reason: str) -> None:
+        messages, param, words = REFUSED[reason]
+        async with service(settings_for(tmp_path)) as (_, client):
+            async with refused(StatusCode.INVALID_ARGUMENT) as found:
+                await send(client, *messages)
+            error = told(found[0])
+            assert error.param == param
+            assert words in error.message
+            await assert_nothing_left(client, tmp_path)
+
+    async def test_is_incomplete_in_a_way_that_programs_can_tell(self, tmp_path: Path) -> None:
+        async with service(settings_for(tmp_path)) as (_, client), refused(StatusCode.INVALID_ARGUMENT) as found:
+            await send(client, about(purpose="batch"), data(BATCH))
+        assert told(found[0]).reason == "UPLOAD_INCOMPLETE"
+
+    @pytest.mark.parametrize(("purpose", "word"), [("batch", "batch input file"), ("user_data", "file")])
+    async def test_is_too_large_for_its_purpose(self, tmp_path: Path, purpose: str, word: str) -> None:
+        most = {"max_batch_file_bytes": len(BATCH) - 1, "max_file_bytes": 10 * len(BATCH)}
+        if purpose != "batch":
+            most = {"max_file_bytes": len(BATCH) - 1}
+        messages = [about(purpose=purpose, filename="a.jsonl"), data(BATCH), finish(len(BATCH))]
+        async with service(limited(tmp_path, **most)) as (_, client):
+            async with refused(StatusCode.INVALID_ARGUMENT) as found:
+                await send(client, *messages)
+            error = told(found[0])
+            assert (error.reason, error.param) == ("TOO_LARGE", "file")
+            assert error.message == f"The {word} is larger than the maximum of {len(BATCH) - 1} bytes."
+            await assert_nothing_left(client, tmp_path)
+
+    async def test_is_too_large_for_a_purpose_that_comes_late(self, tmp_path: Path) -> None:
+        messages = [about(filename="a.jsonl"), data(BATCH), about(purpose="batch"), finish(len(BATCH))]
+        async with service(limited(tmp_path, max_batch_file_bytes=len(BATCH) - 1)) as (_, client):
+            async with refused(StatusCode.INVALID_ARGUMENT) as found:
+                await send(client, *messages)
+            assert told(found[0]).reason == "TOO_LARGE"
+            await assert_nothing_left(client, tmp_path)
+
+    async def test_of_exactly_the_limit_is_none(self, tmp_path: Path) -> None:
+        async with service(limited(tmp_path, max_batch_file_bytes=len(BATCH))) as (_, client):
+            assert (await client.upload(BATCH)).bytes == len(BATCH)
+
+    async def test_ends_before_its_bytes_have_come(self, tmp_path: Path) -> None:
+        sent, total = 0, 2000
+
+        async def messages() -> AsyncIterator[UploadFileRequest]:
+            nonlocal sent
+            yield about(purpose="user_data")
+            for sent in range(total):  # noqa: B007 - counted for the assertion
+                yield data(b"x" * (256 << 10))
+
+        async with service(limited(tmp_path, max_file_bytes=1 << 20)) as (_, client):
+            async with refused(StatusCode.INVALID_ARGUMENT):
+                await client.stub.UploadFile(messages(), metadata=client.metadata)
+            assert sent < total / 10
+            await assert_nothing_left(client, tmp_path)
+
+    async def test_went_silent(self, tmp_path: Path) -> None:
+        async with service(limited(tmp_path, upload_idle_seconds=0.5)) as (_, client):
+            call = client.stub.UploadFile(metadata=client.metadata)
+            await call.write(about(purpose="user_data"))
+            await call.write(data(b"x"))
+            async with refused(StatusCode.DEADLINE_EXCEEDED) as found:
+                await call
+            error = told(found[0])
+            assert (error.reason, error.message) == ("TIMEOUT", "The upload sent nothing for 0.5 seconds.")
+            await assert_nothing_left(client, tmp_path)
+
+
+async def test_uploads_beyond_the_bound_are_told_when_to_come_back(tmp_path: Path) -> None:
+    async with service(limited(tmp_path, max_concurrent_uploads=2)) as (_, client):
+        running = [client.stub.UploadFile(metadata=client.metadata) for _ in range(2)]
+        for call in running:
+            await call.write(about(purpose="user_data"))
+            await call.write(data(b"x"))
+
+        async def third() -> StatusCode:
+            call = client.stub.UploadFile(iter([about(purpose="user_data"), finish(0)]), metadata=client.metadata)
+            return await call.code()
+
+        await until(third, lambda code: code is not StatusCode.OK)
+        async with refused(StatusCode.RESOURCE_EXHAUSTED) as found:
+            await send(client, about(purpose="user_data"), finish(0))
+        error = told(found[0])
+        assert (error.reason, error.retry_after) == ("BUSY", 1)
+        running.pop().cancel()
+        assert await until(third, lambda code: code is StatusCode.OK) is StatusCode.OK
+        running.pop().cancel()
+
+
+async def test_uploads_that_are_cancelled_anywhere_leave_nothing(tmp_path: Path) -> None:
+    random = Random(7)
+    content = b"".join(jsonl(chat_lines(1)) for _ in range(8000))  # about a MiB
+    async with service(settings_for(tmp_path)) as (_, client):
+        for _ in range(CANCELS):
+            await _cancelled(client, content, random)
+        await assert_nothing_left(client, tmp_path)
+        assert (await client.upload(BATCH)).bytes == len(BATCH)
+
+
+async def _cancelled(client: Client, content: bytes, random: Random) -> None:
+    """Sends a random part of an upload, and cancels it at once or after the service has had a turn."""
+    call = client.stub.UploadFile(metadata=client.metadata)
+    for message in _beginning(content, random):
+        await call.write(message)
+    for _ in range(random.randrange(3)):
+        await client.stub.ListFiles(ListFilesRequest(limit=1), metadata=client.metadata)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+def _beginning(content: bytes, random: Random) -> Iterable[UploadFileRequest]:
+    if random.random() < 0.1:
+        return
+    yield about(purpose=random.choice(["", "batch", "user_data"]), filename="a.jsonl")
+    end = random.randrange(len(content))
+    for start in range(0, end, 100_000):
+        yield data(content[start : min(start + 100_000, end)])
