@@ -47,6 +47,17 @@ async def test_an_upload_that_runs_is_finished_and_kept(tmp_path: Path) -> None:
         assert await client.read(file.id) == b"a" * HALF + b"b" * HALF
 
 
+async def test_who_watches_the_health_is_told_and_does_not_hold_the_stop_up(tmp_path: Path) -> None:
+    async with service(settings_for(tmp_path)) as (server, _), channel_to(server) as channel:
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(request)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        async with asyncio.timeout(PATIENCE / 2):
+            await server.drain(PATIENCE)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+
+
 async def test_an_upload_that_outlasts_the_drain_leaves_nothing(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     async with service(settings) as (server, client):

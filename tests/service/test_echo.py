@@ -155,7 +155,7 @@ async def test_an_answer_is_one_line() -> None:
         (MODERATIONS, {}, "input"),
         (MODERATIONS, {"input": 7}, "input"),
         (CHAT, b'{"messages":[],"seed":%s}' % (b"9" * 5000), "body"),
-        (CHAT, b'{"messages":%s}' % (b"[" * 5000 + b"]" * 5000), "body"),
+        (CHAT, b'{"messages":%s}' % (b"[" * 200_000 + b"]" * 200_000), "body"),
     ],
 )
 async def test_a_bad_shape_is_answered_with_400_in_openais_envelope(path: str, body: Any, param: str) -> None:

@@ -20,6 +20,7 @@ from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Lifecycle
 from batchyard.service.filestore import FileStore
+from batchyard.service.health import Health
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.echo import Echo
 from batchyard.service.providers.endpoint import LineRunner, open_endpoint
@@ -46,7 +47,7 @@ class StartupError(Exception):
 class Server:
     """A running service on `grpc_port`."""
 
-    def __init__(self, server: aio.Server, port: int, checks: health.aio.HealthServicer, engine: Engine) -> None:
+    def __init__(self, server: aio.Server, port: int, checks: Health, engine: Engine) -> None:
         self.grpc_port = port
         self._server = server
         self._checks = checks
@@ -54,7 +55,7 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Says NOT_SERVING, refuses new calls, and lets calls and lines that run finish within `seconds`."""
-        await self._checks.enter_graceful_shutdown()
+        await self._checks.stop()
         await asyncio.gather(self._server.stop(seconds), self._engine.drain(seconds))
 
 
@@ -68,7 +69,7 @@ async def serving(settings: Settings, *, disk: Disk | None = None, clock: Clock 
     async with AsyncExitStack() as stack:
         with _startup_errors(settings):
             engine, servicer = await _work(settings, disk or Disk(), clock, stack)
-            checks = health.aio.HealthServicer()
+            checks = Health()
             server, port = _listener(settings, servicer, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
@@ -131,7 +132,7 @@ async def _line_runner(settings: LocalSettings, stack: AsyncExitStack) -> LineRu
     return await stack.enter_async_context(open_endpoint(settings))
 
 
-def _listener(settings: Settings, servicer: Servicer, checks: health.aio.HealthServicer) -> tuple[aio.Server, int]:
+def _listener(settings: Settings, servicer: Servicer, checks: Health) -> tuple[aio.Server, int]:
     server = aio.server(
         interceptors=[CallInterceptor(UNARY_SECONDS), KeyInterceptor(Keys(settings.master_key))],
         options=[

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from batchyard.service.auth import current_tenant
 from batchyard.service.calls import Context
-from batchyard.service.errors import OutOfRange
+from batchyard.service.errors import InvalidArgument, OutOfRange
 from batchyard.service.messages import batch_message, file_message
 from batchyard.service.mutations import Mutations
 from batchyard.service.registry.database import Database
@@ -153,7 +153,9 @@ def _fitting(messages: Iterable[Listed]) -> tuple[list[Listed], bool]:
 
 
 def _range(request: DownloadFileRequest, file: FileRecord) -> tuple[int, int]:
-    """Offset and length of what is asked for. Raises OutOfRange where it starts behind the end."""
+    """Offset and length of what is asked for. Raises OutOfRange where it starts behind the end, InvalidArgument."""
+    if request.read_limit < 0:
+        raise InvalidArgument("Invalid 'read_limit': expected a value >= 0.", param="read_limit")
     start = request.read_offset
     offset = max(0, file.bytes + start) if start < 0 else start
     if offset > file.bytes or (offset == file.bytes and start > 0):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 from batchyard.service.disk import Disk
@@ -79,7 +80,7 @@ class ChunkRunner:
     async def _journal(self, batch_id: str, chunk: ChunkRecord) -> AsyncIterator[Journal]:
         stem = f"{batch_id}.{chunk.n}"
         earlier = await asyncio.to_thread(lambda: sorted(self._folder.glob(f"{stem}.*.journal")))
-        journal = await Journal.open(self._folder / f"{stem}.{chunk.epoch}.journal", self._disk, earlier)
+        journal = await Journal.open(self._folder / f"{stem}.{token_hex(8)}.journal", self._disk, earlier)
         try:
             yield journal
         finally:

@@ -36,8 +36,8 @@ class TenantRegistry:
 
     async def parts(self, file: FileRecord) -> list[Part]:
         """The file's content, in order."""
-        query = select(file_parts.c.key, file_parts.c.size).order_by(file_parts.c.n)
-        query = query.where(file_parts.c.file_seq == file.seq)
+        query = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
+        query = query.where(files.c.tenant == self.tenant, files.c.seq == file.seq).order_by(file_parts.c.n)
         return await self._database.read(lambda c: [Part(key, size) for key, size in c.execute(query)])
 
     async def list_files(

@@ -42,8 +42,9 @@ class WorkRegistry:
             await self._execute(update(table).where(table.c.lease_until > 0).values(lease_until=0))
 
     async def claim_batch(self, now: float, until: float) -> BatchRecord | None:
-        """Leases the oldest live batch that nobody holds."""
-        free = select(batches.c.seq).where(batches.c.status.in_(LIVE), batches.c.lease_until <= now)
+        """Leases the oldest live batch that nobody holds; ours stay ours until released, whatever the clock says."""
+        others = or_(batches.c.lease_until == 0, batches.c.lease_owner != self._owner)
+        free = select(batches.c.seq).where(batches.c.status.in_(LIVE), batches.c.lease_until <= now, others)
         oldest = free.order_by(batches.c.seq).limit(1).scalar_subquery()
         query = self._taken(batches, until).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
 
