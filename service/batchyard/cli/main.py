@@ -1,4 +1,4 @@
-"""The command `batchyard`: serve, service, shim, check-config."""
+"""The command `batchyard`: serve, service, shim, check-config, backup."""
 
 import argparse
 import asyncio
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         settings = _settings(given, environ)
         if given.command == "check-config":
             sys.stdout.write(report.settings(settings))
+        elif given.command == "backup":
+            import_module(".backup", __package__).run(settings, given.destination)
         else:
             _run(given, settings, environ)
     except SettingsError as error:
@@ -60,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     _service_options(commands.add_parser("service", help="run the gRPC service alone"))
     _shim_options(commands.add_parser("shim", help="run the REST shim alone, in front of a service"))
     _service_options(commands.add_parser("check-config", help="print the settings as they are understood"))
+    backup = commands.add_parser("backup", help="copy the data directory, also while a service uses it")
+    _service_options(backup)
+    backup.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder to create")
     return parser
 
 
