@@ -27,6 +27,7 @@ from batchyard.service.registry.records import BatchRecord, ChunkRecord, Counts,
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.settings import Limits
+from batchyard.service.watching import Changes
 
 LINES = 60
 CHUNK_LINES = 20
@@ -235,7 +236,7 @@ async def engine(
         lease_seconds=LEASE_SECONDS,
         clock=clock,
     )
-    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, max_errors=10, clock=clock), clock)
+    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, max_errors=10, clock=clock), Changes(), clock)
     async with engine.running(folder):
         yield engine
 

@@ -29,7 +29,7 @@ def assert_is(error: InvalidArgument, wrong: Wrong) -> None:
 class TestANewBatch:
     def test_has_what_was_asked_for(self) -> None:
         new = new_batch(create_request(metadata={"k": "v"}, output_expires_after=created_plus(3600)))
-        assert new == ("file-abc", "/v1/chat/completions", "24h", {"k": "v"}, 3600)
+        assert new == ("file-abc", "/v1/chat/completions", "24h", {"k": "v"}, 3600, "")
 
     def test_keeps_results_for_the_default_time_when_it_says_nothing(self) -> None:
         assert new_batch(create_request()).output_seconds is None

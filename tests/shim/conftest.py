@@ -105,6 +105,11 @@ class FakeService(BatchServiceServicer):
             self.ended.append("finished" if self.finished else "broken")
         return self.answer if isinstance(self.answer, UploadFileResponse) else UploadFileResponse()
 
+    async def WatchBatch(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802
+        """Not reachable over REST."""
+        raise AssertionError
+        yield  # type: ignore[unreachable]
+
     async def DownloadFile(self, request: Any, context: Context) -> AsyncIterator[DownloadFileResponse]:  # noqa: N802
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())

@@ -31,6 +31,8 @@ from batchyard.v1.batch_service_pb2 import (
     UploadFileMetadata,
     UploadFileRequest,
     UploadFileResponse,
+    WatchBatchRequest,
+    WatchBatchResponse,
 )
 from batchyard.v1.batch_service_pb2_grpc import (
     BatchServiceServicer,
@@ -75,5 +77,7 @@ __all__ = [
     "UploadFileMetadata",
     "UploadFileRequest",
     "UploadFileResponse",
+    "WatchBatchRequest",
+    "WatchBatchResponse",
     "add_BatchServiceServicer_to_server",
 ]

@@ -60,6 +60,11 @@ class BatchServiceStub(object):
                 request_serializer=batchyard_dot_v1_dot_batch__service__pb2.CancelBatchRequest.SerializeToString,
                 response_deserializer=batchyard_dot_v1_dot_batch__service__pb2.CancelBatchResponse.FromString,
                 _registered_method=True)
+        self.WatchBatch = channel.unary_stream(
+                '/batchyard.v1.BatchService/WatchBatch',
+                request_serializer=batchyard_dot_v1_dot_batch__service__pb2.WatchBatchRequest.SerializeToString,
+                response_deserializer=batchyard_dot_v1_dot_batch__service__pb2.WatchBatchResponse.FromString,
+                _registered_method=True)
         self.UploadFile = channel.stream_unary(
                 '/batchyard.v1.BatchService/UploadFile',
                 request_serializer=batchyard_dot_v1_dot_batch__service__pb2.UploadFileRequest.SerializeToString,
@@ -126,6 +131,14 @@ class BatchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchBatch(self, request, context):
+        """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
+        with UNAVAILABLE; watching again starts from the batch as it is then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadFile(self, request_iterator, context):
         """UploadFile stores a file: metadata, data, metadata again where fields come late, finish. A stream that ends without
         finish is an upload that broke off, and nothing of it is kept.
@@ -184,6 +197,11 @@ def add_BatchServiceServicer_to_server(servicer, server):
                     servicer.CancelBatch,
                     request_deserializer=batchyard_dot_v1_dot_batch__service__pb2.CancelBatchRequest.FromString,
                     response_serializer=batchyard_dot_v1_dot_batch__service__pb2.CancelBatchResponse.SerializeToString,
+            ),
+            'WatchBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchBatch,
+                    request_deserializer=batchyard_dot_v1_dot_batch__service__pb2.WatchBatchRequest.FromString,
+                    response_serializer=batchyard_dot_v1_dot_batch__service__pb2.WatchBatchResponse.SerializeToString,
             ),
             'UploadFile': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadFile,
@@ -325,6 +343,33 @@ class BatchService(object):
             '/batchyard.v1.BatchService/CancelBatch',
             batchyard_dot_v1_dot_batch__service__pb2.CancelBatchRequest.SerializeToString,
             batchyard_dot_v1_dot_batch__service__pb2.CancelBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/batchyard.v1.BatchService/WatchBatch',
+            batchyard_dot_v1_dot_batch__service__pb2.WatchBatchRequest.SerializeToString,
+            batchyard_dot_v1_dot_batch__service__pb2.WatchBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class BatchServiceStub:
     """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
     except that cancelling a cancelled batch answers with it.
     """
+    WatchBatch: _grpc.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
+    """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
+    with UNAVAILABLE; watching again starts from the batch as it is then.
+    """
     UploadFile: _grpc.StreamUnaryMultiCallable[_batch_service_pb2.UploadFileRequest, _batch_service_pb2.UploadFileResponse]
     """UploadFile stores a file: metadata, data, metadata again where fields come late, finish. A stream that ends without
     finish is an upload that broke off, and nothing of it is kept.
@@ -86,6 +90,10 @@ class BatchServiceAsyncStub(BatchServiceStub):
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]  # type: ignore[assignment]
     """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
     except that cancelling a cancelled batch answers with it.
+    """
+    WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]  # type: ignore[assignment]
+    """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
+    with UNAVAILABLE; watching again starts from the batch as it is then.
     """
     UploadFile: _aio.StreamUnaryMultiCallable[_batch_service_pb2.UploadFileRequest, _batch_service_pb2.UploadFileResponse]  # type: ignore[assignment]
     """UploadFile stores a file: metadata, data, metadata again where fields come late, finish. A stream that ends without
@@ -143,6 +151,16 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_batch_service_pb2.CancelBatchResponse, _abc.Awaitable[_batch_service_pb2.CancelBatchResponse]]:
         """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
         except that cancelling a cancelled batch answers with it.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchBatch(
+        self,
+        request: _batch_service_pb2.WatchBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_batch_service_pb2.WatchBatchResponse], _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]]:
+        """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
+        with UNAVAILABLE; watching again starts from the batch as it is then.
         """
 
     @_abc_1.abstractmethod

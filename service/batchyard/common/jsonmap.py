@@ -102,6 +102,12 @@ def readable_names(kind: type[Message]) -> Mapping[str, tuple[str, FieldDescript
     return {alias: (name, field) for name, field in visible for alias in (name, *_options(field).aliases)}
 
 
+def header_fields(kind: type[Message]) -> Mapping[str, str]:
+    """The fields that are read from an HTTP header, by its name in lower case."""
+    fields: Iterable[Any] = kind.DESCRIPTOR.fields
+    return {header: field.name for field in fields if (header := _options(field).header)}
+
+
 def json_type(field: FieldDescriptor) -> type:
     """int, bool or str: the JSON form of a plain field."""
     if field.cpp_type not in _JSON_TYPES or field.type == FieldDescriptor.TYPE_BYTES:
@@ -134,9 +140,17 @@ def _value_writer(field: FieldDescriptor) -> Write:
         words = {number: word for word, number in _words(field.enum_type).items()}
         return lambda number: words.get(number, str(number))
     if _options(field).raw:
-        return lambda raw: json.loads(raw) if raw else None
+        return _raw_value
     json_type(field)
     return lambda value: value
+
+
+def _raw_value(raw: bytes) -> Any:
+    """The value of a raw field; null where it holds none that is JSON."""
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
 
 
 def _set(setter: Merge, message: Any, item: Any, path: str) -> None:

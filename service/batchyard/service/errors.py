@@ -6,6 +6,7 @@
      +- Unauthenticated          no key, or a wrong one
      +- NotFound                 no such file or batch for this caller (another tenant's is answered alike)
      +- FailedPrecondition       the request is fine, the thing's state is not; `reason` says which
+     +- AlreadyExists            an idempotency key that was used for another request
      +- OutOfRange               a read that starts behind the end
      +- Late                     a bound in time was passed
      +- Busy                     a bound on work at once is reached; `retry_after` says when to come back
@@ -64,6 +65,11 @@ class NotFound(BatchyardError):
 class FailedPrecondition(BatchyardError):
     status = StatusCode.FAILED_PRECONDITION
     reason = "FAILED_PRECONDITION"
+
+
+class AlreadyExists(BatchyardError):
+    status = StatusCode.ALREADY_EXISTS
+    reason = "IDEMPOTENCY_KEY_REUSED"
 
 
 class OutOfRange(BatchyardError):

@@ -13,6 +13,7 @@ WINDOWS = ("24h",)
 EXPIRY_SECONDS = (3600, 2_592_000)  # facts 1.1
 MOST_METADATA, MOST_KEY, MOST_VALUE = 16, 64, 512  # facts 1.4
 MOST_FILENAME = 512
+MOST_IDEMPOTENCY_KEY = 255
 MOST_ID = 256
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -36,6 +37,7 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
         completion_window=request.completion_window,
         metadata=_metadata(dict(request.metadata)),
         output_seconds=_expiry(after, "output_expires_after"),
+        key=_key(request.idempotency_key),
     )
 
 
@@ -74,6 +76,12 @@ def _one_of(given: str, param: str, supported: Collection[str]) -> None:
         listed = f"{', '.join(most)}, and {last}" if most else last
         message = f"Invalid value: '{given}'. Supported values are: {listed}."
         raise InvalidArgument(message, param=param, code="invalid_value")
+
+
+def _key(key: str) -> str:
+    if len(key) > MOST_IDEMPOTENCY_KEY:
+        raise _too_long("idempotency_key", MOST_IDEMPOTENCY_KEY, len(key), "a string")
+    return key
 
 
 def _metadata(metadata: dict[str, str]) -> dict[str, str]:

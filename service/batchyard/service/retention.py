@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from batchyard.service.filestore import Part
+from batchyard.service.registry.tenant import KEY_SECONDS
 from batchyard.service.registry.work import WorkRegistry
 
 _CURSOR_SECONDS = 7 * 86_400  # how long a deleted file's row serves as the cursor of a list
@@ -45,6 +46,7 @@ class Retention:
         while parts := await self._work.deleted_parts():
             await self._forget(parts)
         await self._work.forget_files(now - _CURSOR_SECONDS)
+        await self._work.forget_keys(now - KEY_SECONDS)
 
     async def _loop(self) -> None:
         while True:

@@ -31,6 +31,7 @@ from batchyard.service.retention import Retention
 from batchyard.service.router import Router
 from batchyard.service.servicer import Servicer
 from batchyard.service.settings import LocalSettings, Settings
+from batchyard.service.watching import Changes
 from batchyard.v1 import add_BatchServiceServicer_to_server
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
@@ -87,7 +88,8 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
     database = await asyncio.to_thread(Database, url)
     stack.push_async_callback(asyncio.to_thread, database.close)
-    work = WorkRegistry(database, owner=uuid4().hex)
+    changes = Changes()
+    work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch)
     store = FileStore(settings.data_dir / "store", disk)
     await store.sweep(work.known_keys)
 
@@ -109,7 +111,7 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         max_errors=settings.limits.max_line_errors,
         clock=clock,
     )
-    engine = Engine(work, lifecycle, clock)
+    engine = Engine(work, lifecycle, changes, clock)
     local = LocalProvider(store, work, engine, settings.local, settings.limits, settings.retention, clock)
     retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock)
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
@@ -120,6 +122,7 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         database,
         Router([local], settings.default_provider),
         mutations,
+        changes,
         upload_idle_seconds=settings.limits.upload_idle_seconds,
         clock=clock,
     )

@@ -14,6 +14,7 @@ from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.requests import new_batch, page_limit
 from batchyard.service.router import Router
 from batchyard.service.uploads import UploadStream
+from batchyard.service.watching import Changes, states
 from batchyard.v1 import (
     Batch,
     BatchServiceServicer,
@@ -38,6 +39,8 @@ from batchyard.v1 import (
     SortOrder,
     UploadFileRequest,
     UploadFileResponse,
+    WatchBatchRequest,
+    WatchBatchResponse,
 )
 
 Listed = TypeVar("Listed", Batch, File)
@@ -54,6 +57,7 @@ class Servicer(BatchServiceServicer):
         database: Database,
         router: Router,
         mutations: Mutations,
+        changes: Changes,
         *,
         upload_idle_seconds: float,
         clock: Callable[[], float],
@@ -61,6 +65,7 @@ class Servicer(BatchServiceServicer):
         self._database = database
         self._router = router
         self._mutations = mutations
+        self._changes = changes
         self._upload_idle_seconds = upload_idle_seconds
         self._clock = clock
 
@@ -87,6 +92,11 @@ class Servicer(BatchServiceServicer):
         batch = await owner.get_batch(request.batch_id, self._router.checked(request.provider))
         batch = await self._mutations.run(self._router.provider(batch.provider).cancel_batch(owner, batch))
         return CancelBatchResponse(batch=batch_message(batch))
+
+    async def WatchBatch(self, request: WatchBatchRequest, context: Context) -> AsyncIterator[WatchBatchResponse]:
+        provider = self._router.checked(request.provider)
+        async for batch in states(self._owner(), request.batch_id, provider, self._changes):
+            yield WatchBatchResponse(batch=batch_message(batch))
 
     async def UploadFile(
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 from starlette.responses import Response
 
+from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import CallError
 from batchyard.v1 import ApiError
 
@@ -49,18 +50,18 @@ BY_REASON: Mapping[tuple[StatusCode, str], int] = {
 
 M = TypeVar("M", bound=Message)
 
+_WRITE = writer(ApiError)
+
 
 class RequestError(Exception):
-    """An answer that is an error; `kind` defaults to the type that fits the HTTP status."""
+    """An answer that is an error, of the type that fits the HTTP status."""
 
-    def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: Any = None, kind: str | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.headers: dict[str, str] = {}
-        kind = kind or ("invalid_request_error" if status < 500 else "server_error")
-        self.error = {"message": message, "type": kind, "param": param, "code": code}
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
 
     def response(self) -> Response:
         """The error as an HTTP response."""
@@ -74,22 +75,15 @@ def from_call(failure: CallError) -> RequestError:
     if info is None or info.domain != DOMAIN:
         return RequestError(status, message)
     status = BY_REASON.get((failure.code, info.reason), status)
-    api = _detail(failure, ApiError) or ApiError(message=failure.message)
-    param = api.param if api.HasField("param") else None
-    error = RequestError(status, api.message, param=param, code=_code(api), kind=api.type)
+    error = RequestError(status, failure.message)
+    if api := _detail(failure, ApiError):
+        error.error |= {name: value for name, value in _WRITE(api).items() if value is not None}
     if status in {409, 507}:  # the official SDKs retry these unless they are told not to
         error.headers["x-should-retry"] = "false"
     if retry := _detail(failure, error_details_pb2.RetryInfo):
         delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         error.headers["retry-after"] = str(max(1, math.ceil(delay)))
     return error
-
-
-def _code(api: ApiError) -> Any:
-    try:
-        return json.loads(api.code_json) if api.code_json else None
-    except ValueError:
-        return None
 
 
 def _detail(failure: CallError, kind: type[M]) -> M | None:

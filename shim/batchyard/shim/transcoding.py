@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from batchyard.common.jsonmap import json_type, merger, readable_names, writer
+from batchyard.common.jsonmap import header_fields, json_type, merger, readable_names, writer
 from batchyard.shim.caller import Caller
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, metadata_of, provider_of, while_connected
@@ -55,6 +55,7 @@ class Transcoder:
     def _handler(self, rpc: MethodDescriptor, rule: Any) -> Handler:
         kind, member = GetMessageClass(rpc.input_type), rule.response_body
         merge, write = merger(kind), writer(GetMessageClass(rpc.output_type))
+        headers = header_fields(kind)
         names = {alias: field for alias, (name, field) in readable_names(kind).items() if name != "provider"}
 
         async def handle(request: Request) -> Response:
@@ -64,6 +65,8 @@ class Transcoder:
             merge(message, body, "")
             provider = provider_of(request, body=message.provider)
             merge(message, {**request.path_params, "provider": provider}, "")
+            for header in headers.keys() & request.headers.keys():
+                setattr(message, headers[header], request.headers[header])
             call = self._caller.unary(rpc, message, metadata=metadata, deadline=self._deadline)
             answer = write(await while_connected(request.receive, call))
             return JSONResponse(answer[member] if member else answer)

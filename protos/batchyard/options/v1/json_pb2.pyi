@@ -54,12 +54,15 @@ class JsonField(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
     absent: Global___JsonField.Absent.ValueType
     """How an absent value is written."""
     raw: _builtins.bool
     """This bytes field holds one JSON value, written and read verbatim."""
     hidden: _builtins.bool
     """For gRPC callers only: never written to JSON, and refused in it."""
+    header: _builtins.str
+    """The HTTP header that this field is read from, in lower case."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other member names that are read for this field."""
@@ -71,10 +74,11 @@ class JsonField(_message.Message):
         raw: _builtins.bool = ...,
         hidden: _builtins.bool = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "aliases", b"aliases", "hidden", b"hidden", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "aliases", b"aliases", "header", b"header", "hidden", b"hidden", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

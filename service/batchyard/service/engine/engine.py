@@ -12,6 +12,7 @@ from batchyard.service.engine.lifecycle import Lifecycle
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.records import LIVE, BatchRecord
 from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.watching import Changes
 
 LEASE_SECONDS = 60.0
 _LOOK_SECONDS = 5.0  # how often a batch's row is read again without being told
@@ -28,8 +29,9 @@ class Engine:
     `wake` tells it of a new batch, `changed` of a batch whose row somebody else wrote.
     """
 
-    def __init__(self, work: WorkRegistry, lifecycle: Lifecycle, clock: Callable[[], float]) -> None:
+    def __init__(self, work: WorkRegistry, lifecycle: Lifecycle, changes: Changes, clock: Callable[[], float]) -> None:
         self._work = work
+        self._changes = changes
         self._lifecycle = lifecycle
         self._clock = clock
         self._woken = asyncio.Event()
@@ -40,8 +42,9 @@ class Engine:
     def wake(self) -> None:
         self._woken.set()
 
-    def changed(self, batch_id: str) -> None:
-        control = self._controls.get(batch_id)
+    def changed(self, batch: BatchRecord) -> None:
+        self._changes.touch(batch.seq)
+        control = self._controls.get(batch.id)
         if control:
             control.changed.set()
         self.wake()
@@ -60,8 +63,9 @@ class Engine:
             await asyncio.gather(*loops, *self._tasks, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Starts no more lines, and waits for those that run."""
+        """Ends watches, starts no more lines, and waits for those that run."""
         self._draining = True
+        self._changes.stop()
         for control in self._controls.values():
             control.drain()
         if self._tasks:

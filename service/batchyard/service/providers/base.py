@@ -6,10 +6,13 @@ Every id that it makes is registered with the owner before the call returns.
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from batchyard.service.registry.records import BatchRecord, FileRecord
-from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.tenant import Once, TenantRegistry
 
 
 class FileDescription(NamedTuple):
@@ -21,13 +24,21 @@ class FileDescription(NamedTuple):
 
 
 class NewBatch(NamedTuple):
-    """A batch as it is asked for, checked. `output_seconds` as in `FileDescription`."""
+    """A batch as it is asked for, checked. `output_seconds` as in `FileDescription`; `key` is the idempotency key."""
 
     input_file_id: str
     endpoint: str
     completion_window: str
     metadata: dict[str, str]
     output_seconds: int | None = None
+    key: str = ""
+
+    def once(self, provider: str, now: int) -> Once | None:
+        """What makes a repeat of this request recognisable at a provider, where its caller gave a key."""
+        if not self.key:
+            return None
+        asked = msgspec.json.encode((provider, self._replace(key="")), order="deterministic")
+        return Once(self.key, sha256(asked).hexdigest(), now)
 
 
 class Upload(Protocol):

@@ -73,26 +73,25 @@ class LocalProvider:
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch) -> BatchRecord:
         now = int(self._clock())
-        batch = await owner.add_batch(
-            {
-                "id": new_batch_id(),
-                "provider": self.name,
-                "endpoint": new.endpoint,
-                "input_file_id": new.input_file_id,
-                "completion_window": new.completion_window,
-                "status": Status.VALIDATING,
-                "created_at": now,
-                "expires_at": now + _WINDOW_SECONDS,
-                "metadata": new.metadata,
-                "output_seconds": new.output_seconds or self._retention.output_file_seconds,
-            }
-        )
+        values = {
+            "id": new_batch_id(),
+            "provider": self.name,
+            "endpoint": new.endpoint,
+            "input_file_id": new.input_file_id,
+            "completion_window": new.completion_window,
+            "status": Status.VALIDATING,
+            "created_at": now,
+            "expires_at": now + _WINDOW_SECONDS,
+            "metadata": new.metadata,
+            "output_seconds": new.output_seconds or self._retention.output_file_seconds,
+        }
+        batch = await owner.add_batch(values, new.once(self.name, now))
         self._engine.wake()
         return batch
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         cancelling = await owner.cancel_batch(batch.id, "", int(self._clock()))
-        self._engine.changed(batch.id)
+        self._engine.changed(batch)
         return cancelling
 
     def check_size(self, size: int, purpose: str) -> None:

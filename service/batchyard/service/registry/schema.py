@@ -117,6 +117,18 @@ batches = Table(
     sqlite_autoincrement=True,
 )
 
+# Which batch a caller's idempotency key made, from a request of which digest.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("batch_seq", Int, nullable=False),
+    Column("created_at", Int, nullable=False),
+    Index(None, "created_at"),
+)
+
 # A run of a batch's input lines: the unit of work, of leases and of sealed results.
 chunks = Table(
     "chunks",

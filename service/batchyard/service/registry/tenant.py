@@ -1,19 +1,30 @@
 """The registry as one tenant sees it: every query here carries the tenant, and nothing else reads for a caller."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Select, Table, insert, select, update
+from sqlalchemy import Connection, Select, Table, delete, insert, select, update
 
-from batchyard.service.errors import FailedPrecondition, InvalidArgument, NotFound
+from batchyard.service.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import LIVE, BatchRecord, FileRecord, Status
-from batchyard.service.registry.schema import batches, file_parts, files
+from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys
 
 FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]
 BATCH_COLUMNS = [batches.c[field.name] for field in msgspec.structs.fields(BatchRecord)]
+
+
+KEY_SECONDS = 86_400  # how long an idempotency key is remembered
+
+
+class Once(NamedTuple):
+    """A caller's idempotency key, the digest of its request, and the time, in Unix seconds."""
+
+    key: str
+    digest: str
+    created_at: int
 
 
 class TenantRegistry:
@@ -68,10 +79,23 @@ class TenantRegistry:
 
         return await self._database.write(work)
 
-    async def add_batch(self, values: dict[str, Any]) -> BatchRecord:
-        """Registers a batch. `values` are columns of `batches`."""
+    async def add_batch(self, values: dict[str, Any], once: Once | None = None) -> BatchRecord:
+        """Registers a batch. `values` are columns of `batches`.
+
+        With `once`, a repeat gets the batch that the first one made; another request under its key AlreadyExists.
+        """
         query = insert(batches).values(tenant=self.tenant, **values).returning(*BATCH_COLUMNS)
-        return await self._database.write(lambda c: BatchRecord(**c.execute(query).mappings().one()))
+
+        def work(connection: Connection) -> BatchRecord:
+            if once and (made := self._made(connection, once)):
+                return made
+            batch = BatchRecord(**connection.execute(query).mappings().one())
+            if once:
+                row = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}
+                connection.execute(insert(idempotency_keys).values(row))
+            return batch
+
+        return await self._database.write(work)
 
     async def get_batch(self, batch_id: str, provider: str = "") -> BatchRecord:
         return await self._database.read(lambda connection: self._batch(connection, batch_id, provider))
@@ -97,6 +121,21 @@ class TenantRegistry:
             return BatchRecord(**connection.execute(query).mappings().one())
 
         return await self._database.write(work)
+
+    def _made(self, connection: Connection, once: Once) -> BatchRecord | None:
+        """What a key made within its time; one that is older is forgotten."""
+        mine = (idempotency_keys.c.tenant == self.tenant, idempotency_keys.c.key == once.key)
+        found = connection.execute(select(idempotency_keys).where(*mine)).one_or_none()
+        if found is None:
+            return None
+        if found.created_at <= once.created_at - KEY_SECONDS:
+            connection.execute(delete(idempotency_keys).where(*mine))
+            return None
+        if found.digest != once.digest:
+            message = "This idempotency key was used for another request in the last 24 hours."
+            raise AlreadyExists(message, param="idempotency_key")
+        query = self._of(batches, BATCH_COLUMNS, "").where(batches.c.seq == found.batch_seq)
+        return BatchRecord(**connection.execute(query).mappings().one())
 
     def _of(self, table: Table, columns: Iterable[Any], provider: str) -> Select[Any]:
         query = select(*columns).where(table.c.tenant == self.tenant)

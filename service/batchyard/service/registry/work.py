@@ -4,8 +4,8 @@ A lease is held by an owner for an epoch. Taking it raises the epoch, and every 
 was made in: a worker that slept through its lease gets LeaseLost and changes nothing.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, update
@@ -13,7 +13,7 @@ from sqlalchemy.sql import ColumnElement
 
 from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import Part
-from batchyard.service.registry.database import Database
+from batchyard.service.registry.database import Database, Work
 from batchyard.service.registry.records import (
     LIVE,
     BatchRecord,
@@ -22,8 +22,10 @@ from batchyard.service.registry.records import (
     FileRecord,
     SealedChunk,
 )
-from batchyard.service.registry.schema import batches, chunks, file_parts, files
+from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys
 from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, insert_file
+
+T = TypeVar("T")
 
 CHUNK_COLUMNS = [chunks.c[field.name] for field in msgspec.structs.fields(ChunkRecord)]
 _COUNTS = [field.name for field in msgspec.structs.fields(Counts)]
@@ -32,9 +34,11 @@ _COUNTS = [field.name for field in msgspec.structs.fields(Counts)]
 class WorkRegistry:
     """Everything of every tenant that the background work needs; no call of a caller reads through it."""
 
-    def __init__(self, database: Database, owner: str) -> None:
+    def __init__(self, database: Database, owner: str, touch: Callable[[int], None] = lambda _: None) -> None:
+        """`touch` is told the `seq` of each batch whose row was written."""
         self._database = database
         self._owner = owner
+        self._touch = touch
 
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
@@ -112,7 +116,7 @@ class WorkRegistry:
 
     async def update_batch(self, batch: BatchRecord, **values: Any) -> BatchRecord:
         """Commits a step of the batch's life, if its status is still the one that `batch` has. Raises LeaseLost."""
-        return await self._database.write(lambda connection: _step(connection, batch, values))
+        return await self._written(batch.seq, lambda connection: _step(connection, batch, values))
 
     async def plan(self, batch: BatchRecord, planned: Sequence[dict[str, Any]], **values: Any) -> BatchRecord:
         """Adds the batch's chunks, once, and commits a step of its life with them."""
@@ -122,7 +126,7 @@ class WorkRegistry:
             connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
             return updated
 
-        return await self._database.write(work)
+        return await self._written(batch.seq, work)
 
     async def chunks(self, batch: BatchRecord) -> list[ChunkRecord]:
         query = select(*CHUNK_COLUMNS).where(chunks.c.batch_seq == batch.seq).order_by(chunks.c.n)
@@ -136,7 +140,7 @@ class WorkRegistry:
             if connection.execute(query.values(**msgspec.structs.asdict(counts))).rowcount:
                 _sum_counts(connection, chunk.batch_seq)
 
-        await self._database.write(work)
+        await self._written(chunk.batch_seq, work)
 
     async def seal(self, chunk: ChunkRecord, result: SealedChunk) -> None:
         """Commits a chunk's results. Raises LeaseLost where the chunk has another epoch or is sealed."""
@@ -151,7 +155,7 @@ class WorkRegistry:
                 raise LeaseLost("the chunk is another worker's")
             _sum_counts(connection, chunk.batch_seq)
 
-        await self._database.write(work)
+        await self._written(chunk.batch_seq, work)
 
     async def finish(
         self, batch: BatchRecord, results: Iterable[tuple[str, dict[str, Any], Sequence[Part]]], **values: Any
@@ -166,7 +170,7 @@ class WorkRegistry:
             connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
             return ended
 
-        return await self._database.write(work)
+        return await self._written(batch.seq, work)
 
     async def known_keys(self, keys: Sequence[str]) -> set[str]:
         """Those of `keys` that a file or a sealed chunk refers to."""
@@ -206,6 +210,16 @@ class WorkRegistry:
         """Drops the rows of files that were deleted before a time; until then they serve as cursors of lists."""
         held = select(file_parts.c.n).where(file_parts.c.file_seq == files.c.seq).exists()
         return await self._execute(delete(files).where(files.c.deleted_at < before, ~held))
+
+    async def forget_keys(self, before: int) -> int:
+        """Drops idempotency keys that were first used before a time."""
+        return await self._execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
+
+    async def _written(self, seq: int, work: Work[T]) -> T:
+        """What `work` returns, once committed and told."""
+        found = await self._database.write(work)
+        self._touch(seq)
+        return found
 
     async def _execute(self, query: Update | Delete) -> int:
         """How many rows it changed."""
