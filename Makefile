@@ -8,7 +8,7 @@ PROTOS := .venv-protos
 SDKS := .venv-openai2 .venv-openai3
 PINS := .ci/constraints.txt
 
-.PHONY: help run test check protos lint types bench torture image clean
+.PHONY: help run test check protos contract lint types bench torture image clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help

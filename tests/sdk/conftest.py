@@ -14,7 +14,7 @@ from batchyard.service.settings import LocalSettings
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 
-# `make test` sets the environments of these tools up, and says where.
+# `make test` sets the environments of these tools up; a copy of the tree may use those of another.
 TOOLS = Path(os.environ.get("BATCHYARD_TEST_TOOLS", ROOT))
 PATIENCE = 300.0
 

@@ -28,7 +28,8 @@ async def run(settings: Settings) -> None:
 
 
 async def _drain(listener: Listener, server: Server, seconds: float) -> None:
-    """REST first, so that its running requests still have a service; `seconds` is for both together."""
+    """Health first, then REST, so that its running requests still have a service; `seconds` is for all together."""
+    await server.announce()
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     await listener.drain(seconds)

@@ -54,9 +54,14 @@ class Server:
         self._checks = checks
         self._engine = engine
 
-    async def drain(self, seconds: float) -> None:
-        """Says NOT_SERVING, refuses new calls, and lets calls and lines that run finish within `seconds`."""
+    async def announce(self) -> None:
+        """Says NOT_SERVING, ends watches and starts no more lines; calls are still answered, for a shim that drains."""
         await self._checks.stop()
+        self._engine.stop_lines()
+
+    async def drain(self, seconds: float) -> None:
+        """Announces it, refuses new calls, and lets calls and lines that run finish within `seconds`."""
+        await self.announce()
         await asyncio.gather(self._server.stop(seconds), self._engine.drain(seconds))
 
 

@@ -62,12 +62,16 @@ class Engine:
                 task.cancel()
             await asyncio.gather(*loops, *self._tasks, return_exceptions=True)
 
-    async def drain(self, seconds: float) -> None:
-        """Ends watches, starts no more lines, and waits for those that run."""
+    def stop_lines(self) -> None:
+        """Ends watches, and starts no more lines."""
         self._draining = True
         self._changes.stop()
         for control in self._controls.values():
             control.drain()
+
+    async def drain(self, seconds: float) -> None:
+        """Starts no more lines, and waits for those that run."""
+        self.stop_lines()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
