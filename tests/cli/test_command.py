@@ -79,6 +79,35 @@ async def ran(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+HALVES = ["yaml", "uvloop", "alembic", "sqlalchemy", "uvicorn", "starlette", "grpc_health", "obstore", "httpx"]
+BARE = """
+import importlib.abc, runpy, sys
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+HIDDEN = sys.argv[1].split(",")
+sys.meta_path.insert(0, Hidden())
+sys.argv[:2] = ["batchyard"]
+runpy.run_module("batchyard.cli.main", run_name="__main__")
+"""
+
+
+async def ran_bare(hidden: list[str], *arguments: str) -> tuple[int | None, str]:
+    """The exit code and stderr of a command that can't import the packages `hidden`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", BARE, ",".join(hidden), *arguments),
+        env=_environment({}),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(SECONDS):
+        _, err = await process.communicate()
+    return process.returncode, err.decode()
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> list[str]:
     """Options for a server on free ports with the development configuration and data of its own."""
@@ -226,6 +255,10 @@ class TestCheckConfig:
         assert err.splitlines()[0] == "batchyard.port: expected an integer from 0 to 65535, got 'x' (--port)"
         assert "well-known sk-1234" in err
 
+    async def test_a_home_directory_that_is_not_there_is_a_problem_with_its_place(self) -> None:
+        code, _, err = await ran("check-config", "--config", str(DEVELOPMENT), "--data-dir", "~nosuchuser/x")
+        assert (code, err.startswith("batchyard.data_dir: expected a path"), "--data-dir" in err) == (1, True, True)
+
     async def test_of_several_files_the_last_counts(self, tmp_path: Path) -> None:
         code, _, _ = await ran("check-config", "--config", str(tmp_path / "no.yaml"), "--config", str(DEVELOPMENT))
         assert code == 0
@@ -235,6 +268,23 @@ class TestUsage:
     async def test_the_version_is_printed(self) -> None:
         code, out, _ = await ran("--version")
         assert (code, bool(re.fullmatch(r"batchyard \d+\.\d+\.\d+\n", out))) == (0, True)
+
+    @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"]])
+    async def test_the_base_install_answers_for_itself(self, arguments: list[str]) -> None:
+        assert (await ran_bare(HALVES, *arguments))[0] == 0
+
+    @pytest.mark.parametrize(
+        ("command", "missing", "extra"),
+        [
+            ("serve", "yaml", "all"), ("serve", "uvloop", "all"), ("serve", "uvicorn", "all"),
+            ("service", "alembic", "service"), ("shim", "uvicorn", "shim"), ("check-config", "yaml", "service"),
+        ],
+    )  # fmt: skip
+    async def test_a_missing_package_is_one_line_that_says_what_to_install(
+        self, command: str, missing: str, extra: str
+    ) -> None:
+        code, err = await ran_bare([missing], command, "--config", str(DEVELOPMENT))
+        assert (code, err) == (1, f"batchyard {command} needs more packages: pip install 'batchyard[{extra}]'\n")
 
     @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--fly"], ["serve", "--service", "h:1"]])
     async def test_another_use_ends_with_two(self, arguments: list[str]) -> None:

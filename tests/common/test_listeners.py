@@ -1,23 +1,28 @@
 import asyncio
 import json
+import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from tests.sockets import sockets
 
 from batchyard.common import http1
 from batchyard.common.addresses import address, reachable
 from batchyard.common.listeners import Listener, ListenError, listening
 
+LARGE = b"x" * (32 << 20)  # more than the kernel takes
+
 
 class App:
-    """Answers 200; on /slow only when it is let go, on /body with the size of the body."""
+    """Answers 200 and the body's size; on */slow only when it is let go, on /large at length, on /half incompletely."""
 
     def __init__(self) -> None:
         self.running = 0
+        self.headers: list[bytes] = []
         self.let_go = asyncio.Event()
         self.came = asyncio.Event()
 
@@ -30,14 +35,16 @@ class App:
             self.running -= 1
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] == "/slow":
+        if scope["path"].endswith("/slow"):
             await self.let_go.wait()
         size, more = 0, True
         while more:
             message = await receive()
             size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        self.headers = [name for name, _ in scope["headers"]]
+        body = LARGE if scope["path"] in {"/large", "/half"} else b"%d" % size
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": b"%d" % size})
+        await send({"type": "http.response.body", "body": body, "more_body": scope["path"] == "/half"})
 
 
 @pytest.fixture
@@ -128,8 +135,91 @@ class TestStop:
             async with asyncio.timeout(10):
                 await listener.drain(60)
 
+    async def test_a_client_that_does_not_read_does_not_hold_a_stop_up(self, app: App) -> None:
+        async with serving(app, idle_seconds=3600) as (listener, _), not_reading(listener, b"/large"):
+            await app.came.wait()
+            async with asyncio.timeout(http1.LINGER_SECONDS + 20):
+                await listener.drain(3600)
+
+
+class TestSlowReaders:
+    async def test_an_answer_that_is_not_read_runs_until_its_client_is_cut_off(self, app: App) -> None:
+        async with serving(app, max_requests=1, idle_seconds=1) as (listener, client):
+            assert (await client.get("/")).status_code == 200
+            before = sockets()
+            async with not_reading(listener, b"/large"):
+                await _status(client, 503)
+                await _status(client, 200)
+                await eventually(lambda: sockets() <= before + 1)  # the client's own
+
+    async def test_an_answer_that_is_not_finished_takes_its_connection_along(
+        self, app: App, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving(app, idle_seconds=3600) as (listener, client):
+            assert (await client.get("/")).status_code == 200
+            app.came.clear()
+            before = sockets()
+            async with not_reading(listener, b"/half"):
+                await app.came.wait()
+                await eventually(lambda: sockets() <= before + 1)
+        assert logged(caplog) == []
+
+    async def test_a_large_answer_comes_whole_to_a_slow_reader(self, app: App) -> None:
+        async with serving(app, idle_seconds=0.2) as (_, client), client.stream("GET", "/large") as answer:
+            size = 0
+            async for piece in answer.aiter_bytes(1 << 20):
+                size += len(piece)
+                await asyncio.sleep(0.02)
+            assert size == len(LARGE)
+
+
+class TestRefusals:
+    async def test_each_is_logged_once_with_the_callers_id(self, app: App, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        async with serving(app, max_requests=1) as (_, client):
+            first = asyncio.create_task(client.get("/slow"))
+            await app.came.wait()
+            for large, status in (("", 503), ("x" * http1.MAX_HEAD_BYTES, 431)):
+                caplog.clear()
+                answer = await client.get("/", headers={"x-request-id": "mine-1", "x-large": large})
+                assert (answer.status_code, answer.headers["x-request-id"]) == (status, "mine-1")
+                (line,) = logged(caplog)
+                assert (line["status"], line["request_id"], line["method"]) == (status, "mine-1", "GET")
+            app.let_go.set()
+            await first
+
+    @pytest.mark.parametrize(("sent", "status"), [(b"\x16\x03 hello\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nx: ", 408)])
+    async def test_one_without_a_head_is_logged_once(
+        self, app: App, sent: bytes, status: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        async with serving(app, head_seconds=0.1) as (listener, _), connected(listener) as (reader, writer):
+            writer.write(sent)
+            answer = await reader.read()
+        (line,) = logged(caplog)
+        assert line["status"] == status
+        assert f"x-request-id: {line['request_id']}\r\n".encode() in answer
+
+    async def test_probes_are_answered_however_many_requests_run(self, app: App) -> None:
+        async with serving(app, max_requests=1) as (_, client):
+            first = asyncio.create_task(client.get("/slow"))
+            await app.came.wait()
+            assert (await client.get("/health/liveliness")).status_code == 200
+            assert (await client.get("/healthy")).status_code == 503
+            app.let_go.set()
+            await first
+
 
 class TestBounds:
+    async def test_a_trailer_is_no_header(self, app: App) -> None:
+        async with serving(app) as (listener, _), connected(listener) as (reader, writer):
+            writer.write(b"POST /slow HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+            await app.came.wait()
+            writer.write(b"0\r\nauthorization: late\r\n\r\n")
+            app.let_go.set()
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert app.headers == [b"host", b"transfer-encoding", b"connection"]
+
     async def test_more_requests_at_once_than_allowed_are_told_to_come_again(self, app: App) -> None:
         async with serving(app, max_requests=1) as (_, client):
             first = asyncio.create_task(client.get("/slow"))
@@ -199,6 +289,33 @@ class TestBounds:
     async def test_the_server_does_not_name_its_software(self, app: App) -> None:
         async with serving(app) as (_, client):
             assert "server" not in (await client.get("/")).headers
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What the server logged: its own lines, and its library's warnings."""
+    library = [record for record in caplog.records if record.name[:7] == "uvicorn" and record.levelno > logging.INFO]
+    return [vars(record) for record in caplog.records if record.name == "batchyard.shim" or record in library]
+
+
+@asynccontextmanager
+async def not_reading(listener: Listener, path: bytes) -> AsyncIterator[asyncio.StreamWriter]:
+    """A client that asks for `path` and reads nothing."""
+    async with connected(listener) as (_, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)
+        yield writer
+
+
+async def _status(client: httpx.AsyncClient, status: int) -> None:
+    async with asyncio.timeout(10):
+        while (await client.get("/")).status_code != status:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def _refused(port: int) -> None:

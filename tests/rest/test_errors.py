@@ -36,7 +36,7 @@ async def test_an_unknown_route_is_404(door: Door, verb: str, path: str) -> None
         ("DELETE", "/v1/files", "GET, POST"), ("PUT", "/v1/batches", "GET, POST"),
         ("PATCH", "/local/v1/batches/b", "GET"), ("OPTIONS", "/v1/files", "GET, POST"),
         ("GET", "/v1/batches/b/cancel", "POST"), ("POST", "/v1/files/f/content", "GET"),
-        ("POST", "/health/readiness", "GET"), ("POST", "/v1/files/f", "DELETE, GET"),
+        ("POST", "/health/readiness", "GET, HEAD"), ("POST", "/v1/files/f", "DELETE, GET"),
     ],
 )  # fmt: skip
 async def test_a_wrong_method_is_405(door: Door, verb: str, path: str, allowed: str) -> None:

@@ -1,5 +1,4 @@
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,13 +7,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-import uvicorn
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from starlette.applications import Starlette
 
+from batchyard.common.listeners import listening
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 from batchyard.v1 import (
@@ -73,6 +72,8 @@ class FakeService(BatchServiceServicer):
     refuse_after: tuple[int, Refusal] | None = None
     messages: list[DownloadFileResponse | Refusal | asyncio.Event] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    hold_upload: str = ""
+    ranged: Refusal | None = None
 
     async def _unary(self, request: Any, context: Context) -> Any:
         self.requests.append(request)
@@ -95,7 +96,9 @@ class FakeService(BatchServiceServicer):
         self.metadata = dict(context.invocation_metadata())
         if self.refuse_upload:
             await self.refuse_upload.abort(context)
+        await self._held("door")
         await context.send_initial_metadata((("batchyard-accepted", "1"),))
+        await self._held("data")
         try:
             async for message in request_iterator:
                 self.uploaded.append(message)
@@ -103,7 +106,13 @@ class FakeService(BatchServiceServicer):
                     await self.refuse_after[1].abort(context)
         finally:
             self.ended.append("finished" if self.finished else "broken")
+        await self._held("answer")
         return self.answer if isinstance(self.answer, UploadFileResponse) else UploadFileResponse()
+
+    async def _held(self, where: str) -> None:
+        """Waits for ever where `hold_upload` says so."""
+        if self.hold_upload == where:
+            await asyncio.Event().wait()
 
     async def WatchBatch(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802
         """Not reachable over REST."""
@@ -113,6 +122,8 @@ class FakeService(BatchServiceServicer):
     async def DownloadFile(self, request: Any, context: Context) -> AsyncIterator[DownloadFileResponse]:  # noqa: N802
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())
+        if self.ranged and request.read_offset:
+            await self.ranged.abort(context)
         try:
             for message in self.messages:
                 if isinstance(message, Refusal):
@@ -176,30 +187,14 @@ async def running_service(service: FakeService) -> AsyncGenerator[tuple[str, hea
 
 
 @asynccontextmanager
-async def running_app(app: Starlette) -> AsyncGenerator[int]:
-    """The application under a real HTTP server; its port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http="httptools", log_config=None, access_log=False, lifespan="off")
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        await eventually(lambda: server.started)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            await task
-
-
-@asynccontextmanager
-async def running_shim(**settings: float) -> AsyncGenerator[Shim]:
+async def running_shim(max_requests: int = 100, **settings: float) -> AsyncGenerator[Shim]:
     service = FakeService()
     async with running_service(service) as (target, servicer), connect(target) as caller:
         app = create_app(caller, **settings)
-        async with running_app(app) as port:
-            base = f"http://127.0.0.1:{port}"
+        async with listening(app, "127.0.0.1", 0, max_requests=max_requests) as listener:
+            base = f"http://127.0.0.1:{listener.port}"
             async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30) as client:
-                yield Shim(service, servicer, client, app, port)
+                yield Shim(service, servicer, client, app, listener.port)
 
 
 @pytest.fixture

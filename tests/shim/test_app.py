@@ -3,6 +3,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -43,6 +44,54 @@ async def test_a_wrong_method_is_405_with_what_is_allowed(shim: Shim, verb: str,
     answer = await shim.client.request(verb, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/files/file-1%2Fcontent", "/v1%2Ffiles", "/v1/files/a%2fb", "/a%2Fb/files"])
+async def test_an_encoded_slash_is_404(shim: Shim, path: str) -> None:
+    shim.service.answer = GetFileResponse()
+    answer = await shim.client.get(path)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
+    assert shim.service.requests == []
+
+
+async def test_head_on_a_probe_is_get_without_a_body(shim: Shim) -> None:
+    for path in ("liveliness", "liveness", "readiness"):
+        answer = await shim.client.head(f"/health/{path}")
+        assert (answer.status_code, answer.content) == (200, b"")
+    await shim.health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert (await shim.client.head("/health/readiness")).status_code == 503
+
+
+async def test_bodies_that_trickle_are_408_and_keep_nobody_out_for_long() -> None:
+    async with running_shim(max_requests=2, deadline=1) as shim, asyncio.TaskGroup() as group:
+        head = b"POST /v1/batches HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n{"
+        opened = [await shim.send_raw(head) for _ in range(2)]
+        trickles = [group.create_task(_trickle(writer)) for _, writer in opened]
+        await _full(shim)
+        assert (await shim.client.get("/health/liveliness")).status_code == 200
+        for reader, _ in opened:
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"\r\nconnection: close\r\n" in answer
+            assert b'"invalid_request_error"' in answer
+        for trickle, (_, writer) in zip(trickles, opened, strict=True):
+            trickle.cancel()
+            writer.close()
+
+
+async def _full(shim: Shim) -> None:
+    """Returns when there is no room for another request."""
+    async with asyncio.timeout(10):
+        while (await shim.client.get("/v1/foo")).status_code != 503:
+            pass
+
+
+async def _trickle(writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
 
 
 async def test_head_is_not_supported(shim: Shim) -> None:

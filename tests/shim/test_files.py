@@ -1,12 +1,15 @@
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from grpc import StatusCode
+from tests.sockets import sockets
 
 from batchyard.shim.files import PIECE
-from batchyard.v1 import DownloadFileResponse, File, FileContentInfo, UploadFileResponse
+from batchyard.shim.inbound import DRAIN_BYTES
+from batchyard.v1 import ApiError, DownloadFileResponse, File, FileContentInfo, UploadFileResponse
 
 from .conftest import FORM, Refusal, Shim, eventually, form, running_shim
 
@@ -86,6 +89,8 @@ async def test_every_form_of_the_path_uploads(shim: Shim, path: str) -> None:
         ((PURPOSE, ("purpose", "fine-tune"), FILE), "purpose", "twice"),
         ((PURPOSE, FILE, ("provider", "east")), "provider", "after the file"),
         ((("provider", "east"), ("custom_llm_provider", "west"), PURPOSE, FILE), "provider", "two values"),
+        ((PURPOSE, ("expires_after.anchor]", "created_at"), FILE), "expires_after.anchor]", "Unknown parameter"),
+        ((PURPOSE, ("expires_after[anchor", "created_at"), FILE), "expires_after[anchor", "Unknown parameter"),
         ((PURPOSE, ("expires_after[seconds]", "soon"), FILE), "expires_after[seconds]", "expected an integer"),
         ((("purpose", "x" * 70_000), FILE), "purpose", "longer than 65536 bytes"),
         (tuple(("purpose", "batch") for _ in range(70)), None, "could not parse the form"),
@@ -237,9 +242,11 @@ async def test_a_range_that_is_not_understood_is_ignored(shim: Shim, header: str
 
 
 async def test_a_range_behind_the_end_is_416(shim: Shim) -> None:
-    shim.service.messages = [Refusal(StatusCode.OUT_OF_RANGE, "Behind the end.", "OUT_OF_RANGE")]
+    behind = Refusal(StatusCode.OUT_OF_RANGE, "Behind.", "OUT_OF_RANGE", ApiError(message="x", param="read_offset"))
+    shim.service.ranged, shim.service.messages = behind, [info(6), data(b"abcdef")]
     answer = await shim.client.get("/v1/files/file-1/content", headers={"range": "bytes=9-"})
-    assert answer.status_code == 416
+    assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */6")
+    assert answer.json()["error"]["param"] is None
 
 
 async def test_a_range_of_an_empty_file_is_416(shim: Shim) -> None:
@@ -294,3 +301,60 @@ async def test_a_service_that_stalls_breaks_the_download() -> None:
         shim.service.messages = [info(6), data(b"abc"), asyncio.Event()]
         with pytest.raises(httpx.RemoteProtocolError):
             await shim.client.get("/v1/files/file-1/content")
+
+
+REFUSED = Refusal(StatusCode.UNAUTHENTICATED, "No.", "UNAUTHENTICATED")
+
+
+def upload_head(length: int) -> bytes:
+    head = f"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n"
+    return f"{head}content-type: {FORM['content-type']}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("sent", [100, DRAIN_BYTES])
+async def test_a_refused_upload_is_drained_within_bounds_and_its_connection_closed(sent: int) -> None:
+    """In time where the client sends no more, in size where time does not end it."""
+    async with running_shim(drain=0.1 if sent == 100 else 3600, idle=3600) as shim, asyncio.timeout(30):
+        shim.service.refuse_upload = REFUSED
+        reader, writer = await shim.send_raw(upload_head(2 * DRAIN_BYTES), b"x" * sent)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        writer.close()
+
+
+@pytest.mark.parametrize("where", ["door", "data", "answer"])
+async def test_a_service_that_stalls_ends_the_upload_with_504(where: str) -> None:
+    async with running_shim(deadline=0.3, idle=0.3 if where == "data" else 3600, drain=0.1) as shim:
+        shim.service.hold_upload = where
+        async with asyncio.timeout(20):
+            answer = await upload(shim, PURPOSE, ("file", CONTENT * 8, "in.jsonl"))
+        assert answer.status_code == 504
+        assert answer.json()["error"]["message"] == "The service did not answer in time."
+
+
+async def test_a_client_that_stops_reading_is_cut_off_and_it_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running_shim(idle=0.2) as shim:
+        await shim.client.get("/health/readiness")  # opens the channel
+        before = sockets()
+        shim.service.messages = [DownloadFileResponse(info=FileContentInfo()), *[data(CONTENT)] * 64]
+        _, writer = await shim.send_raw(b"GET /v1/files/f/content HTTP/1.1\r\nhost: x\r\nx-request-id: slow-1\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: shim.service.ended == ["download"])
+        await eventually(lambda: sockets() <= before + 1)  # the client's own
+        writer.close()
+    (line,) = [vars(record) for record in caplog.records if vars(record).get("request_id") == "slow-1"]
+    assert (line["status"], line["levelname"]) == (499, "INFO")
+    ours = [record for record in caplog.records if not record.name.startswith("grpc")]  # that is the fake service's
+    assert [record for record in ours if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_service_that_breaks_a_download_is_one_error_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_shim() as shim:
+        shim.service.messages = [info(6), data(b"abc"), Refusal(StatusCode.DATA_LOSS)]
+        with pytest.raises(httpx.RemoteProtocolError):
+            await shim.client.get("/v1/files/file-1/content", headers={"x-request-id": "broken-1"})
+    ours = [record for record in caplog.records if not record.name.startswith("grpc")]
+    (line,) = [vars(record) for record in ours if record.levelno >= logging.WARNING]
+    assert (line["levelname"], line["request_id"], line["code"]) == ("ERROR", "broken-1", "DATA_LOSS")

@@ -1,7 +1,6 @@
 """The command `batchyard`: serve, service, shim, check-config, backup."""
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,49 +8,30 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-import uvloop
-
-from batchyard.cli import report
 from batchyard.cli.errors import RunError
-from batchyard.common import logs
-from batchyard.service.loading import load_settings, provider_variables
-from batchyard.service.settings import Settings, SettingsError
+from batchyard.service.settings import SettingsError
 
-_OPTIONS = ("host", "port", "grpc_port", "data_dir", "service_address")
+_EXTRAS = {"serve": "all", "shim": "shim"}
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Runs the command and returns its exit code: 0, 1 for what can't be used or opened; 2 (argparse) for usage."""
     given = _parser().parse_args(arguments)
     try:
-        settings = _settings(given, environ)
-        if given.command == "check-config":
-            sys.stdout.write(report.settings(settings))
-        elif given.command == "backup":
-            import_module(".backup", __package__).run(settings, given.destination)
-        else:
-            _run(given, settings, environ)
+        # Imported by name, so that the base install can at least say what is missing.
+        import_module(".commands", __package__).run(given, environ)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("batchyard"):
+            raise
+        extra = _EXTRAS.get(given.command, "service")
+        sys.stderr.write(f"batchyard {given.command} needs more packages: pip install 'batchyard[{extra}]'\n")
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
     except RunError as error:
         sys.stderr.write(f"batchyard: {error}\n")
-        return 1
-    return 0
-
-
-def _settings(given: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    options = {name: getattr(given, name, None) for name in _OPTIONS}
-    return load_settings(given.config, environ, options, serves=given.command != "shim")
-
-
-def _run(given: argparse.Namespace, settings: Settings, environ: Mapping[str, str]) -> None:
-    logs.configure(settings.log_level, settings.log_format)
-    report.log_found(given.config, settings, provider_variables(environ))
-    # Imported by name, so that a service and a shim alone need only their own half's dependencies.
-    server = import_module(f".{given.command}", __package__)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.run(settings))
+    else:
+        return 0
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

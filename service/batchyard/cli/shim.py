@@ -33,9 +33,11 @@ async def opened(settings: Settings, target: str) -> AsyncIterator[Listener]:
     limits = settings.limits
     try:
         async with connect(target) as caller:
-            app = create_app(caller, idle=limits.upload_idle_seconds)
-            requests = limits.max_concurrent_calls
-            async with listening(app, settings.host, settings.port, max_requests=requests) as listener:
+            idle, requests = limits.upload_idle_seconds, limits.max_concurrent_calls
+            app = create_app(caller, idle=idle)
+            async with listening(
+                app, settings.host, settings.port, max_requests=requests, idle_seconds=idle
+            ) as listener:
                 yield listener
     except ListenError as error:
         raise RunError(str(error)) from None

@@ -4,57 +4,66 @@ uvicorn's httptools protocol takes a request head of any size, waits for one for
 """
 
 import asyncio
-import json
-import secrets
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from batchyard.common import envelope
 
 MAX_HEAD_BYTES = 64 << 10
-_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+LINGER_SECONDS = 5.0
 
 
-def envelope(message: str, kind: str = "invalid_request_error") -> bytes:
-    """An error body as OpenAI's API writes one."""
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+@dataclass(frozen=True)
+class Refusal:
+    """An answer of the server's own, after which the connection closes: an ASGI application, or bytes."""
+
+    status: int
+    message: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        name, body = envelope.request_id(scope["headers"]), self._body()
+        await send({"type": "http.response.start", "status": self.status, "headers": self._head(name, body)})
+        await send({"type": "http.response.body", "body": body})
+        envelope.write_log(name, self.status, method=scope["method"], sent=len(body))
+
+    def written(self) -> bytes:
+        """The whole answer to a request whose head could not be read; it is logged."""
+        name, body = envelope.request_id(()), self._body()
+        envelope.write_log(name, self.status, sent=len(body))
+        head = b"".join(b"%s: %s\r\n" % header for header in self._head(name, body))
+        return STATUS_LINE[self.status] + head + b"\r\n" + body
+
+    def _body(self) -> bytes:
+        return envelope.body(envelope.error(self.status, self.message))
+
+    def _head(self, name: str, body: bytes) -> list[tuple[bytes, bytes]]:
+        length = (b"content-length", b"%d" % len(body))
+        fixed = [(b"content-type", b"application/json"), length, (b"connection", b"close")]
+        return [*fixed, *envelope.marks(name), *self.headers]
 
 
-_BUSY = envelope("The server has too many requests at once; try again.", "server_error")
-_LARGE = envelope(f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.")
-
-
-async def _busy(scope: Any, receive: Any, send: Any) -> None:
-    await _answer(send, 503, _BUSY, (b"retry-after", b"1"))
-
-
-async def _large(scope: Any, receive: Any, send: Any) -> None:
-    await _answer(send, 431, _LARGE)
-
-
-async def _answer(send: Any, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    start = {"type": "http.response.start", "status": status, "headers": [*_headers(body), *headers]}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
-
-
-def _headers(body: bytes) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", b"req_" + secrets.token_hex(16).encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"connection", b"close"),
-    ]
+_BUSY = Refusal(503, "The server has too many requests at once; try again.", ((b"retry-after", b"1"),))
+_LARGE = Refusal(431, f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.")
+_LATE = Refusal(408, "The request's headers took too long.")
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Bounds a request's head to MAX_HEAD_BYTES and `head_seconds`, and requests at once to `limit_concurrency`."""
+    """Bounds a request's head to MAX_HEAD_BYTES and `head_seconds`, and requests at once to `limit_concurrency`.
 
-    def __init__(self, *args: Any, head_seconds: float, **kwargs: Any) -> None:
+    A request runs until its answer has left. A client that takes nothing of it for `idle_seconds` is cut off.
+    """
+
+    def __init__(self, *args: Any, head_seconds: float, idle_seconds: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._most = self.limit_concurrency
         self.limit_concurrency = None
         self._head_seconds = head_seconds
+        self._idle_seconds = idle_seconds
+        self._lost = asyncio.Event()
         self._held = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -64,7 +73,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._lost.set()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        # A stop waits for running requests, but not for clients that don't read what is left.
+        self._idle_seconds = min(self._idle_seconds, LINGER_SECONDS)
+        if not self._answering():
+            self.loop.call_later(self._idle_seconds, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         # What the parser takes without handing on a head or a piece of body is held in memory: a head that
@@ -72,7 +89,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._held += len(data)
         super().data_received(data)
         if self._held > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(431, _LARGE)
+            self._refuse(_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -80,14 +97,53 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_came()
-        self.app = self._app_for_head()
+        self.app = partial(self._run, self._app_for_head())
         super().on_headers_complete()
 
     def _app_for_head(self) -> Any:
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            return _large
+            return _LARGE
         full = self._most is not None and len(self.tasks) >= self._most
-        return _busy if full else self.config.loaded_app
+        probed = self.url.startswith(b"/health/")
+        return _BUSY if full and not probed else self.config.loaded_app
+
+    async def _run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
+        """Runs `app` until its answer has left; an answer that it doesn't finish ends with the connection."""
+        begun = whole = False
+
+        async def watched(message: Any) -> None:
+            nonlocal begun, whole
+            await send(message)
+            begun = True
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        try:
+            await app(scope, receive, watched)
+        finally:
+            if begun and not whole:
+                self.transport.abort()
+        if whole:
+            await self._flushed()
+        elif begun:
+            await self._lost.wait()  # uvicorn takes a break that it doesn't know of for a defect
+
+    async def _flushed(self) -> None:
+        if self._lost.is_set():
+            return
+        left = self.transport.get_write_buffer_size()
+        self.transport.set_write_buffer_limits(0)
+        while left:
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    await self.flow.drain()
+                left = 0
+            except TimeoutError:
+                before, left = left, self.transport.get_write_buffer_size()
+                if left >= before:
+                    self.transport.abort()
+                    return
+        if not self._lost.is_set():
+            self.transport.set_write_buffer_limits()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_timer is not None:  # else a trailer: nothing of ours reads one
@@ -102,7 +158,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, envelope(msg))
+        self._refuse(Refusal(400, msg))
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
@@ -119,17 +175,15 @@ class BoundedHttp(HttpToolsProtocol):
         if self._answering():
             self._expect_head()  # the next head may wait for as long as this answer takes
         elif self._held:
-            self._refuse(408, envelope("The request's headers took too long."))
+            self._refuse(_LATE)
         else:
             self.transport.close()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _refuse(self, status: int, body: bytes) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answers and closes; in the midst of another answer, only closes."""
         if not self._answering():
-            line = b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES[status])
-            head = b"".join(b"%s: %s\r\n" % header for header in _headers(body))
-            self.transport.write(line + head + b"\r\n" + body)
+            self.transport.write(refusal.written())
         self.transport.close()

@@ -43,16 +43,17 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    app: Any, host: str, port: int, *, max_requests: int, head_seconds: float = 30.0
+    app: Any, host: str, port: int, *, max_requests: int, head_seconds: float = 30.0, idle_seconds: float = 60.0
 ) -> AsyncIterator[Listener]:
     """Serves the ASGI app `app` on `host` and `port` (0: any free one) until the context ends.
 
-    `max_requests` bounds the requests at once; more are answered 503. A request's head may take
-    `head_seconds`. Raises ListenError.
+    `max_requests` bounds the requests at once; more are answered 503, except under /health/. A request's head may
+    take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. Raises ListenError.
     """
     with ExitStack() as opened:
         sockets = _bound(host, port, opened)
-        server = _Server(_config(app, max_requests, head_seconds))
+        http = partial(BoundedHttp, head_seconds=head_seconds, idle_seconds=idle_seconds)
+        server = _Server(_config(app, max_requests, http))
         task = asyncio.create_task(server.serve(sockets))
         listener = Listener(server, task, sockets[0].getsockname()[1])
         try:
@@ -62,15 +63,15 @@ async def listening(
             await listener.drain(0)
 
 
-def _config(app: Any, max_requests: int, head_seconds: float) -> uvicorn.Config:
+def _config(app: Any, max_requests: int, http: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        # Annotated as a class; any callable that makes a protocol does.
-        http=partial(BoundedHttp, head_seconds=head_seconds),  # type: ignore[arg-type]
+        http=http,
         ws="none",
         interface="asgi3",
         lifespan="off",
         log_config=None,
+        log_level="error",  # its warnings repeat what our refusals log
         access_log=False,
         proxy_headers=False,
         server_header=False,

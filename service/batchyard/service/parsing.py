@@ -100,7 +100,10 @@ def _choice(value: object, words: tuple[str, ...]) -> str:
 
 def _path(value: object, _: None) -> Path:
     if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            raise UnfitError("a path, in the home directory of a user of this machine") from None
     raise UnfitError("a path")
 
 

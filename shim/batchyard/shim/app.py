@@ -1,8 +1,6 @@
 """The ASGI application: every route, the health checks, and the frame around each request."""
 
 import logging
-import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -17,10 +15,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batchyard.common import envelope
 from batchyard.common.jsonmap import JsonError
 from batchyard.shim.caller import Caller, CallError
 from batchyard.shim.errors import DEFECT, RequestError, from_call
 from batchyard.shim.files import Files
+from batchyard.shim.inbound import Bounds
 from batchyard.shim.transcoding import SERVICE, Binding, Transcoder
 
 log = logging.getLogger("batchyard.shim")
@@ -30,18 +30,15 @@ READINESS_SECONDS = 2.0
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
 
 
-def create_app(caller: Caller, *, deadline: float = 60.0, idle: float = 60.0) -> Starlette:
+def create_app(caller: Caller, *, deadline: float = 60.0, idle: float = 60.0, drain: float = 5.0) -> Starlette:
     """The shim over `caller`, which its opener closes (`async with connect(target) as caller`).
 
-    Unary calls get at most `deadline` seconds; transfers may take any time, but end when either side does nothing
-    for `idle` seconds.
+    Unary calls get at most `deadline` seconds, as do their bodies; transfers may take any time, but end when either
+    side does nothing for `idle` seconds. The rest of a body that is refused is thrown away for `drain` seconds.
     """
-    bindings = [
-        *Transcoder(caller, deadline=deadline, idle=idle).bindings(),
-        *Files(caller, deadline=deadline, idle=idle).bindings(),
-        *health(caller),
-    ]
-    handlers = dict.fromkeys((RequestError, CallError, JsonError, HTTPException), _answer)
+    bounds = Bounds(deadline, idle, drain)
+    bindings = [*Transcoder(caller, bounds).bindings(), *Files(caller, bounds).bindings(), *health(caller)]
+    handlers = dict.fromkeys((RequestError, CallError, JsonError, HTTPException, TimeoutError), _answer)
     app = Starlette(routes=_routes(bindings), exception_handlers=handlers, middleware=[Middleware(Frame)])
     app.router.redirect_slashes = False
     return app
@@ -63,20 +60,21 @@ def health(caller: Caller) -> Iterator[Binding]:
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         return JSONResponse({"status": "ready" if serving else "not_serving"}, 200 if serving else 503)
 
-    yield Binding("GET", "/health/liveliness", "-", alive)
-    yield Binding("GET", "/health/liveness", "-", alive)
-    yield Binding("GET", "/health/readiness", "Health.Check", ready)
+    for verb in ("GET", "HEAD"):
+        yield Binding(verb, "/health/liveliness", "-", alive)
+        yield Binding(verb, "/health/liveness", "-", alive)
+        yield Binding(verb, "/health/readiness", "Health.Check", ready)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """The verbs of one path. Words that begin other paths are no providers: such a path is unknown."""
+    """The verbs of one path. Unknown: a provider that is a word which begins other paths, and an encoded slash."""
 
     bindings: Mapping[str, Binding]
     reserved: Set[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path_params"].get("provider") in self.reserved:
+        if scope["path_params"].get("provider") in self.reserved or b"%2f" in scope["raw_path"].lower():
             raise HTTPException(404)
         if scope["method"] not in self.bindings:
             raise HTTPException(405, headers={"allow": ", ".join(sorted(self.bindings))})
@@ -93,30 +91,30 @@ class Frame:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        began, status, sent, request_id = time.perf_counter(), 0, 0, _request_id(Request(scope))
+        began, status, sent, request_id = time.perf_counter(), 0, 0, envelope.request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
-        marks = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
         async def marked(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                closing = [(b"connection", b"close")] if scope["state"].get("close") else []
-                message = {**message, "headers": [*message.get("headers", ()), *marks, *closing]}
+                closing = [(b"connection", b"close")] if status == 408 or scope["state"].get("close") else []
+                message = {**message, "headers": [*message.get("headers", ()), *envelope.marks(request_id), *closing]}
             sent += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, marked)
         except ClientDisconnect:
-            status = status or 499
+            status = 499
         except Exception:
             log.exception("a defect broke the request", extra={"request_id": request_id})
             if status:
                 raise
             await RequestError(500, DEFECT).response()(scope, receive, marked)
         finally:
-            _write_log(scope, status=status, sent=sent, seconds=time.perf_counter() - began)
+            path, seconds = getattr(scope.get("route"), "path", "-"), time.perf_counter() - began
+            envelope.write_log(request_id, status, method=scope["method"], route=path, seconds=seconds, sent=sent)
 
 
 def _routes(bindings: Iterable[Binding]) -> list[Route]:
@@ -137,26 +135,10 @@ async def _answer(request: Request, error: Any) -> Any:
             error = from_call(error)
         case JsonError():
             error = RequestError(400, error.message, param=error.param, code=error.code)
+        case TimeoutError():  # only the reading of a body lets one out
+            error = RequestError(408, "The request's body took too long.")
         case HTTPException(status_code=status, headers=headers):
             wrong = "method" if status == 405 else "URL"
             error = RequestError(status, f"Invalid {wrong} ({request.method} {request.url.path})")
             error.headers.update(headers or {})
     return error.response()
-
-
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else f"req_{secrets.token_hex(16)}"
-
-
-def _write_log(scope: Scope, *, status: int, sent: int, seconds: float) -> None:
-    route: Any = scope.get("route")
-    extra = {
-        "method": scope["method"],
-        "route": route.path if route else "-",
-        "status": status,
-        "duration_ms": round(seconds * 1000, 1),
-        "request_id": scope["state"]["request_id"],
-        "bytes": sent,
-    }
-    log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)

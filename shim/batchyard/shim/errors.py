@@ -3,16 +3,16 @@
 {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 """
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc import StatusCode
 from starlette.responses import Response
 
+from batchyard.common import envelope
 from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import CallError
 from batchyard.v1 import ApiError
@@ -60,12 +60,11 @@ class RequestError(Exception):
         super().__init__(message)
         self.status = status
         self.headers: dict[str, str] = {}
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        self.error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
+        self.error = envelope.error(status, message, param=param, code=code)
 
     def response(self) -> Response:
         """The error as an HTTP response."""
-        return Response(json.dumps({"error": self.error}), self.status, self.headers, "application/json")
+        return Response(envelope.body(self.error), self.status, self.headers, "application/json")
 
 
 def from_call(failure: CallError) -> RequestError:

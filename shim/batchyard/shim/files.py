@@ -11,18 +11,19 @@ from urllib.parse import quote
 import multipart  # type: ignore[import-untyped]
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Send
 
 from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import Caller, CallError, Metadata, Upload
 from batchyard.shim.errors import RequestError
-from batchyard.shim.inbound import Body, metadata_of, provider_of, while_connected
+from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected
 from batchyard.shim.transcoding import SERVICE, Binding
 from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
 T = TypeVar("T")
+Opened = tuple[FileContentInfo, AsyncIterator[Any]]
 
 log = logging.getLogger("batchyard.shim")
 
@@ -33,16 +34,15 @@ MAX_FIELDS = 64
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
 _LAST_BYTE = 2**63 - 1
-_FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:\[|\.)(anchor|seconds)\]?")
+_FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:(\[)|\.)(anchor|seconds)(?(3)\])")
 
 
 class Files:
-    """Upload and download; a transfer ends where either side does nothing for `idle` seconds."""
+    """Upload and download; a transfer ends where either side does nothing for `bounds.idle` seconds."""
 
-    def __init__(self, caller: Caller, *, deadline: float, idle: float) -> None:
+    def __init__(self, caller: Caller, bounds: Bounds) -> None:
         self._caller = caller
-        self._deadline = deadline
-        self._idle = idle
+        self._bounds = bounds
         self._write = writer(GetMessageClass(_UPLOAD.output_type))
 
     def bindings(self) -> Iterator[Binding]:
@@ -53,13 +53,13 @@ class Files:
 
     async def upload(self, request: Request) -> ASGIApp:
         """Stream a form to the service; nothing is kept of one that is wrong or that ends early."""
-        body = Body(request, self._idle)
+        body = Body(request, self._bounds)
         try:
             parser, metadata, provider = _parser(request), metadata_of(request), provider_of(request)
             async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
-                await _within(self._deadline, call.accepted())
-                await Form(call, provider, self._idle).forward(parser, body)
-                stored = await while_connected(request.receive, call.result())
+                await _within(self._bounds.deadline, call.accepted())
+                await Form(call, provider, self._bounds.idle).forward(parser, body)
+                stored = await while_connected(request.receive, _within(self._bounds.deadline, call.result()))
                 return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
             await body.drain()
@@ -71,38 +71,46 @@ class Files:
 
     async def _respond(self, request: Request, send: Send) -> None:
         metadata, span = metadata_of(request), _span(request.headers.get("range", ""))
-        asked = DownloadFileRequest(provider=provider_of(request), file_id=request.path_params["file_id"])
+        whole = DownloadFileRequest(provider=provider_of(request), file_id=request.path_params["file_id"])
         if span and (tag := request.headers.get("if-range")):
-            async with self._opened(asked, metadata) as (info, _):
+            async with self._opened(whole, metadata) as (info, _):
                 span = span if tag == _etag(info) and not tag.startswith("W/") else None
-        if span:
-            asked.read_offset, asked.read_limit = span
-        async with self._opened(asked, metadata) as (info, messages):
-            await self._send(info, messages, send, partial=span is not None)
+        asked = DownloadFileRequest.FromString(whole.SerializeToString())
+        asked.read_offset, asked.read_limit = span or (0, 0)
+        try:
+            async with self._opened(asked, metadata) as opened:
+                await self._send(request, opened, send, partial=span is not None)
+        except CallError as error:
+            if error.code is not StatusCode.OUT_OF_RANGE:
+                raise
+            async with self._opened(whole, metadata) as (info, _):
+                raise _unsatisfied(info) from error
 
     @asynccontextmanager
-    async def _opened(
-        self, asked: DownloadFileRequest, metadata: Metadata
-    ) -> AsyncIterator[tuple[FileContentInfo, AsyncIterator[Any]]]:
+    async def _opened(self, asked: DownloadFileRequest, metadata: Metadata) -> AsyncIterator[Opened]:
         async with self._caller.download(_DOWNLOAD, asked, metadata=metadata) as messages:
-            first = await _within(self._deadline, anext(messages, None))
+            first = await _within(self._bounds.deadline, anext(messages, None))
             if first is None or not first.HasField("info"):
                 raise CallError(StatusCode.INTERNAL, "a download begins with its info")
             yield first.info, messages
 
-    async def _send(self, info: FileContentInfo, messages: AsyncIterator[Any], send: Send, *, partial: bool) -> None:
+    async def _send(self, request: Request, opened: Opened, send: Send, *, partial: bool) -> None:
+        info, messages = opened
         headers = [(name.encode(), value.encode("latin-1")) for name, value in _headers(info, partial).items()]
         await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
         sent = 0
         try:
-            while message := await _within(self._idle, anext(messages, None)):
+            while message := await _within(self._bounds.idle, anext(messages, None)):
                 sent += len(message.data)
-                await _within(self._idle, send({"type": "http.response.body", "body": message.data, "more_body": True}))
+                async with asyncio.timeout(self._bounds.idle):
+                    await send({"type": "http.response.body", "body": message.data, "more_body": True})
             if info.HasField("length") and sent != info.length:
                 raise CallError(StatusCode.DATA_LOSS, f"{sent} of {info.length} bytes came")
+        except TimeoutError as error:
+            raise ClientDisconnect from error
         except CallError as error:
             # Left unfinished, so that the server breaks the connection: a short body must not look whole.
-            log.error("a download broke off", extra={"code": error.code.name})
+            log.error("a download broke off", extra={"code": error.code.name, "request_id": request.state.request_id})
         else:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -240,13 +248,20 @@ def _headers(info: FileContentInfo, partial: bool) -> dict[str, str]:
     if info.HasField("length"):
         headers["content-length"] = str(info.length)
     if partial:
-        total = str(info.total_size) if info.HasField("total_size") else "*"
         if not info.length:
-            error = RequestError(416, "The requested range is not within the file.")
-            error.headers["content-range"] = f"bytes */{total}"
-            raise error
-        headers["content-range"] = f"bytes {info.offset}-{info.offset + info.length - 1}/{total}"
+            raise _unsatisfied(info)
+        headers["content-range"] = f"bytes {info.offset}-{info.offset + info.length - 1}/{_total(info)}"
     return headers
+
+
+def _unsatisfied(info: FileContentInfo) -> RequestError:
+    error = RequestError(416, "The requested range is not within the file.")
+    error.headers["content-range"] = f"bytes */{_total(info)}"
+    return error
+
+
+def _total(info: FileContentInfo) -> str:
+    return str(info.total_size) if info.HasField("total_size") else "*"
 
 
 def _etag(info: FileContentInfo) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,7 +13,6 @@ from batchyard.shim.errors import RequestError
 
 MAX_HEADER = 4096
 DRAIN_BYTES = 16 * 1024 * 1024
-DRAIN_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -45,12 +45,21 @@ def provider_of(request: Request, *, body: str = "") -> str:
     return different[0] if different else ""
 
 
-class Body:
-    """A request's body, read piece by piece; a client that sends nothing for `idle` seconds gets 408."""
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds: for a call or a small body as a whole, between the pieces of a transfer, for draining a refused body."""
 
-    def __init__(self, request: Request, idle: float) -> None:
+    deadline: float
+    idle: float
+    drain: float
+
+
+class Body:
+    """A request's body, read piece by piece; TimeoutError, answered 408, where none comes for `bounds.idle` seconds."""
+
+    def __init__(self, request: Request, bounds: Bounds) -> None:
         self._receive, self._state = request.receive, request.state
-        self._idle = idle
+        self._bounds = bounds
         # A client that waits for "100 Continue" has sent nothing yet, and receiving would ask it to.
         self._unasked = request.headers.get("expect", "").lower() == "100-continue"
         self._ended = False
@@ -59,11 +68,8 @@ class Body:
         """The next piece; empty at the end. Raises ClientDisconnect where the client leaves before it."""
         self._unasked = False
         while not self._ended:
-            try:
-                async with asyncio.timeout(self._idle):
-                    message = await self._receive()
-            except TimeoutError as error:
-                raise RequestError(408, "The client sent nothing for too long.") from error
+            async with asyncio.timeout(self._bounds.idle):
+                message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             self._ended = not message.get("more_body", False)
@@ -72,20 +78,21 @@ class Body:
         return b""
 
     async def read_all(self, limit: int) -> bytes:
-        """The whole body; 413 where it is larger than `limit` bytes."""
+        """The whole body; 413 where it is larger than `limit` bytes, TimeoutError after the deadline."""
         pieces = bytearray()
-        while piece := await self.read():
-            pieces += piece
-            if len(pieces) > limit:
-                await self.drain()
-                raise RequestError(413, f"The request body is larger than {limit} bytes.")
+        async with asyncio.timeout(self._bounds.deadline):
+            while len(pieces) <= limit and (piece := await self.read()):
+                pieces += piece
+        if len(pieces) > limit:
+            await self.drain()
+            raise RequestError(413, f"The request body is larger than {limit} bytes.")
         return bytes(pieces)
 
     async def drain(self) -> None:
         """Throw away what the client still sends, within bounds: many clients read an answer only after that."""
         left = DRAIN_BYTES
-        with suppress(TimeoutError, RequestError):
-            async with asyncio.timeout(DRAIN_SECONDS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._bounds.drain):
                 while left > 0 and not self._unasked and (piece := await self.read()):
                     left -= len(piece)
         self._state.close = not self._ended

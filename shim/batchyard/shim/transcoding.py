@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from batchyard.common.jsonmap import header_fields, json_type, merger, readable_names, writer
 from batchyard.shim.caller import Caller
 from batchyard.shim.errors import RequestError
-from batchyard.shim.inbound import Body, metadata_of, provider_of, while_connected
+from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected
 from batchyard.v1 import batch_service_pb2
 
 MAX_BODY = 1024 * 1024
@@ -37,12 +37,11 @@ class Binding:
 
 
 class Transcoder:
-    """Turns HTTP requests into unary calls of at most `deadline` seconds, and their answers into JSON."""
+    """Turns HTTP requests into unary calls of at most `bounds.deadline` seconds, and their answers into JSON."""
 
-    def __init__(self, caller: Caller, *, deadline: float, idle: float) -> None:
+    def __init__(self, caller: Caller, bounds: Bounds) -> None:
         self._caller = caller
-        self._deadline = deadline
-        self._idle = idle
+        self._bounds = bounds
 
     def bindings(self) -> Iterator[Binding]:
         """Every annotated verb and path."""
@@ -67,14 +66,14 @@ class Transcoder:
             merge(message, {**request.path_params, "provider": provider}, "")
             for header in headers.keys() & request.headers.keys():
                 setattr(message, headers[header], request.headers[header])
-            call = self._caller.unary(rpc, message, metadata=metadata, deadline=self._deadline)
+            call = self._caller.unary(rpc, message, metadata=metadata, deadline=self._bounds.deadline)
             answer = write(await while_connected(request.receive, call))
             return JSONResponse(answer[member] if member else answer)
 
         return handle
 
     async def _body(self, request: Request) -> Any:
-        raw = await Body(request, self._idle).read_all(MAX_BODY)
+        raw = await Body(request, self._bounds).read_all(MAX_BODY)
         try:
             return json.loads(raw.decode(), parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:

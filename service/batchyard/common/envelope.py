@@ -1,0 +1,49 @@
+"""What every answer has, whoever gives it: the envelope of an error, a request id, and a line in the log."""
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+log = logging.getLogger("batchyard.shim")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def error(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """An error's members as OpenAI's API has them, with the type that fits the HTTP status."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def body(members: dict[str, Any]) -> bytes:
+    """An error's body: `{"error": MEMBERS}`."""
+    return json.dumps({"error": members}).encode()
+
+
+def request_id(headers: Headers) -> str:
+    """The caller's own id (x-request-id: 1 to 128 letters, digits, `.`, `_`, `-`), else a new one."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if re.fullmatch(rb"[A-Za-z0-9._-]{1,128}", given) else f"req_{secrets.token_hex(16)}"
+
+
+def marks(name: str) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer to the request `name`."""
+    return [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
+
+
+def write_log(
+    name: str, status: int, *, method: str = "-", route: str = "-", seconds: float = 0.0, sent: int = 0
+) -> None:
+    """The one line of the request `name`; our own faults are errors."""
+    extra = {
+        "method": method,
+        "route": route,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 1),
+        "request_id": name,
+        "bytes": sent,
+    }
+    log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)
