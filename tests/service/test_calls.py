@@ -44,6 +44,7 @@ TREE: dict[type[BatchyardError], tuple[StatusCode, str, str]] = {
     errors.InvalidArgument: (StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", INVALID),
     errors.TooLarge: (StatusCode.INVALID_ARGUMENT, "TOO_LARGE", INVALID),
     errors.Unauthenticated: (StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", INVALID),
+    errors.AlreadyExists: (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", INVALID),
     errors.NotFound: (StatusCode.NOT_FOUND, "NOT_FOUND", INVALID),
     errors.FailedPrecondition: (StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION", INVALID),
     errors.OutOfRange: (StatusCode.OUT_OF_RANGE, "OUT_OF_RANGE", INVALID),

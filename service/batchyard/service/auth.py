@@ -1,9 +1,11 @@
 """Who calls: a bearer key becomes a tenant before anything of the request's body is read."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from hashlib import sha256
 from hmac import compare_digest
+from inspect import isasyncgen
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,6 +14,7 @@ from grpc import aio
 from batchyard.service.errors import Unauthenticated
 
 DEFAULT_TENANT = "default"
+_MOST_PUBLIC_STREAMS = 64
 PUBLIC_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 current_tenant: ContextVar[str] = ContextVar("current_tenant")
@@ -49,6 +52,7 @@ class KeyInterceptor(aio.ServerInterceptor):
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
+        self._public = asyncio.Semaphore(_MOST_PUBLIC_STREAMS)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
         if not details.method.startswith(PUBLIC_SERVICES):
@@ -56,7 +60,11 @@ class KeyInterceptor(aio.ServerInterceptor):
                 current_tenant.set(self._keys.tenant(metadata_value(details, "authorization")))
             except Unauthenticated as error:
                 return _refusing(error)
-        return await continuation(details)
+            return await continuation(details)
+        handler = await continuation(details)
+        if handler is None or not handler.response_streaming:
+            return handler
+        return _bounded(handler, self._public)
 
 
 def metadata_value(details: grpc.HandlerCallDetails, key: str) -> str | None:
@@ -66,6 +74,29 @@ def metadata_value(details: grpc.HandlerCallDetails, key: str) -> str | None:
         if name == key and isinstance(value, str):
             found = value
     return found
+
+
+def _bounded(handler: Handler, places: asyncio.Semaphore) -> Handler:
+    """A stream that needs no key, with a bound on how many there are at once: they can't crowd callers out."""
+    streaming: Any = handler.stream_stream or handler.unary_stream
+
+    async def stream(request: Any, context: Any) -> None:
+        if places.locked():
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many health or reflection streams at once.")
+        async with places:
+            sent = streaming(request, context)
+            if isasyncgen(sent):
+                async for message in sent:
+                    await context.write(message)
+            else:
+                await sent
+
+    coders = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    kind = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+    return kind(stream, **coders)
 
 
 def _refusing(error: Unauthenticated) -> Handler:

@@ -62,11 +62,17 @@ class _Call:
 
     def _known(self, error: Exception, *, late: bool) -> BatchyardError:
         if isinstance(error, BatchyardError):
+            if error.__cause__:  # ours, whatever its name: the caller is told that it failed, the log why
+                self._log_failure(error)
             return error
         if late:
             return Late(f"The call took more than {self._seconds} seconds.")
-        _log.exception("defect", extra={"method": self.method, "request_id": self.request_id}, exc_info=error)
+        self._log_failure(error)
         return Defect()
+
+    def _log_failure(self, error: Exception) -> None:
+        name = "failure" if isinstance(error, BatchyardError) else "defect"
+        _log.error(name, extra={"method": self.method, "request_id": self.request_id}, exc_info=error)
 
     async def _abort(self, context: Context, error: BatchyardError) -> None:
         status = _details(error)

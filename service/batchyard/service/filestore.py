@@ -64,19 +64,19 @@ class Writer:
         """Ends the object; when this returns, it is durable under its key. Raises StorageFull."""
         await self._flush()
         with _storage_full():
-            await _to_the_end(self._sink.close())
-            await _to_the_end(asyncio.to_thread(self._sync))
+            await to_the_end(self._sink.close())
+            await to_the_end(asyncio.to_thread(self._sync))
         self.committed = True
 
     async def discard(self) -> None:
         """Removes every trace."""
         del self._sink
-        await _to_the_end(asyncio.to_thread(self._remove))
+        await to_the_end(asyncio.to_thread(self._remove))
 
     async def _flush(self) -> None:
         block, self._block = self._block, bytearray()
         with _storage_full():
-            await _to_the_end(self._sink.write(block))
+            await to_the_end(self._sink.write(block))
 
     def _sync(self) -> None:
         folder = self._path.parent
@@ -147,7 +147,7 @@ class FileStore:
 
     async def delete(self, key: str) -> None:
         """Removes an object; one that is missing is fine. After a power cut it may be back, for `sweep` to find."""
-        await _to_the_end(asyncio.to_thread((self._root / key).unlink, missing_ok=True))
+        await to_the_end(asyncio.to_thread((self._root / key).unlink, missing_ok=True))
 
     async def sweep(self, known: Callable[[Sequence[str]], Awaitable[set[str]]]) -> int:
         """Removes what a crash left, and returns how many files that were. Only before anything is written.
@@ -173,7 +173,7 @@ class FileStore:
         if folder not in self._folders:
             with _storage_full():
                 make = asyncio.to_thread(self._disk.make_dir, self._root / folder, site=f"{folder}.folder")
-                await _to_the_end(make)
+                await to_the_end(make)
             self._folders.add(folder)
 
 
@@ -193,7 +193,7 @@ def _walk(root: Path) -> Iterator[str]:
             yield (Path(folder) / name).relative_to(root).as_posix()
 
 
-async def _to_the_end(operation: Awaitable[T]) -> T:
+async def to_the_end(operation: Awaitable[T]) -> T:
     """Awaits an operation that goes on in a thread whatever becomes of the caller.
 
     A cancelled caller learns of it afterwards, so that what it cleans up holds still.

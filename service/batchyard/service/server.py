@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from time import time
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from alembic.util import CommandError
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchyard.service.auth import KeyInterceptor, Keys
@@ -90,11 +92,14 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
     stack.enter_context(DirectoryLock(settings.data_dir))
     (settings.data_dir / "work").mkdir(mode=0o700, exist_ok=True)  # synced with its sibling, by FileStore
+    if settings.database_url and (elsewhere := _registry_folder(settings)):
+        stack.enter_context(DirectoryLock(elsewhere))
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
     database = await asyncio.to_thread(Database, url)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
     work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch)
+    await _check_pair(settings.data_dir / "registry.id", await work.identity(uuid4().hex))
     store = FileStore(settings.data_dir / "store", disk)
     await store.sweep(work.known_keys)
 
@@ -132,6 +137,21 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         clock=clock,
     )
     return engine, servicer
+
+
+def _registry_folder(settings: Settings) -> Path | None:
+    """The registry's folder, where it is not the data directory: a second service must not open it either."""
+    folder = Path(make_url(settings.database_url or "").database or "").resolve().parent
+    return folder if folder != settings.data_dir.resolve() else None
+
+
+async def _check_pair(mark: Path, registry_id: str) -> None:
+    """Keeps a registry from sweeping a store that is another's: what it doesn't name would be removed."""
+    found = await asyncio.to_thread(lambda: mark.read_text() if mark.exists() else "")
+    if found and found != registry_id:
+        raise StartupError(f"{mark.parent} belongs to another registry than the one that was opened.")
+    if not found:
+        await asyncio.to_thread(mark.write_text, registry_id)
 
 
 async def _line_runner(settings: LocalSettings, stack: AsyncExitStack) -> LineRunner:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from batchyard.service.auth import current_tenant
 from batchyard.service.calls import Context
-from batchyard.service.errors import InvalidArgument, OutOfRange
+from batchyard.service.errors import DataLoss, InvalidArgument, NotFound, OutOfRange
 from batchyard.service.messages import batch_message, file_message
 from batchyard.service.mutations import Mutations
 from batchyard.service.registry.database import Database
@@ -70,9 +70,9 @@ class Servicer(BatchServiceServicer):
         self._clock = clock
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
-        new = new_batch(request)
-        provider = self._router.provider(request.provider)
-        batch = await self._mutations.run(provider.create_batch(self._owner(), new))
+        new, owner = new_batch(request), self._owner()
+        provider = self._router.provider(request.provider or await _provider_of(owner, new.input_file_id))
+        batch = await self._mutations.run(provider.create_batch(owner, new))
         return CreateBatchResponse(batch=batch_message(batch))
 
     async def GetBatch(self, request: GetBatchRequest, context: Context) -> GetBatchResponse:
@@ -139,8 +139,12 @@ class Servicer(BatchServiceServicer):
             filename=file.filename,
         )
         yield DownloadFileResponse(info=info)
-        async for piece in self._router.provider(file.provider).content(owner, file, offset, length):
-            yield DownloadFileResponse(data=piece)
+        try:
+            async for piece in self._router.provider(file.provider).content(owner, file, offset, length):
+                yield DownloadFileResponse(data=piece)
+        except DataLoss:
+            await owner.get_file(file.id)  # NotFound where it was deleted meanwhile: nothing is damaged then
+            raise
 
     async def _delete(self, owner: TenantRegistry, file_id: str, provider: str) -> None:
         file = await owner.delete_file(file_id, provider, int(self._clock()))
@@ -160,6 +164,14 @@ def _fitting(messages: Iterable[Listed]) -> tuple[list[Listed], bool]:
             return page, True
         page.append(message)
     return page, False
+
+
+async def _provider_of(owner: TenantRegistry, file_id: str) -> str:
+    """Where a batch over this file goes; a file that isn't there makes its batch fail, at the default."""
+    try:
+        return (await owner.get_file(file_id)).provider
+    except NotFound:
+        return ""
 
 
 def _range(request: DownloadFileRequest, file: FileRecord) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from batchyard.service.router import Router
 from batchyard.v1 import UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
 _MOST_PIECE = 1 << 20
+_MOST_DESCRIPTIONS = 64
 
 
 class UploadStream:
@@ -27,6 +28,7 @@ class UploadStream:
         self._metadata: UploadFileMetadata | None = None
         self._provider: Provider | None = None
         self._upload: Upload | None = None
+        self._descriptions = 0
 
     async def receive(self, messages: AsyncIterator[UploadFileRequest]) -> FileRecord:
         """Raises InvalidArgument for a stream that breaks the protocol or its rules, Late for one that goes silent.
@@ -56,6 +58,9 @@ class UploadStream:
             raise Late(f"The upload sent nothing for {self._idle_seconds:g} seconds.") from None
 
     def _describe(self, metadata: UploadFileMetadata) -> None:
+        self._descriptions += 1
+        if self._descriptions > _MOST_DESCRIPTIONS:
+            raise InvalidArgument(f"An upload has at most {_MOST_DESCRIPTIONS} metadata messages.", param="metadata")
         if self._metadata is None:
             self._metadata = UploadFileMetadata()
         elif self._provider and metadata.provider and self._router.provider(metadata.provider) is not self._provider:
@@ -64,9 +69,9 @@ class UploadStream:
         check_upload(self._metadata)
 
     async def _take(self, data: bytes, stack: AsyncExitStack) -> None:
-        if len(data) > _MOST_PIECE:
+        if not 0 < len(data) <= _MOST_PIECE:  # an empty one would only keep the stream awake
             raise InvalidArgument(
-                f"A piece of data has at most {_MOST_PIECE} bytes, but this one has {len(data)}.", param="data"
+                f"A piece of data has 1 to {_MOST_PIECE} bytes, but this one has {len(data)}.", param="data"
             )
         await (await self._opened(stack)).write(data)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from batchyard.service.disk import Disk
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.journal import Journal
 from batchyard.service.engine.results import Kind, result
-from batchyard.service.errors import LeaseLost
+from batchyard.service.errors import LeaseLost, StorageFull
 from batchyard.service.filestore import FileStore, Part
 from batchyard.service.providers.endpoint import LineRunner
 from batchyard.service.registry.records import BatchRecord, ChunkRecord, SealedChunk
@@ -19,6 +19,8 @@ from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requestline import Request, lines
 
 _PUBLISH_SECONDS = 0.25
+_ENDINGS = 4  # chunks of stopped batches that are written off at once: each is in memory
+_ROOM_BYTES = 32 << 20  # free space without which no line is started: its answer would be paid for and lost
 
 
 class Job(NamedTuple):
@@ -55,6 +57,7 @@ class ChunkRunner:
         self._folder = folder
         self._runner = runner
         self._slots = asyncio.Semaphore(line_slots)
+        self._endings = asyncio.Semaphore(_ENDINGS)
         self._line_seconds = line_seconds
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -64,6 +67,10 @@ class ChunkRunner:
 
         Raises LeaseLost where somebody else has the chunk, DataLoss where the input is damaged, Drained.
         """
+        async with self._endings if job.control.reason else nullcontext():
+            await self._run_claimed(job, chunk)
+
+    async def _run_claimed(self, job: Job, chunk: ChunkRecord) -> None:
         now = self._clock()
         chunk = await self._work.claim_chunk(chunk, now, now + self._lease_seconds)
         async with self._journal(job.batch.id, chunk) as journal:
@@ -87,6 +94,8 @@ class ChunkRunner:
             await journal.close()
 
     async def _run_lines(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
+        if job.control.go_on() and await asyncio.to_thread(self._store.free_bytes) < _ROOM_BYTES:
+            raise StorageFull("The disk is nearly full: no line is started.")
         pieces = self._store.read(job.parts, chunk.start, chunk.end - chunk.start)
         data = b"".join([piece async for piece in pieces])
         async with tasks() as group:
@@ -95,20 +104,20 @@ class ChunkRunner:
                     continue
                 if job.control.go_on():
                     await self._slots.acquire()
-                    group.create_task(self._run_line(job, request, journal))
+                    line = group.create_task(self._run_line(job, request, journal))
+                    line.add_done_callback(self._free_slot)  # also of a task that is cancelled before its first step
                 else:
                     await self._not_run(job, request, journal)
         if job.control.drained:
             raise Drained
 
+    def _free_slot(self, _: asyncio.Task[None]) -> None:
+        self._slots.release()
+
     async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
-        """Runs a line whose slot is taken already."""
         until = asyncio.get_running_loop().time() + self._line_seconds
         call = self._runner.run(job.endpoint, request.body, until=until, wanted=job.control.go_on)
-        try:
-            outcome = await job.control.before_expiry(call)
-        finally:
-            self._slots.release()
+        outcome = await job.control.before_expiry(call)
         if outcome is None:
             await self._not_run(job, request, journal)
         else:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from batchyard.service.disk import Disk
 from batchyard.service.engine.results import Kind, Result, Tokens
+from batchyard.service.filestore import to_the_end
 from batchyard.service.registry.records import Counts
 
 _HEAD = struct.Struct("<IIIB4I")  # checksum of what follows, text length, line, kind, tokens
@@ -99,9 +100,12 @@ class Journal:
 
     async def close(self) -> None:
         """Waits for the sync that is under way, if any; never raises what it raises."""
-        if self._flusher:
-            await asyncio.gather(self._flusher, return_exceptions=True)
-        self._file.close()
+        try:
+            if self._flusher:
+                with suppress(Exception):  # whoever appended or drained was told
+                    await to_the_end(self._flusher)
+        finally:
+            self._file.close()
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

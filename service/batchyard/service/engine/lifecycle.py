@@ -63,8 +63,7 @@ class Lifecycle:
                 case _:
                     return await self._cancel(batch, control)
         except DataLoss as error:
-            lost = LineError("input_lost", error.message, "input_file_id", None)
-            return await self._fail(batch, [lost])
+            return await self._give_up(batch, LineError("input_lost", error.message, "input_file_id", None))
 
     async def _validate(self, batch: BatchRecord, control: Control) -> BatchRecord:
         found = await self._input(batch)
@@ -132,7 +131,13 @@ class Lifecycle:
         values = {"status": Status.FAILED, "failed_at": self._now(), "errors": listed}
         return await self._work.finish(batch, [], **values)
 
-    async def _end(self, batch: BatchRecord, status: Status) -> BatchRecord:
+    async def _give_up(self, batch: BatchRecord, error: LineError) -> BatchRecord:
+        """Ends a batch whose input is damaged, with the results that are sealed."""
+        if batch.status == Status.CANCELLING:
+            return await self._end(batch, Status.CANCELLED)
+        return await self._end(batch, Status.FAILED, errors=[msgspec.structs.asdict(error)])
+
+    async def _end(self, batch: BatchRecord, status: Status, **values: Any) -> BatchRecord:
         sealed = await self._work.chunks(batch)
         now = self._now()
         results = [
@@ -143,7 +148,7 @@ class Lifecycle:
             )
             if parts
         ]
-        return await self._work.finish(batch, results, status=status, **{f"{status}_at": now})
+        return await self._work.finish(batch, results, status=status, **{f"{status}_at": now}, **values)
 
     def _file(self, batch: BatchRecord, kind: str, parts: Sequence[Part], now: int) -> dict[str, Any]:
         return {

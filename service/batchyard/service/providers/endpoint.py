@@ -19,6 +19,7 @@ from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure
 from batchyard.service.settings import LocalSettings
 
 _REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
+_NOT_BEGUN = {409, 425, 429, 503, 529}  # of these, the ones that say that nothing was begun
 _STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
 _UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _BACKOFF_SECONDS = (0.5, 30.0)
@@ -54,10 +55,12 @@ class Endpoint:
 
     async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
         outcome: Answer | Failure = TIMEOUT
+        until += await self._pause(0, wanted)  # what all lines wait for is not the line's own time
         try:
             async with asyncio.timeout_at(until):
                 for attempt in range(self._settings.max_attempts):
-                    await self._pause(attempt, wanted)
+                    if attempt:
+                        await self._pause(attempt, wanted)
                     if not wanted():
                         return None
                     outcome, repeatable, hint = await self._attempt(path, body)
@@ -68,15 +71,17 @@ class Endpoint:
             pass  # the last answer, if there was one, says more than the clock
         return outcome
 
-    async def _pause(self, attempt: int, wanted: Callable[[], bool]) -> None:
-        """Waits for the back-off of a repeat, and while the endpoint asked everybody to wait."""
+    async def _pause(self, attempt: int, wanted: Callable[[], bool]) -> float:
+        """Waits for the back-off of a repeat, and while the endpoint asked everybody to wait; how many seconds."""
         clock = asyncio.get_running_loop().time
+        began = clock()
         least, most = _BACKOFF_SECONDS
         backoff = min(most, least * 2**attempt) * self._random.uniform(0.5, 1) if attempt else 0.0
         held = self._resume_at + self._random.uniform(0, 0.25) if self._resume_at > clock() else 0.0
         wake = max(clock() + backoff, held)
         while clock() < wake and wanted():  # noqa: ASYNC110 - the clock ends it too
             await asyncio.sleep(min(wake - clock(), 0.5))
+        return clock() - began
 
     def _hold(self, hint: float | None) -> None:
         if hint is not None:
@@ -87,7 +92,7 @@ class Endpoint:
         headers = {"content-type": "application/json"}
         try:
             async with self._client.stream("POST", path.removeprefix("/v1"), content=body, headers=headers) as response:
-                return self._judged(response, await self._read(response))
+                return self._judged(path, response, await self._read(response))
         except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
             if isinstance(error.__cause__, _UNREACHED):  # the transport calls these and others ConnectTimeout
                 return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
@@ -102,7 +107,7 @@ class Endpoint:
                 return None
         return bytes(data)
 
-    def _judged(self, response: httpx.Response, data: bytes | None) -> _Attempt:
+    def _judged(self, path: str, response: httpx.Response, data: bytes | None) -> _Attempt:
         status = response.status_code
         if data is None:
             message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
@@ -117,7 +122,7 @@ class Endpoint:
                 Failure("invalid_response", f"The endpoint's answer ({status}) is not JSON."), repeatable=False
             )
         body = body or error_body(data.decode(errors="replace")[:1000] or f"HTTP status {status}", "upstream_error")
-        repeatable = status in _REFUSED and b'"insufficient_quota"' not in body
+        repeatable = status in (_NOT_BEGUN if path in _STATEFUL else _REFUSED) and b'"insufficient_quota"' not in body
         return _Attempt(Answer(status, request_id, body), repeatable, retry_after(response.headers))
 
 

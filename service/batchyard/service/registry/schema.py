@@ -67,6 +67,9 @@ files = Table(
     sqlite_autoincrement=True,
 )
 
+# One row: which registry this is. The data directory that belongs to it says the same.
+identity = Table("identity", metadata, Column("id", String, primary_key=True))
+
 # A file's content is its parts, in order: immutable objects of the file store.
 file_parts = Table(
     "file_parts",

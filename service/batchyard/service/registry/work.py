@@ -22,7 +22,7 @@ from batchyard.service.registry.records import (
     FileRecord,
     SealedChunk,
 )
-from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys
+from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity
 from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, insert_file
 
 T = TypeVar("T")
@@ -39,6 +39,17 @@ class WorkRegistry:
         self._database = database
         self._owner = owner
         self._touch = touch
+
+    async def identity(self, new: str) -> str:
+        """Which registry this is: the id that it was given when it was first opened, `new` where that is now."""
+
+        def work(connection: Connection) -> str:
+            found = connection.scalar(select(identity.c.id))
+            if found is None:
+                connection.execute(insert(identity).values(id=new))
+            return found or new
+
+        return await self._database.write(work)
 
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""

@@ -114,6 +114,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("file_seq", "n"),
         sa.UniqueConstraint("key", name=op.f("uq_file_parts_key")),
     )
+    op.create_table("identity", sa.Column("id", sa.String(), nullable=False), sa.PrimaryKeyConstraint("id"))
     op.create_table(
         "idempotency_keys",
         sa.Column("tenant", sa.String(), nullable=False),
