@@ -411,19 +411,13 @@ class UploadFileMetadata(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     FILENAME_FIELD_NUMBER: _builtins.int
-    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
-    SIZE_HINT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty for the default; can't change once data has come."""
     purpose: _builtins.str
     """What the file is for; needed before finish."""
     filename: _builtins.str
     """Its name; batch inputs end in .jsonl."""
-    content_type: _builtins.str
-    """The media type of the content."""
-    size_hint: _builtins.int
-    """The size in bytes, where the caller knows it beforehand."""
     @_builtins.property
     def expires_after(self) -> _file_pb2.ExpiresAfter:
         """When the file is deleted."""
@@ -434,17 +428,13 @@ class UploadFileMetadata(_message.Message):
         provider: _builtins.str = ...,
         purpose: _builtins.str = ...,
         filename: _builtins.str = ...,
-        content_type: _builtins.str = ...,
         expires_after: _file_pb2.ExpiresAfter | None = ...,
-        size_hint: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "expires_after", b"expires_after", "size_hint", b"size_hint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "content_type", b"content_type", "expires_after", b"expires_after", "filename", b"filename", "provider", b"provider", "purpose", b"purpose", "size_hint", b"size_hint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "filename", b"filename", "provider", b"provider", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__size_hint: _TypeAlias = _typing.Literal["size_hint"]  # noqa: Y015
-    _WhichOneofArgType__size_hint: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__size_hint) -> _WhichOneofReturnType__size_hint | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UploadFileMetadata: _TypeAlias = UploadFileMetadata  # noqa: Y015
 

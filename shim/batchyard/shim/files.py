@@ -161,7 +161,6 @@ class Form:
                 raise _refusal("file", "a form holds one file.")
             self._has_file = True
             self._metadata.filename = segment.filename or ""
-            self._metadata.content_type = segment.header("Content-Type", "")
             await self._send(UploadFileRequest(metadata=self._metadata))
         elif not _FORM_FIELDS.fullmatch(self._name):
             text = f"Unknown parameter: '{self._name}'."
