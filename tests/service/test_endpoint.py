@@ -6,21 +6,17 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from starlette.responses import Response
-from tests.fakes import FakeEndpoint, Gate, completion, failure, fake_endpoint
+from tests.fakes import Gate, completion, failure, fake_endpoint
 from tests.harness import chat_lines, jsonl, service, settings_for, until
 
 from batchyard.service.engine.results import TIMEOUT, Answer, Failure, Tokens
-from batchyard.service.providers.endpoint import open_endpoint, retry_after
+from batchyard.service.providers.endpoint import open_endpoint
 from batchyard.service.settings import LocalSettings
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -277,75 +273,6 @@ class TestADeadline:
             outcome = await run(seconds=2)
             assert isinstance(outcome, Answer)
             assert outcome.status_code == 503
-
-
-async def _calls(fake: FakeEndpoint, content: str) -> int:
-    return fake.calls[content]
-
-
-class TestRetryAfter:
-    @pytest.mark.parametrize(
-        ("headers", "seconds"),
-        [
-            ({"retry-after": "20"}, 20),
-            ({"retry-after": "0.5"}, 0.5),
-            ({"retry-after": "-3"}, 0),
-            ({"retry-after-ms": "1500"}, 1.5),
-            ({"retry-after-ms": "1500", "retry-after": "20"}, 1.5),
-            ({"retry-after-ms": "soon", "retry-after": "20"}, 20),
-            ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
-            ({"retry-after": "soon"}, None),
-            ({"retry-after": ""}, None),
-            ({}, None),
-        ],
-    )
-    def test_is_read_in_every_form(self, headers: dict[str, str], seconds: float | None) -> None:
-        assert retry_after(httpx.Headers(headers)) == seconds
-
-    def test_is_read_as_a_date(self) -> None:
-        date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-        seconds = retry_after(httpx.Headers({"retry-after": date}))
-        assert seconds is not None
-        assert 3000 < seconds <= 3600
-
-    async def test_of_any_form_holds_every_line_back(self) -> None:
-        date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-        forms = [("retry-after", "600"), ("retry-after", "600.5"), ("retry-after", date), ("retry-after-ms", "600000")]
-
-        async def calls(headers: dict[str, str]) -> int:
-            async def refuse(body: dict[str, Any], before: int) -> Response:
-                return failure(429, headers=headers)
-
-            async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
-                await run("first", seconds=3)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(run("second"), 0.45)
-                return sum(fake.calls.values())
-
-        assert await asyncio.gather(*(calls(dict([form])) for form in forms)) == [1] * len(forms)
-        assert await calls({}) == 3
-
-    async def test_is_not_taken_from_the_time_of_lines_that_wait_for_it(self) -> None:
-        async def refuse_once(body: dict[str, Any], before: int) -> Response:
-            first = body["messages"][-1]["content"] == "first"
-            return failure(429, headers={"retry-after": "1"}) if first and not before else completion(body)
-
-        async with fake_endpoint(refuse_once) as fake, runner(fake.api_base) as run:
-            first = asyncio.ensure_future(run("first"))
-            await until(partial(_calls, fake, "first"), bool)
-            second = await run("second", seconds=0.5)
-            assert isinstance(second, Answer)
-            assert second.status_code == 200
-            await first
-
-    @pytest.mark.parametrize("status", [408, 500, 502, 504])
-    async def test_a_stateful_line_is_not_repeated_where_it_may_have_begun(self, status: int) -> None:
-        async def refuse(body: dict[str, Any], before: int) -> Response:
-            return failure(status)
-
-        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
-            await run(path=RESPONSES)
-            assert sum(fake.calls.values()) == 1
 
 
 class TestTheKey:

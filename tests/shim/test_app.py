@@ -66,17 +66,27 @@ async def test_bodies_that_trickle_are_408_and_keep_nobody_out_for_long() -> Non
     async with running_shim(max_requests=2, deadline=1) as shim, asyncio.TaskGroup() as group:
         head = b"POST /v1/batches HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n{"
         opened = [await shim.send_raw(head) for _ in range(2)]
+        answers = [group.create_task(_answer(reader)) for reader, _ in opened]
         trickles = [group.create_task(_trickle(writer)) for _, writer in opened]
         await _full(shim)
         assert (await shim.client.get("/health/liveliness")).status_code == 200
-        for reader, _ in opened:
-            answer = await asyncio.wait_for(reader.read(), 10)
+        for reading in answers:
+            answer = await asyncio.wait_for(reading, 10)
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b"\r\nconnection: close\r\n" in answer
             assert b'"invalid_request_error"' in answer
         for trickle, (_, writer) in zip(trickles, opened, strict=True):
             trickle.cancel()
             writer.close()
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytes:
+    """All that comes, to the end or to the reset that bytes sent after it provoke."""
+    answer = bytearray()
+    with suppress(ConnectionError):
+        while piece := await reader.read(1 << 16):
+            answer += piece
+    return bytes(answer)
 
 
 async def _full(shim: Shim) -> None:
