@@ -9,6 +9,8 @@ from typing import Any
 
 log = logging.getLogger("batchyard.shim")
 
+DEFECT = "The server had an error while processing your request."
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 

@@ -1,7 +1,5 @@
 """The ASGI application: every route, the health checks, and the frame around each request."""
 
-import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +8,18 @@ from grpc_health.v1 import health_pb2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from batchyard.common import envelope
+from batchyard.common.frame import Frame
 from batchyard.common.jsonmap import JsonError
 from batchyard.shim.caller import Caller, CallError
-from batchyard.shim.errors import DEFECT, RequestError, from_call
+from batchyard.shim.errors import RequestError, from_call
 from batchyard.shim.files import Files
 from batchyard.shim.inbound import Bounds
 from batchyard.shim.transcoding import SERVICE, Binding, Transcoder
-
-log = logging.getLogger("batchyard.shim")
 
 READINESS_SECONDS = 2.0
 
@@ -80,41 +76,6 @@ class Resource:
             raise HTTPException(405, headers={"allow": ", ".join(sorted(self.bindings))})
         response = await self.bindings[scope["method"]].handle(Request(scope, receive, send))
         await response(scope, receive, send)
-
-
-class Frame:
-    """The outermost layer: names the request, marks the response, writes the log, and answers for defects."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        began, status, sent, request_id = time.perf_counter(), 0, 0, envelope.request_id(scope["headers"])
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def marked(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                closing = [(b"connection", b"close")] if status == 408 or scope["state"].get("close") else []
-                message = {**message, "headers": [*message.get("headers", ()), *envelope.marks(request_id), *closing]}
-            sent += len(message.get("body", b""))
-            await send(message)
-
-        try:
-            await self._app(scope, receive, marked)
-        except ClientDisconnect:
-            status = 499
-        except Exception:
-            log.exception("a defect broke the request", extra={"request_id": request_id})
-            if status:
-                raise
-            await RequestError(500, DEFECT).response()(scope, receive, marked)
-        finally:
-            path, seconds = getattr(scope.get("route"), "path", "-"), time.perf_counter() - began
-            envelope.write_log(request_id, status, method=scope["method"], route=path, seconds=seconds, sent=sent)
 
 
 def _routes(bindings: Iterable[Binding]) -> list[Route]:

@@ -18,7 +18,6 @@ from batchyard.shim.caller import CallError
 from batchyard.v1 import ApiError
 
 DOMAIN = "batchyard"
-DEFECT = "The server had an error while processing your request."
 
 # The HTTP status of each gRPC status, and the message where the service itself has not said what is wrong:
 # then the failure is the transport's, and its own words name addresses and internals.
@@ -36,7 +35,7 @@ BY_STATUS: Mapping[StatusCode, tuple[int, str]] = {
     StatusCode.UNIMPLEMENTED: (501, "The service does not offer this."),
     StatusCode.UNAVAILABLE: (503, "The service is not reachable right now."),
     StatusCode.DEADLINE_EXCEEDED: (504, "The service did not answer in time."),
-    **dict.fromkeys((StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN), (500, DEFECT)),
+    **dict.fromkeys((StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN), (500, envelope.DEFECT)),
 }
 
 # Where the service's reason says more than its status.

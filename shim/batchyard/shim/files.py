@@ -11,10 +11,11 @@ from urllib.parse import quote
 import multipart  # type: ignore[import-untyped]
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Send
 
+from batchyard.common.frame import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import Caller, CallError, Metadata, Upload
 from batchyard.shim.errors import RequestError
@@ -107,7 +108,7 @@ class Files:
             if info.HasField("length") and sent != info.length:
                 raise CallError(StatusCode.DATA_LOSS, f"{sent} of {info.length} bytes came")
         except TimeoutError as error:
-            raise ClientDisconnect from error
+            raise ClientLeft from error
         except CallError as error:
             # Left unfinished, so that the server breaks the connection: a short body must not look whole.
             log.error("a download broke off", extra={"code": error.code.name, "request_id": request.state.request_id})

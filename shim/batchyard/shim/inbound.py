@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Receive
 
+from batchyard.common.frame import ClientLeft
 from batchyard.shim.errors import RequestError
 
 MAX_HEADER = 4096
@@ -65,13 +66,13 @@ class Body:
         self._ended = False
 
     async def read(self) -> bytes:
-        """The next piece; empty at the end. Raises ClientDisconnect where the client leaves before it."""
+        """The next piece; empty at the end. Raises ClientLeft where the client leaves before it."""
         self._unasked = False
         while not self._ended:
             async with asyncio.timeout(self._bounds.idle):
                 message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientDisconnect
+                raise ClientLeft
             self._ended = not message.get("more_body", False)
             if piece := message.get("body", b""):
                 return bytes(piece)
@@ -99,13 +100,13 @@ class Body:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`; if the client leaves first, cancel it and raise ClientDisconnect. The body must have been read."""
+    """Do `work`; if the client leaves first, cancel it and raise ClientLeft. The body must have been read."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientDisconnect
+            raise ClientLeft
         return task.result()
     finally:
         task.cancel()
