@@ -55,6 +55,15 @@ class TestPrecedence:
         assert found.limits == Limits(max_file_bytes=5)
         assert found.local == LocalSettings(echo=True, echo_delay_ms=7)
 
+    def test_a_list_stands_in_the_file_or_with_commas_in_a_variable(self, load: Load, problems: Problems) -> None:
+        in_file = load("batchyard: {local: {echo: true, models: [one, two]}}")
+        assert in_file.local == LocalSettings(echo=True, models=("one", "two"))
+        in_variable = load(ECHO, {"BATCHYARD_LOCAL__MODELS": "one, two"})
+        assert in_variable.local == in_file.local
+        for wrong in ("[]", "[1]", "{a: b}", "5", "'a,,b'"):
+            (problem,) = problems(f"batchyard: {{local: {{echo: true, models: {wrong}}}}}")
+            assert "expected a list of texts" in problem
+
     def test_the_environment_alone_is_enough(self) -> None:
         found = load_settings(None, {"BATCHYARD_LOCAL__API_BASE": "http://127.0.0.1:8000/v1"})
         assert found.local == LocalSettings(api_base="http://127.0.0.1:8000/v1")

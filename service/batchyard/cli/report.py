@@ -45,4 +45,6 @@ def _shown(found: Settings, path: tuple[str, ...]) -> str:
         return "not set"
     if name in {field.name for field in dataclasses.fields(owner) if not field.repr}:
         return "set"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,7 +9,7 @@
      +- AlreadyExists            an idempotency key that was used for another request
      +- OutOfRange               a read that starts behind the end
      +- Late                     a bound in time was passed
-     +- Busy                     a bound on work at once is reached; `retry_after` says when to come back
+     +- Busy                     a bound on work at once, or in a time, is reached; `retry_after` says when to come back
      +- StorageFull              our disk is full, or its configured bound is reached
      +- DataLoss                 bytes that we hold are damaged
      +- Unavailable              not now: starting, draining, or the registry can't be reached
@@ -96,7 +96,11 @@ class Busy(BatchyardError):
     status = StatusCode.RESOURCE_EXHAUSTED
     reason = "BUSY"
     type = "requests"
-    retry_after = 1.0  # seconds
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, code: str | None = None) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class StorageFull(BatchyardError):

@@ -7,12 +7,24 @@ batch's endpoint; `validation.judge` compares the two when a batch is created.
 import secrets
 from array import array
 from collections import Counter
+from collections.abc import Container
 from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
 
-from batchyard.service.requestline import BLANK, Fault, Line, check_body, endpoint_of, is_json, prompt_bytes, read_line
+from batchyard.service.requestline import (
+    BLANK,
+    EMBEDDINGS,
+    Fault,
+    Line,
+    check_body,
+    embedding_inputs,
+    endpoint_of,
+    is_json,
+    prompt_bytes,
+    read_line,
+)
 from batchyard.service.settings import Limits
 
 MAX_MODELS = 16
@@ -82,13 +94,18 @@ class Scan(Struct, frozen=True, kw_only=True):
 class Scanner:
     """Scans a file that comes in pieces, however they are cut; not thread-safe, and busy: run it in a worker thread.
 
-    A chunk ends before `chunk_lines` or `chunk_bytes` would be exceeded; a longer line is a chunk of its own.
+    A chunk ends before `chunk_lines` or `chunk_bytes` would be exceeded; a longer line is a chunk of its own. `models`
+    are those that lines may name; None: any.
     """
 
-    def __init__(self, limits: Limits, *, chunk_lines: int, chunk_bytes: int) -> None:
+    def __init__(
+        self, limits: Limits, *, chunk_lines: int, chunk_bytes: int, models: Container[str] | None = None
+    ) -> None:
         self._longest = limits.max_line_bytes
         self._most = limits.max_batch_lines
+        self._most_inputs = limits.max_embedding_inputs
         self._max_errors = limits.max_line_errors
+        self._supported = models
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._bytes = 0
@@ -100,6 +117,7 @@ class Scanner:
         self._models = _Models()
         self._custom_ids = _Seen()
         self._prompt_bytes = 0
+        self._inputs = 0
         self._errors: list[LineError] = []
         self._refusal: str | None = None
 
@@ -175,6 +193,11 @@ class Scanner:
         if not self._custom_ids.add(line.custom_id):
             raise _duplicate(line.custom_id)
         check_body(body, endpoint)
+        if endpoint == EMBEDDINGS:
+            self._inputs += embedding_inputs(body)
+        if body.model and self._supported is not None and body.model not in self._supported:
+            message = f"The provided model '{body.model}' is not supported by the Batch API."
+            raise Fault("model_not_found", message, "body.model")
         if body.model and not known:
             raise _mismatched(body.model)
 
@@ -184,10 +207,12 @@ class Scanner:
             self._refusal = f"Invalid file format for Batch API. Must be .jsonl: line {self._number} is not valid JSON."
 
     def _too_many(self) -> list[LineError]:
-        if self._lines <= self._most:
-            return []
-        message = f"The batch input file has {self._lines} requests, more than the maximum of {self._most}."
-        return [LineError("too_many_tasks", message, None, None)]
+        counted = ((self._lines, self._most, "requests"), (self._inputs, self._most_inputs, "embedding inputs"))
+        return [
+            LineError("too_many_tasks", _too_many(count, most, what), None, None)
+            for count, most, what in counted
+            if count > most
+        ]
 
 
 class _Chunks:
@@ -307,6 +332,10 @@ class _Seen:
                 at = (at + 1) & mask
             slots[at] = digest
         self._slots, self._mask, self._left = slots, mask, len(slots) // 1024 * 320
+
+
+def _too_many(count: int, most: int, what: str) -> str:
+    return f"The batch input file has {count} {what}, more than the maximum of {most}."
 
 
 def _duplicate(custom_id: str) -> Fault:

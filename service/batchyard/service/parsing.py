@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from batchyard.service.settings import Bounds, Form
 
-Value: TypeAlias = bool | int | float | str | Path
+Value: TypeAlias = bool | int | float | str | Path | tuple[str, ...]
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -117,6 +117,13 @@ def _text(value: object, form: Form | None) -> str:
     return value
 
 
+def _words(value: object, _: None) -> tuple[str, ...]:
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+    if isinstance(words, list) and words and all(isinstance(word, str) and word for word in words):
+        return tuple(words)
+    raise UnfitError("a list of texts (in a variable: with commas between them)")
+
+
 def _secret(text: str) -> None:
     # What a client can send as a bearer key, and an HTTP header can hold.
     if not all("!" <= character <= "~" for character in text):
@@ -157,6 +164,7 @@ _PARSERS: dict[Any, Any] = {
     int: _integer,
     float: _float,
     str: _text,
+    tuple[str, ...]: _words,
     Path: _path,
     Literal: _choice,
 }

@@ -19,10 +19,11 @@ BLANK = b" \t\r"
 MAX_CUSTOM_ID = 512
 MAX_MODEL = 256
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 NAMES = {
     CHAT: "Chat Completions",
     "/v1/completions": "Completions",
-    "/v1/embeddings": "Embeddings",
+    EMBEDDINGS: "Embeddings",
     "/v1/moderations": "Moderations",
     "/v1/responses": "Responses",
 }
@@ -107,6 +108,14 @@ def prompt_bytes(body: Body) -> int:
     return len(body.messages) + len(body.input) + len(body.prompt)
 
 
+def embedding_inputs(body: Body) -> int:
+    """Returns how many texts, or lists of tokens, an embeddings request has."""
+    if _first(body.input) != b"[":
+        return 1
+    inputs = _decode_array(body.input)
+    return len(inputs) if inputs and _first(inputs[0]) in {b'"', b"["} else 1
+
+
 def lines(data: bytes, first_line_number: int) -> Iterator[Request]:
     """Reads the requests of whole lines that a scan found good; `first_line_number` is that of the first line.
 
@@ -120,6 +129,10 @@ def lines(data: bytes, first_line_number: int) -> Iterator[Request]:
             yield Request(number, custom_id, url, bytes(raw.body))
 
 
+def _first(value: Raw) -> bytes:
+    return bytes(memoryview(value)[:1])
+
+
 class _RawRequest(Struct, gc=False):
     custom_id: Raw
     url: Raw
@@ -129,6 +142,7 @@ class _RawRequest(Struct, gc=False):
 _decode_line = Decoder(Line).decode
 _decode_body = Decoder(Body).decode
 _decode_any = Decoder(Raw).decode
+_decode_array = Decoder(list[Raw]).decode
 _decode_members = Decoder(dict[str, Raw]).decode
 _decode_string = Decoder(str).decode
 _decode_request = Decoder(_RawRequest).decode

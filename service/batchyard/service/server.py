@@ -119,6 +119,7 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         chunks,
         batch_slots=settings.local.max_active_batches,
         max_errors=settings.limits.max_line_errors,
+        max_tokens=settings.limits.max_enqueued_tokens,
         clock=clock,
     )
     engine = Engine(work, lifecycle, changes, clock)

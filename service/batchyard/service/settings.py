@@ -31,10 +31,12 @@ class Form(Enum):
 
 
 Count = Annotated[int, Bounds(1)]
+MaybeCount = Annotated[int | None, Bounds(1)]
 Port = Annotated[int, Bounds(0, 65_535)]
 Seconds = Annotated[float, Bounds(0)]
 SomeSeconds = Annotated[float, Bounds(0.001)]
 Secret = Annotated[str | None, Form.SECRET]
+Words = tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class LocalSettings:
     api_base: Annotated[str | None, Form.HTTP_URL] = None
     api_key: Secret = field(default=None, repr=False)
     echo: bool = False
+    models: Words = None
+    """The models that lines may name; none: any."""
     echo_delay_ms: Annotated[int, Bounds(0, 60_000)] = 0
     """How long the echo model takes for a line, in milliseconds."""
     max_concurrency: Annotated[int, Bounds(1, 4096)] = 64
@@ -77,8 +81,16 @@ class Limits:
     """Lines in a batch's input (OpenAI's own limit)."""
     max_line_bytes: Count = 16 * MIB
     """The longest input line."""
+    max_embedding_inputs: Count = 50_000
+    """Inputs in all lines of a batch of /v1/embeddings (OpenAI's own limit)."""
     max_line_errors: Count = 100
     """Bad lines that are reported for one batch."""
+    max_files_per_minute: MaybeCount = None
+    """Uploads of a tenant that end well; none: as many as come."""
+    max_batches_per_hour: MaybeCount = None
+    """Batches that a tenant creates; none: as many as come."""
+    max_enqueued_tokens: MaybeCount = None
+    """Estimated prompt tokens in the running batches of a tenant and a model; none: as many as come."""
     max_message_bytes: Annotated[int, Bounds(2 * MIB, (1 << 31) - 1)] = 4 * MIB
     """The largest gRPC message; pieces of up to 1 MiB must fit."""
     max_concurrent_uploads: Count = 64

@@ -18,7 +18,7 @@ from batchyard.service.filestore import Part
 from batchyard.service.identifiers import new_file_id
 from batchyard.service.jsonl import LineError, Scan
 from batchyard.service.registry.records import BatchRecord, ChunkRecord, Status
-from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.registry.work import NoRoom, Tokens, WorkRegistry
 from batchyard.service.requestline import endpoint_of
 from batchyard.service.validation import judge
 
@@ -41,12 +41,14 @@ class Lifecycle:
         *,
         batch_slots: int,
         max_errors: int,
+        max_tokens: int | None = None,
         clock: Callable[[], float],
     ) -> None:
         self._work = work
         self._chunks = chunks
         self._slots = asyncio.Semaphore(batch_slots)
         self._max_errors = max_errors
+        self._most_tokens = max_tokens
         self._clock = clock
 
     async def advance(self, batch: BatchRecord, control: Control) -> BatchRecord:
@@ -70,7 +72,12 @@ class Lifecycle:
         if found.errors:
             return await self._fail(batch, found.errors)
         async with self._turn(control):
-            return await self._plan(batch, found, status=Status.IN_PROGRESS, in_progress_at=self._now())
+            try:
+                return await self._plan(
+                    batch, found, self._most_tokens, status=Status.IN_PROGRESS, in_progress_at=self._now()
+                )
+            except NoRoom:
+                return await self._fail(batch, [_no_room(found, batch.tenant, self._most_tokens)])
 
     async def _run(self, batch: BatchRecord, control: Control) -> BatchRecord:
         found = await self._input(batch)
@@ -97,7 +104,9 @@ class Lifecycle:
         scan = Scan.from_dict(stored)
         return _Input(scan, parts, judge(scan, batch.endpoint, max_errors=self._max_errors))
 
-    async def _plan(self, batch: BatchRecord, found: _Input, **values: Any) -> BatchRecord:
+    async def _plan(
+        self, batch: BatchRecord, found: _Input, most_tokens: int | None = None, **values: Any
+    ) -> BatchRecord:
         scan = found.scan
         if scan is None:
             raise DataLoss("The input file's scan is missing.")
@@ -106,7 +115,8 @@ class Lifecycle:
             for n, chunk in enumerate(scan.chunks)
         ]
         model = scan.models[0] if scan.models else None
-        return await self._work.plan(batch, planned, model=model, total=scan.lines, **values)
+        tokens = Tokens(model, scan.estimated_tokens, most_tokens) if most_tokens else None
+        return await self._work.plan(batch, planned, tokens=tokens, model=model, total=scan.lines, **values)
 
     async def _run_chunks(self, batch: BatchRecord, parts: list[Part], control: Control) -> None:
         if control.drained:
@@ -192,6 +202,16 @@ def _outputs(sealed: Sequence[ChunkRecord]) -> list[Part]:
 
 def _errors(sealed: Sequence[ChunkRecord]) -> list[Part]:
     return [Part(chunk.error_key, chunk.error_size) for chunk in sealed if chunk.error_key]
+
+
+def _no_room(found: _Input, tenant: str, most: int | None) -> LineError:
+    """Facts 3.5."""
+    model = next(iter(found.scan.models if found.scan else ()), None)
+    message = (
+        f"Enqueued token limit reached for {model or 'no model'} in organization {tenant}. "
+        f"Limit: {most:,} enqueued tokens. Please try again once some in_progress batches have been completed."
+    )
+    return LineError("token_limit_exceeded", message, None, None)
 
 
 def _no_input(file_id: str, found: bool) -> LineError:

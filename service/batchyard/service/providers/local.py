@@ -13,7 +13,7 @@ from batchyard.service.identifiers import new_batch_id, new_file_id
 from batchyard.service.jsonl import Scan, Scanner
 from batchyard.service.providers.base import FileDescription, NewBatch, Upload
 from batchyard.service.registry.records import BatchRecord, FileRecord, Status
-from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.tenant import Rate, TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.settings import Limits, LocalSettings, Retention
 
@@ -51,6 +51,7 @@ class LocalProvider:
             raise Busy(f"More than {self._limits.max_concurrent_uploads} uploads are under way. Try again soon.")
         self._uploads += 1
         try:
+            await owner.check_uploads(_rate(self._limits.max_files_per_minute, 60), int(self._clock()))
             file_id = new_file_id()
             async with self._store.writer(f"files/{file_id}") as writer:
                 scanner = self._scanner() if purpose in {"", "batch"} else None
@@ -85,7 +86,8 @@ class LocalProvider:
             "metadata": new.metadata,
             "output_seconds": new.output_seconds or self._retention.output_file_seconds,
         }
-        batch = await owner.add_batch(values, new.once(self.name, now))
+        rate = _rate(self._limits.max_batches_per_hour, 3600)
+        batch = await owner.add_batch(values, new.once(self.name, now), rate)
         self._engine.wake()
         return batch
 
@@ -127,7 +129,12 @@ class LocalProvider:
         return await owner.add_file(values | found, [part])
 
     def _scanner(self) -> Scanner:
-        return Scanner(self._limits, chunk_lines=self._settings.chunk_lines, chunk_bytes=self._settings.chunk_bytes)
+        return Scanner(
+            self._limits,
+            chunk_lines=self._settings.chunk_lines,
+            chunk_bytes=self._settings.chunk_bytes,
+            models=self._settings.models,
+        )
 
 
 class _LocalUpload:
@@ -188,6 +195,10 @@ class _LocalUpload:
         if scan.refusal:
             raise InvalidArgument(scan.refusal)
         return scan
+
+
+def _rate(most: int | None, seconds: int) -> Rate | None:
+    return Rate(most, seconds) if most else None
 
 
 def _stats(scan: Scan, digest: str) -> dict[str, object]:

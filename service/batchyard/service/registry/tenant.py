@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, Select, Table, delete, insert, select, update
 
-from batchyard.service.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from batchyard.service.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import LIVE, BatchRecord, FileRecord, Status
@@ -27,6 +27,13 @@ class Once(NamedTuple):
     created_at: int
 
 
+class Rate(NamedTuple):
+    """At most so many rows in so many seconds."""
+
+    most: int
+    seconds: int
+
+
 class TenantRegistry:
     """Files and batches of one tenant. An id of another tenant's is NotFound, by the same query as a missing one.
 
@@ -41,6 +48,12 @@ class TenantRegistry:
         """Registers a file whose bytes are durable already. `values` are columns of `files`."""
         row = {**values, "tenant": self.tenant}
         return await self._database.write(lambda connection: insert_file(connection, row, parts))
+
+    async def check_uploads(self, rate: Rate | None, now: int) -> None:
+        """Raises Busy where the tenant has uploaded its share of files."""
+        if rate:
+            uploads = select(files.c.created_at).where(files.c.purpose != "batch_output").order_by(files.c.seq.desc())
+            await self._database.read(lambda connection: self._check_rate(connection, uploads, rate, now))
 
     async def get_file(self, file_id: str, provider: str = "") -> FileRecord:
         return await self._database.read(lambda connection: self._file(connection, file_id, provider))
@@ -79,16 +92,21 @@ class TenantRegistry:
 
         return await self._database.write(work)
 
-    async def add_batch(self, values: dict[str, Any], once: Once | None = None) -> BatchRecord:
-        """Registers a batch. `values` are columns of `batches`.
+    async def add_batch(
+        self, values: dict[str, Any], once: Once | None = None, rate: Rate | None = None
+    ) -> BatchRecord:
+        """Registers a batch. `values` are columns of `batches`. Raises Busy where `rate` is exceeded.
 
         With `once`, a repeat gets the batch that the first one made; another request under its key AlreadyExists.
         """
         query = insert(batches).values(tenant=self.tenant, **values).returning(*BATCH_COLUMNS)
+        newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
         def work(connection: Connection) -> BatchRecord:
             if once and (made := self._made(connection, once)):
                 return made
+            if rate:
+                self._check_rate(connection, newest, rate, values["created_at"])
             batch = BatchRecord(**connection.execute(query).mappings().one())
             if once:
                 row = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}
@@ -121,6 +139,18 @@ class TenantRegistry:
             return BatchRecord(**connection.execute(query).mappings().one())
 
         return await self._database.write(work)
+
+    def _check_rate(self, connection: Connection, newest: Select[Any], rate: Rate, now: int) -> None:
+        """`newest` selects when rows were created, the newest first."""
+        (column,) = newest.selected_columns
+        mine = newest.where(column.table.c.tenant == self.tenant).limit(1).offset(rate.most - 1)
+        oldest = connection.scalar(mine)
+        if oldest is not None and oldest > now - rate.seconds:
+            raise Busy(
+                f"Rate limit reached: at most {rate.most} in {rate.seconds} seconds. Please try again later.",
+                retry_after=min(oldest + rate.seconds - now, rate.seconds),
+                code="rate_limit_exceeded",
+            )
 
     def _made(self, connection: Connection, once: Once) -> BatchRecord | None:
         """What a key made within its time; one that is older is forgotten."""

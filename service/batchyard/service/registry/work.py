@@ -5,7 +5,7 @@ was made in: a worker that slept through its lease gets LeaseLost and changes no
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, update
@@ -29,6 +29,18 @@ T = TypeVar("T")
 
 CHUNK_COLUMNS = [chunks.c[field.name] for field in msgspec.structs.fields(ChunkRecord)]
 _COUNTS = [field.name for field in msgspec.structs.fields(Counts)]
+
+
+class Tokens(NamedTuple):
+    """The prompt tokens that a batch adds to those of its tenant and model, and the most that there may be."""
+
+    model: str | None
+    wanted: int
+    most: int
+
+
+class NoRoom(Exception):
+    """The tokens of a batch would exceed the limit."""
 
 
 class WorkRegistry:
@@ -129,10 +141,14 @@ class WorkRegistry:
         """Commits a step of the batch's life, if its status is still the one that `batch` has. Raises LeaseLost."""
         return await self._written(batch.seq, lambda connection: _step(connection, batch, values))
 
-    async def plan(self, batch: BatchRecord, planned: Sequence[dict[str, Any]], **values: Any) -> BatchRecord:
-        """Adds the batch's chunks, once, and commits a step of its life with them."""
+    async def plan(
+        self, batch: BatchRecord, planned: Sequence[dict[str, Any]], *, tokens: Tokens | None = None, **values: Any
+    ) -> BatchRecord:
+        """Adds the batch's chunks, once, and commits a step of its life with them. Raises NoRoom for `tokens`."""
 
         def work(connection: Connection) -> BatchRecord:
+            if tokens and _enqueued_tokens(connection, batch.tenant, tokens.model) + tokens.wanted > tokens.most:
+                raise NoRoom
             updated = _step(connection, batch, values)
             connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
             return updated
@@ -251,6 +267,14 @@ def _step(connection: Connection, batch: BatchRecord, values: dict[str, Any]) ->
     if row is None:
         raise LeaseLost("the batch moved on")
     return BatchRecord(**row)
+
+
+def _enqueued_tokens(connection: Connection, tenant: str, model: str | None) -> int:
+    """The estimated prompt tokens of all batches that were planned and have not ended."""
+    running = select(func.sum(files.c.stats["estimated_tokens"].as_integer()))
+    running = running.join(batches, (batches.c.input_file_id == files.c.id) & (batches.c.tenant == files.c.tenant))
+    running = running.where(batches.c.tenant == tenant, batches.c.status.in_(LIVE), batches.c.total > 0)
+    return int(connection.scalar(running.where(batches.c.model == model)) or 0)
 
 
 def _sum_counts(connection: Connection, batch_seq: int) -> None:
