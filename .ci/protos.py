@@ -1,7 +1,7 @@
-"""Generates the Python stubs from the protos, and checks that what is committed is current, linted and compatible.
+"""Generates the stubs and openapi.json from the protos, and checks that these are current, linted and compatible.
 
-    python .ci/protos.py generate    write the stubs beside their protos
-    python .ci/protos.py check       stubs current, buf lint, buf format, buf breaking against protos/batchyard.binpb
+    python .ci/protos.py generate    write the stubs beside their protos, and the shim's openapi.json
+    python .ci/protos.py check       both current, buf lint, buf format, buf breaking against protos/batchyard.binpb
     python .ci/protos.py image       accept today's contract as the one that later changes may not break
 
 The generator's version is every client's minimum, so grpcio-tools is pinned low on purpose: what 1.76.0 generates
@@ -10,6 +10,7 @@ would hold protobuf itself back.
 """
 
 import filecmp
+import os
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,12 @@ import grpc_tools
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
+OPENAPI = ROOT / "shim/batchyard/shim/openapi.json"
 IMAGE = PROTOS / "batchyard.binpb"
 GOOGLEAPIS = Path(google.api.annotations_pb2.__file__).parents[2]
 
 
-def generate(out: Path) -> None:
+def generate(out: Path, openapi: Path) -> None:
     protos = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     services = [proto for proto in protos if proto.endswith("_service.proto")]
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{GOOGLEAPIS}"]
@@ -35,19 +37,24 @@ def generate(out: Path) -> None:
         protoc += [f"--plugin=protoc-gen-{kind}={plugins / f'protoc-gen-{kind}'}"]
     run([*protoc, f"--python_out={out}", f"--mypy_out={out}", *protos])
     run([*protoc, f"--grpc_python_out={out}", f"--mypy_grpc_out={out}", *services])
+    with tempfile.NamedTemporaryFile() as described:
+        run([*protoc, "--include_source_info", f"--descriptor_set_out={described.name}", *protos])
+        path = os.pathsep.join([str(out), str(ROOT / "service")])
+        run([sys.executable, str(ROOT / ".ci/openapi.py"), described.name, str(openapi)], PYTHONPATH=path)
 
 
 def check() -> None:
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name, "stubs")
+        out, openapi = Path(name, "stubs"), Path(name, "openapi.json")
         out.mkdir()
-        generate(out)
+        generate(out, openapi)
         made = {path.relative_to(out) for path in out.rglob("*_pb2*.py*")}
         held = {path.relative_to(PROTOS) for path in PROTOS.rglob("*_pb2*") if path.suffix in {".py", ".pyi"}}
         stale = [str(path) for path in sorted(made & held) if not filecmp.cmp(out / path, PROTOS / path, shallow=False)]
         stale += [str(path) for path in sorted(made ^ held)]
+        stale += [OPENAPI.name] if openapi.read_bytes() != OPENAPI.read_bytes() else []
         if stale:
-            sys.exit(f"stubs are not current, run `make protos`: {', '.join(stale)}")
+            sys.exit(f"not current, run `make protos`: {', '.join(stale)}")
         workspace = buf_workspace(Path(name, "workspace"))
         own = workspace / "protos"
         run(["buf", "lint", str(own)], cwd=workspace)
@@ -77,17 +84,17 @@ def buf_workspace(folder: Path) -> Path:
     return folder
 
 
-def run(command: list[str], cwd: Path = ROOT) -> None:
+def run(command: list[str], cwd: Path = ROOT, **environ: str) -> None:
     if command[0] == "buf":
         command = [str(Path(sys.executable).parent / "buf"), *command[1:]]
-    if subprocess.run(command, cwd=cwd, check=False).returncode:
+    if subprocess.run(command, cwd=cwd, env={**os.environ, **environ}, check=False).returncode:
         sys.exit(f"failed: {Path(command[0]).name} {command[1]}")
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["generate"]:
-            generate(PROTOS)
+            generate(PROTOS, OPENAPI)
         case ["check"]:
             check()
         case ["image"]:

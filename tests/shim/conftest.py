@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from batchyard.v1 import (
     DownloadFileResponse,
     UploadFileRequest,
     UploadFileResponse,
+    WatchBatchResponse,
     add_BatchServiceServicer_to_server,
 )
 
@@ -71,6 +72,7 @@ class FakeService(BatchServiceServicer):
     refuse_upload: Refusal | None = None
     refuse_after: tuple[int, Refusal] | None = None
     messages: list[DownloadFileResponse | Refusal | asyncio.Event] = field(default_factory=list)
+    watches: list[Iterable[WatchBatchResponse | Refusal | asyncio.Event]] = field(default_factory=list)
     hold: asyncio.Event | None = None
     hold_upload: str = ""
     ranged: Refusal | None = None
@@ -115,17 +117,23 @@ class FakeService(BatchServiceServicer):
             await asyncio.Event().wait()
 
     async def WatchBatch(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802
-        """Not reachable over REST."""
-        raise AssertionError
-        yield  # type: ignore[unreachable]
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+        async for message in self._told(self.watches.pop(0), context, "watch"):
+            yield message
 
     async def DownloadFile(self, request: Any, context: Context) -> AsyncIterator[DownloadFileResponse]:  # noqa: N802
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())
         if self.ranged and request.read_offset:
             await self.ranged.abort(context)
+        async for message in self._told(self.messages, context, "download"):
+            yield message
+
+    async def _told(self, script: Iterable[Any], context: Context, what: str) -> AsyncIterator[Any]:
+        """What a stream sends; it fails where the script has a refusal, and waits where it has an event."""
         try:
-            for message in self.messages:
+            for message in script:
                 if isinstance(message, Refusal):
                     await message.abort(context)
                 elif isinstance(message, asyncio.Event):
@@ -133,7 +141,7 @@ class FakeService(BatchServiceServicer):
                 else:
                     yield message
         finally:
-            self.ended.append("download")
+            self.ended.append(what)
 
     @property
     def content(self) -> bytes:
@@ -187,7 +195,7 @@ async def running_service(service: FakeService) -> AsyncGenerator[tuple[str, hea
 
 
 @asynccontextmanager
-async def running_shim(max_requests: int = 100, **settings: float) -> AsyncGenerator[Shim]:
+async def running_shim(max_requests: int = 100, **settings: Any) -> AsyncGenerator[Shim]:
     service = FakeService()
     async with running_service(service) as (target, servicer), connect(target) as caller:
         app = create_app(caller, **settings)

@@ -73,7 +73,7 @@ async def test_calls_without_a_body_reach_their_rpc(shim: Shim, verb: str, path:
 @pytest.mark.parametrize(
     ("query", "param"),
     [("limit=abc", "limit"), ("limit=1.5", "limit"), ("limit=99999999999", "limit"), ("limit=", "limit"),
-     ("order=up", "order"), ("limit=" + "9" * 5000, "limit")],
+     ("order=up", "order"), ("order=unspecified", "order"), ("limit=" + "9" * 5000, "limit")],
 )  # fmt: skip
 async def test_a_bad_query_value_is_refused_by_name(shim: Shim, query: str, param: str) -> None:
     answer = await shim.client.get(f"/v1/files?{query}")

@@ -88,7 +88,7 @@ class CreateBatchRequest(_message.Message):
     """The time within which the batch is to be done: 24h."""
     idempotency_key: _builtins.str
     """A key of the caller's choice, at most 255 characters: a repeat within 24 hours gets the batch that the first one
-    made, with another request it is ALREADY_EXISTS. Over REST: the header Idempotency-Key.
+    made, and another request is refused (ALREADY_EXISTS, over REST 409). Over REST: the header Idempotency-Key.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

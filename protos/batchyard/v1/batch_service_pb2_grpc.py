@@ -124,8 +124,8 @@ class BatchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelBatch(self, request, context):
-        """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
-        except that cancelling a cancelled batch answers with it.
+        """CancelBatch asks for a batch to stop; results that are there are kept. Refused where it has ended
+        (FAILED_PRECONDITION, over REST 409), except that cancelling a cancelled batch answers with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +133,7 @@ class BatchServiceServicer(object):
 
     def WatchBatch(self, request, context):
         """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
-        with UNAVAILABLE; watching again starts from the batch as it is then.
+        with UNAVAILABLE; watching again starts from the batch as it is then. Over REST these are server-sent events.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +162,7 @@ class BatchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteFile(self, request, context):
-        """DeleteFile deletes a file. FAILED_PRECONDITION while a batch reads it.
+        """DeleteFile deletes a file. Refused while a batch reads it (FAILED_PRECONDITION, over REST 409).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

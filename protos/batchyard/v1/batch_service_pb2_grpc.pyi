@@ -48,12 +48,12 @@ class BatchServiceStub:
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
     """ListBatches lists the caller's batches, newest first."""
     CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
-    """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
-    except that cancelling a cancelled batch answers with it.
+    """CancelBatch asks for a batch to stop; results that are there are kept. Refused where it has ended
+    (FAILED_PRECONDITION, over REST 409), except that cancelling a cancelled batch answers with it.
     """
     WatchBatch: _grpc.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
     """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
-    with UNAVAILABLE; watching again starts from the batch as it is then.
+    with UNAVAILABLE; watching again starts from the batch as it is then. Over REST these are server-sent events.
     """
     UploadFile: _grpc.StreamUnaryMultiCallable[_batch_service_pb2.UploadFileRequest, _batch_service_pb2.UploadFileResponse]
     """UploadFile stores a file: metadata, data, metadata again where fields come late, finish. A stream that ends without
@@ -64,7 +64,7 @@ class BatchServiceStub:
     ListFiles: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ListFilesRequest, _batch_service_pb2.ListFilesResponse]
     """ListFiles lists the caller's files."""
     DeleteFile: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.DeleteFileRequest, _batch_service_pb2.DeleteFileResponse]
-    """DeleteFile deletes a file. FAILED_PRECONDITION while a batch reads it."""
+    """DeleteFile deletes a file. Refused while a batch reads it (FAILED_PRECONDITION, over REST 409)."""
     DownloadFile: _grpc.UnaryStreamMultiCallable[_batch_service_pb2.DownloadFileRequest, _batch_service_pb2.DownloadFileResponse]
     """DownloadFile sends a file's content: first what is coming, then the data."""
 
@@ -88,12 +88,12 @@ class BatchServiceAsyncStub(BatchServiceStub):
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]  # type: ignore[assignment]
     """ListBatches lists the caller's batches, newest first."""
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]  # type: ignore[assignment]
-    """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
-    except that cancelling a cancelled batch answers with it.
+    """CancelBatch asks for a batch to stop; results that are there are kept. Refused where it has ended
+    (FAILED_PRECONDITION, over REST 409), except that cancelling a cancelled batch answers with it.
     """
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]  # type: ignore[assignment]
     """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
-    with UNAVAILABLE; watching again starts from the batch as it is then.
+    with UNAVAILABLE; watching again starts from the batch as it is then. Over REST these are server-sent events.
     """
     UploadFile: _aio.StreamUnaryMultiCallable[_batch_service_pb2.UploadFileRequest, _batch_service_pb2.UploadFileResponse]  # type: ignore[assignment]
     """UploadFile stores a file: metadata, data, metadata again where fields come late, finish. A stream that ends without
@@ -104,7 +104,7 @@ class BatchServiceAsyncStub(BatchServiceStub):
     ListFiles: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListFilesRequest, _batch_service_pb2.ListFilesResponse]  # type: ignore[assignment]
     """ListFiles lists the caller's files."""
     DeleteFile: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.DeleteFileRequest, _batch_service_pb2.DeleteFileResponse]  # type: ignore[assignment]
-    """DeleteFile deletes a file. FAILED_PRECONDITION while a batch reads it."""
+    """DeleteFile deletes a file. Refused while a batch reads it (FAILED_PRECONDITION, over REST 409)."""
     DownloadFile: _aio.UnaryStreamMultiCallable[_batch_service_pb2.DownloadFileRequest, _batch_service_pb2.DownloadFileResponse]  # type: ignore[assignment]
     """DownloadFile sends a file's content: first what is coming, then the data."""
 
@@ -149,8 +149,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.CancelBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.CancelBatchResponse, _abc.Awaitable[_batch_service_pb2.CancelBatchResponse]]:
-        """CancelBatch asks for a batch to stop; results that are there are kept. FAILED_PRECONDITION where it has ended,
-        except that cancelling a cancelled batch answers with it.
+        """CancelBatch asks for a batch to stop; results that are there are kept. Refused where it has ended
+        (FAILED_PRECONDITION, over REST 409), except that cancelling a cancelled batch answers with it.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +160,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_batch_service_pb2.WatchBatchResponse], _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]]:
         """WatchBatch sends the batch now and at each change, and ends when the batch has ended. A service that stops ends it
-        with UNAVAILABLE; watching again starts from the batch as it is then.
+        with UNAVAILABLE; watching again starts from the batch as it is then. Over REST these are server-sent events.
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +195,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.DeleteFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.DeleteFileResponse, _abc.Awaitable[_batch_service_pb2.DeleteFileResponse]]:
-        """DeleteFile deletes a file. FAILED_PRECONDITION while a batch reads it."""
+        """DeleteFile deletes a file. Refused while a batch reads it (FAILED_PRECONDITION, over REST 409)."""
 
     @_abc_1.abstractmethod
     def DownloadFile(

@@ -47,7 +47,7 @@ class File(_message.Message):
     purpose: _builtins.str
     """What it is for: batch, batch_output, fine-tune, ... A string, since providers add purposes of their own."""
     status: _builtins.str
-    """uploaded, processed or error."""
+    """Where it is: uploaded, processed or error."""
     status_details: _builtins.str
     """Why the status is error."""
     provider: _builtins.str

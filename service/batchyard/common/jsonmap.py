@@ -5,6 +5,7 @@ A field that has no JSON form (a float, bytes that aren't raw JSON) is a TypeErr
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,11 +41,32 @@ class JsonError(Exception):
     `message` is for people, `param` the path of the member (metadata.tags), `code` OpenAI's word for programs.
     """
 
-    def __init__(self, message: str, *, param: str | None, code: str) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
+
+
+def parsed(raw: bytes) -> Any:
+    """The JSON value of a request's body, by RFC 8259. Raises JsonError."""
+    try:
+        return json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} (line {error.lineno}, column {error.colno})"
+    except (ValueError, RecursionError):
+        where = "It holds something that no JSON value can be, or is nested too deeply"
+    raise JsonError(f"We could not parse the JSON body of your request. {where}.")
+
+
+def from_text(field: FieldDescriptor, text: str) -> Any:
+    """A query value as the JSON value it stands for; text that stands for none is left, to be refused as such."""
+    kind = str if field.enum_type is not None else json_type(field)
+    if kind is int and re.fullmatch("-?[0-9]{1,40}", text):
+        return int(text)
+    if kind is bool:
+        return {"true": True, "false": False}.get(text, text)
+    return text
 
 
 def writer(kind: type[Message]) -> Write:
@@ -92,20 +114,20 @@ def visible_fields(kind: type[Message]) -> Mapping[str, FieldDescriptor]:
     return {
         field.name if field.json_name.lower() == field.name.replace("_", "") else field.json_name: field
         for field in fields
-        if not _options(field).hidden
+        if not options(field).hidden
     }
 
 
 def readable_names(kind: type[Message]) -> Mapping[str, tuple[str, FieldDescriptor]]:
     """Every name that is read for a field, aliases too, with the field's JSON name."""
     visible = visible_fields(kind).items()
-    return {alias: (name, field) for name, field in visible for alias in (name, *_options(field).aliases)}
+    return {alias: (name, field) for name, field in visible for alias in (name, *options(field).aliases)}
 
 
 def header_fields(kind: type[Message]) -> Mapping[str, str]:
     """The fields that are read from an HTTP header, by its name in lower case."""
     fields: Iterable[Any] = kind.DESCRIPTOR.fields
-    return {header: field.name for field in fields if (header := _options(field).header)}
+    return {header: field.name for field in fields if (header := options(field).header)}
 
 
 def json_type(field: FieldDescriptor) -> type:
@@ -115,8 +137,29 @@ def json_type(field: FieldDescriptor) -> type:
     return _JSON_TYPES[field.cpp_type]
 
 
+def options(field: FieldDescriptor) -> json_pb2.JsonField:
+    """What the contract says of a field's JSON form."""
+    return field.GetOptions().Extensions[json_pb2.json]
+
+
+def map_value(field: FieldDescriptor) -> FieldDescriptor | None:
+    """The value of a map's entries; None for what isn't a map."""
+    entry = field.message_type
+    return entry.fields_by_name["value"] if entry is not None and entry.GetOptions().map_entry else None
+
+
+def enum_words(enum: EnumDescriptor) -> dict[str, int]:
+    """An enum's words in JSON, and their numbers; 0 is written where it comes, and never read."""
+    prefix = enum.GetOptions().Extensions[json_pb2.json_prefix]
+    return {value.name.removeprefix(prefix).lower(): value.number for value in enum.values}
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(word)
+
+
 def _field_writer(field: FieldDescriptor) -> Write:
-    name, absent, write = field.name, _options(field).absent, _shape_writer(field)
+    name, absent, write = field.name, options(field).absent, _shape_writer(field)
     empty = _OMITTED if absent == json_pb2.JsonField.ABSENT_OMIT else None
     if field.has_presence:
         return lambda message: write(getattr(message, name)) if message.HasField(name) else empty
@@ -126,7 +169,7 @@ def _field_writer(field: FieldDescriptor) -> Write:
 
 
 def _shape_writer(field: FieldDescriptor) -> Write:
-    if entry := _map_value(field):
+    if entry := map_value(field):
         value = _value_writer(entry)
         return lambda items: {key: value(items[key]) for key in items}
     one = _value_writer(field)
@@ -137,9 +180,9 @@ def _value_writer(field: FieldDescriptor) -> Write:
     if field.message_type is not None:
         return writer(GetMessageClass(field.message_type))
     if field.enum_type is not None:
-        words = {number: word for word, number in _words(field.enum_type).items()}
+        words = {number: word for word, number in enum_words(field.enum_type).items()}
         return lambda number: words.get(number, str(number))
-    if _options(field).raw:
+    if options(field).raw:
         return _raw_value
     json_type(field)
     return lambda value: value
@@ -165,7 +208,7 @@ def _set(setter: Merge, message: Any, item: Any, path: str) -> None:
 
 def _setter(field: FieldDescriptor) -> Merge:
     name = field.name
-    read = _value_reader(_map_value(field) or field)
+    read = _value_reader(map_value(field) or field)
 
     def set_map(message: Any, item: Any, path: str) -> None:
         values = _expect(item, dict, path).items()
@@ -176,7 +219,7 @@ def _setter(field: FieldDescriptor) -> Merge:
         getattr(message, name).extend([read(value, f"{path}[{index}]") for index, value in values])
 
     if field.is_repeated:
-        return set_map if _map_value(field) else set_list
+        return set_map if map_value(field) else set_list
     if field.message_type is not None:
         return lambda message, item, path: getattr(message, name).CopyFrom(read(item, path))
     return lambda message, item, path: setattr(message, name, read(item, path))
@@ -187,7 +230,7 @@ def _value_reader(field: FieldDescriptor) -> Read:
         return _message_reader(GetMessageClass(field.message_type))
     if field.enum_type is not None:
         return _enum_reader(field.enum_type)
-    if _options(field).raw:
+    if options(field).raw:
         return lambda value, path: json.dumps(value).encode()
     kind = json_type(field)
     return lambda value, path: _expect(value, kind, path)
@@ -205,8 +248,8 @@ def _message_reader(kind: type[Message]) -> Read:
 
 
 def _enum_reader(enum: EnumDescriptor) -> Read:
-    numbers = _words(enum)
-    choices = ", ".join(f"'{word}'" for word, number in numbers.items() if number)
+    numbers = {word: number for word, number in enum_words(enum).items() if number}  # 0 stands for absent
+    choices = ", ".join(f"'{word}'" for word in numbers)
 
     def read(value: Any, path: str) -> int:
         number = numbers.get(_expect(value, str, path))
@@ -230,17 +273,3 @@ def _expect(value: Any, kind: type, path: str) -> Any:
 def _constants(kind: type[Message]) -> dict[str, str]:
     constant = kind.DESCRIPTOR.GetOptions().Extensions[json_pb2.json_object]
     return {"object": constant} if constant else {}
-
-
-def _options(field: FieldDescriptor) -> json_pb2.JsonField:
-    return field.GetOptions().Extensions[json_pb2.json]
-
-
-def _map_value(field: FieldDescriptor) -> FieldDescriptor | None:
-    entry = field.message_type
-    return entry.fields_by_name["value"] if entry is not None and entry.GetOptions().map_entry else None
-
-
-def _words(enum: EnumDescriptor) -> dict[str, int]:
-    prefix = enum.GetOptions().Extensions[json_pb2.json_prefix]
-    return {value.name.removeprefix(prefix).lower(): value.number for value in enum.values}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from grpc_health.v1 import health_pb2
@@ -15,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from batchyard.common.frame import Frame
 from batchyard.common.jsonmap import JsonError
+from batchyard.common.ledger import Ledger
+from batchyard.common.metrics import Metrics
 from batchyard.shim.caller import Caller, CallError
 from batchyard.shim.errors import RequestError, from_call
 from batchyard.shim.files import Files
@@ -26,22 +29,26 @@ READINESS_SECONDS = 2.0
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
 
 
-def create_app(caller: Caller, *, deadline: float = 60.0, idle: float = 60.0, drain: float = 5.0) -> Starlette:
+def create_app(caller: Caller, *, ledger: Ledger | None = None, **seconds: float) -> Starlette:
     """The shim over `caller`, which its opener closes (`async with connect(target) as caller`).
 
-    Unary calls get at most `deadline` seconds, as do their bodies; transfers may take any time, but end when either
-    side does nothing for `idle` seconds. The rest of a body that is refused is thrown away for `drain` seconds.
+    `seconds` are fields of `Bounds`.
     """
-    bounds = Bounds(deadline, idle, drain)
-    bindings = [*Transcoder(caller, bounds).bindings(), *Files(caller, bounds).bindings(), *health(caller)]
+    bounds = Bounds(**seconds)
+    bindings = [*Transcoder(caller, bounds).bindings(), *Files(caller, bounds).bindings(), *public(caller)]
     handlers = dict.fromkeys((RequestError, CallError, JsonError, HTTPException, TimeoutError), _answer)
-    app = Starlette(routes=_routes(bindings), exception_handlers=handlers, middleware=[Middleware(Frame)])
+    frame = Middleware(Frame, ledger=ledger or Ledger(Metrics()))
+    app = Starlette(routes=_routes(bindings), exception_handlers=handlers, middleware=[frame])
     app.router.redirect_slashes = False
     return app
 
 
-def health(caller: Caller) -> Iterator[Binding]:
-    """The probes, which need no key: liveliness is about this process alone, readiness really asks the service."""
+def public(caller: Caller) -> Iterator[Binding]:
+    """What needs no key: the API's description, and the probes, of which only readiness asks the service."""
+    description = resources.files("batchyard.shim").joinpath("openapi.json").read_bytes()
+
+    async def openapi(request: Request) -> Response:
+        return Response(description, media_type="application/json")
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -56,6 +63,7 @@ def health(caller: Caller) -> Iterator[Binding]:
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         return JSONResponse({"status": "ready" if serving else "not_serving"}, 200 if serving else 503)
 
+    yield Binding("GET", "/openapi.json", "-", openapi)
     for verb in ("GET", "HEAD"):
         yield Binding(verb, "/health/liveliness", "-", alive)
         yield Binding(verb, "/health/liveness", "-", alive)

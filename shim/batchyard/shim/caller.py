@@ -15,6 +15,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
+from batchyard.common.tracing import OFF, Tracing
+
 Metadata = Sequence[tuple[str, str]]
 
 ACCEPTED = "batchyard-accepted"
@@ -48,19 +50,20 @@ class Caller:
     A task that is cancelled cancels its call, and a stream that hasn't ended is cancelled where its context ends.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing) -> None:
         self._channel = channel
+        self._tracing = tracing
 
     async def unary(self, method: MethodDescriptor, request: Message, *, metadata: Metadata, deadline: float) -> Any:
         """Call, and wait at most `deadline` seconds."""
         call = self._channel.unary_unary(*_spoken(method))
         with _translated():
-            return await call(request, timeout=deadline, metadata=tuple(metadata))
+            return await call(request, timeout=deadline, metadata=self._traced(metadata))
 
     @asynccontextmanager
     async def upload(self, method: MethodDescriptor, *, metadata: Metadata) -> AsyncGenerator["Upload"]:
         """Open a stream of requests."""
-        call = self._channel.stream_unary(*_spoken(method))(metadata=tuple(metadata))
+        call = self._channel.stream_unary(*_spoken(method))(metadata=self._traced(metadata))
         try:
             yield Upload(call)
         finally:
@@ -71,11 +74,14 @@ class Caller:
         self, method: MethodDescriptor, request: Message, *, metadata: Metadata
     ) -> AsyncGenerator[AsyncIterator[Any]]:
         """Open a stream of answers."""
-        call = self._channel.unary_stream(*_spoken(method))(request, metadata=tuple(metadata))
+        call = self._channel.unary_stream(*_spoken(method))(request, metadata=self._traced(metadata))
         try:
             yield _messages(call)
         finally:
             call.cancel()
+
+    def _traced(self, metadata: Metadata) -> tuple[tuple[str, str], ...]:
+        return (*metadata, *self._tracing.carrier().items())
 
 
 class Upload:
@@ -122,13 +128,13 @@ class Upload:
 
 
 @asynccontextmanager
-async def connect(target: str) -> AsyncGenerator[Caller]:
+async def connect(target: str, tracing: Tracing = OFF) -> AsyncGenerator[Caller]:
     """A caller over a channel of its own to `target` (host:port), closed on the way out.
 
     Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE.
     """
     async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-        yield Caller(channel)
+        yield Caller(channel, tracing)
 
 
 def _spoken(method: MethodDescriptor) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:

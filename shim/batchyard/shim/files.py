@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import multipart  # type: ignore[import-untyped]
@@ -19,11 +19,10 @@ from batchyard.common.frame import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import Caller, CallError, Metadata, Upload
 from batchyard.shim.errors import RequestError
-from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected
+from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
 from batchyard.shim.transcoding import SERVICE, Binding
 from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
-T = TypeVar("T")
 Opened = tuple[FileContentInfo, AsyncIterator[Any]]
 
 log = logging.getLogger("batchyard.shim")
@@ -58,9 +57,9 @@ class Files:
         try:
             parser, metadata, provider = _parser(request), metadata_of(request), provider_of(request)
             async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
-                await _within(self._bounds.deadline, call.accepted())
+                await within(self._bounds.deadline, call.accepted())
                 await Form(call, provider, self._bounds.idle).forward(parser, body)
-                stored = await while_connected(request.receive, _within(self._bounds.deadline, call.result()))
+                stored = await while_connected(request.receive, within(self._bounds.deadline, call.result()))
                 return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
             await body.drain()
@@ -90,7 +89,7 @@ class Files:
     @asynccontextmanager
     async def _opened(self, asked: DownloadFileRequest, metadata: Metadata) -> AsyncIterator[Opened]:
         async with self._caller.download(_DOWNLOAD, asked, metadata=metadata) as messages:
-            first = await _within(self._bounds.deadline, anext(messages, None))
+            first = await within(self._bounds.deadline, anext(messages, None))
             if first is None or not first.HasField("info"):
                 raise CallError(StatusCode.INTERNAL, "a download begins with its info")
             yield first.info, messages
@@ -101,7 +100,7 @@ class Files:
         await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
         sent = 0
         try:
-            while message := await _within(self._bounds.idle, anext(messages, None)):
+            while message := await within(self._bounds.idle, anext(messages, None)):
                 sent += len(message.data)
                 async with asyncio.timeout(self._bounds.idle):
                     await send({"type": "http.response.body", "body": message.data, "more_body": True})
@@ -197,7 +196,7 @@ class Form:
             await self._send(UploadFileRequest(data=piece))
 
     async def _send(self, message: UploadFileRequest) -> None:
-        await _within(self._idle, self._call.write(message))
+        await within(self._idle, self._call.write(message))
 
 
 def _refusal(name: str, problem: str) -> RequestError:
@@ -266,11 +265,3 @@ def _total(info: FileContentInfo) -> str:
 
 def _etag(info: FileContentInfo) -> str:
     return info.etag if info.etag.endswith('"') else f'"{info.etag}"'
-
-
-async def _within(seconds: float, moving: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(seconds):
-            return await moving
-    except TimeoutError as error:
-        raise CallError(StatusCode.DEADLINE_EXCEEDED, "nothing moved for too long") from error

@@ -1,15 +1,17 @@
 """What every route reads from an HTTP request: metadata, provider, body, and whether the client is still there."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from grpc import StatusCode
 from starlette.requests import Request
 from starlette.types import Receive
 
 from batchyard.common.frame import ClientLeft
+from batchyard.shim.caller import CallError
 from batchyard.shim.errors import RequestError
 
 MAX_HEADER = 4096
@@ -48,11 +50,12 @@ def provider_of(request: Request, *, body: str = "") -> str:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds: for a call or a small body as a whole, between the pieces of a transfer, for draining a refused body."""
+    """How long the shim waits, in seconds."""
 
-    deadline: float
-    idle: float
-    drain: float
+    deadline: float = 60.0  # for a unary call, for its body, and for the first answer of a stream
+    idle: float = 60.0  # for either side of a transfer, which as a whole may take any time
+    drain: float = 5.0  # for the rest of a body that is refused
+    quiet: float = 15.0  # for an event; then a comment shows the client, and those between, that the stream goes on
 
 
 class Body:
@@ -117,3 +120,12 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def within(seconds: float, moving: Awaitable[T]) -> T:
+    """What is waited for in a call; CallError with DEADLINE_EXCEEDED where it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await moving
+    except TimeoutError as error:
+        raise CallError(StatusCode.DEADLINE_EXCEEDED, "nothing moved for too long") from error

@@ -1,8 +1,7 @@
-"""The unary RPCs as HTTP routes, derived from the google.api.http annotations in BatchService's descriptor."""
+"""The RPCs as HTTP routes, derived from the google.api.http annotations in BatchService's descriptor."""
 
-import json
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +10,21 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope, Send
 
-from batchyard.common.jsonmap import header_fields, json_type, merger, readable_names, writer
-from batchyard.shim.caller import Caller
-from batchyard.shim.errors import RequestError
-from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected
+from batchyard.common import sse
+from batchyard.common.jsonmap import from_text, header_fields, merger, parsed, readable_names, writer
+from batchyard.shim.caller import Caller, CallError
+from batchyard.shim.errors import from_call
+from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
 from batchyard.v1 import batch_service_pb2
 
 MAX_BODY = 1024 * 1024
+ENDED = "end"
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]
+Render = Callable[[Any], Response]
+Opened = AbstractAsyncContextManager[AsyncIterator[Any]]
 
 SERVICE = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"]
 
@@ -37,7 +40,7 @@ class Binding:
 
 
 class Transcoder:
-    """Turns HTTP requests into unary calls of at most `bounds.deadline` seconds, and their answers into JSON."""
+    """Turns HTTP requests into calls: an answer becomes JSON, a stream of them server-sent events."""
 
     def __init__(self, caller: Caller, bounds: Bounds) -> None:
         self._caller = caller
@@ -57,7 +60,11 @@ class Transcoder:
         headers = header_fields(kind)
         names = {alias: field for alias, (name, field) in readable_names(kind).items() if name != "provider"}
 
-        async def handle(request: Request) -> Response:
+        def render(answer: Any) -> Response:
+            written = write(answer)
+            return JSONResponse(written[member] if member else written)
+
+        async def handle(request: Request) -> ASGIApp:
             metadata = metadata_of(request)
             body = await self._body(request) if rule.body else _from_query(request, names)
             message: Any = kind()
@@ -66,37 +73,43 @@ class Transcoder:
             merge(message, {**request.path_params, "provider": provider}, "")
             for header in headers.keys() & request.headers.keys():
                 setattr(message, headers[header], request.headers[header])
+            if rpc.server_streaming:
+                opened = self._caller.download(rpc, message, metadata=metadata)
+                return self._events(request, opened, member, render)
             call = self._caller.unary(rpc, message, metadata=metadata, deadline=self._bounds.deadline)
-            answer = write(await while_connected(request.receive, call))
-            return JSONResponse(answer[member] if member else answer)
+            return render(await while_connected(request.receive, call))
 
         return handle
 
     async def _body(self, request: Request) -> Any:
-        raw = await Body(request, self._bounds).read_all(MAX_BODY)
-        try:
-            return json.loads(raw.decode(), parse_constant=_refuse_constant)
-        except json.JSONDecodeError as error:
-            where = f"{error.msg} (line {error.lineno}, column {error.colno})"
-        except (ValueError, RecursionError):
-            where = "It holds something that no JSON value can be, or is nested too deeply"
-        raise RequestError(400, f"We could not parse the JSON body of your request. {where}.")
+        return parsed(await Body(request, self._bounds).read_all(MAX_BODY))
+
+    def _events(self, request: Request, opened: Opened, name: str, render: Render) -> ASGIApp:
+        """The answers of a stream as events of that name; an error before the first is an error of the request."""
+        if request.headers.get("last-event-id") == ENDED:
+            return Response(status_code=204)  # by which a browser learns not to connect again
+
+        async def respond(scope: Scope, send: Send) -> None:
+            async with opened as messages:
+                first = await within(self._bounds.deadline, anext(messages, None))
+                events = _told(first, messages, name, render)
+                await sse.respond(scope, send, events, quiet=self._bounds.quiet, idle=self._bounds.idle)
+
+        return lambda scope, receive, send: while_connected(receive, respond(scope, send))
 
 
-def _refuse_constant(word: str) -> None:
-    raise ValueError(word)
+async def _told(first: Any, messages: AsyncIterator[Any], name: str, render: Render) -> AsyncGenerator[bytes]:
+    message = first
+    try:
+        while message is not None:
+            data = bytes(render(message).body)
+            yield sse.event(name, data, mark=sse.mark_of(data))
+            message = await anext(messages, None)
+        yield sse.event("end", b"{}", mark=ENDED)
+    except CallError as error:
+        yield sse.failure(bytes(from_call(error).response().body))
 
 
 def _from_query(request: Request, names: Mapping[str, FieldDescriptor]) -> dict[str, Any]:
     query = request.query_params
-    return {name: _from_text(field, query[name]) for name, field in names.items() if name in query}
-
-
-def _from_text(field: FieldDescriptor, text: str) -> Any:
-    """A query value as the JSON value it stands for; text that stands for none is left, to be refused as such."""
-    kind = str if field.enum_type is not None else json_type(field)
-    if kind is int and re.fullmatch("-?[0-9]{1,40}", text):
-        return int(text)
-    if kind is bool:
-        return {"true": True, "false": False}.get(text, text)
-    return text
+    return {name: from_text(field, query[name]) for name, field in names.items() if name in query}
