@@ -46,3 +46,16 @@ def test_the_probes_ask_routes_that_exist() -> None:
     assert paths == {"/health/readiness", "/health/liveliness"}
     assert all(path in routes for path in paths)
     assert {port["targetPort"] for port in service["spec"]["ports"]} == {port["name"] for port in container["ports"]}
+
+
+def test_prometheus_finds_the_port_of_the_configuration() -> None:
+    port = yaml.safe_load((DEPLOY / "config.yaml").read_text())["batchyard"]["metrics_port"]
+    (exposed,) = re.findall(r"^EXPOSE (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["batchyard"]
+    stateful, _ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    template = stateful["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert str(port) in exposed.split()
+    assert f"127.0.0.1:{port}:{port}" in compose["ports"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    assert {"name": "metrics", "containerPort": port} in container["ports"]

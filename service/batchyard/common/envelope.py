@@ -1,13 +1,10 @@
-"""What every answer has, whoever gives it: the envelope of an error, a request id, and a line in the log."""
+"""What every answer has, whoever gives it: a request id, and the envelope of an error."""
 
 import json
-import logging
 import re
 import secrets
 from collections.abc import Iterable
 from typing import Any
-
-log = logging.getLogger("batchyard.shim")
 
 DEFECT = "The server had an error while processing your request."
 
@@ -34,18 +31,3 @@ def request_id(headers: Headers) -> str:
 def marks(name: str) -> list[tuple[bytes, bytes]]:
     """The headers of every answer to the request `name`."""
     return [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
-
-
-def write_log(
-    name: str, status: int, *, method: str = "-", route: str = "-", seconds: float = 0.0, sent: int = 0
-) -> None:
-    """The one line of the request `name`; our own faults are errors."""
-    extra = {
-        "method": method,
-        "route": route,
-        "status": status,
-        "duration_ms": round(seconds * 1000, 1),
-        "request_id": name,
-        "bytes": sent,
-    }
-    log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)

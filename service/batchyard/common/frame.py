@@ -1,4 +1,4 @@
-"""The outermost layer of an HTTP application: names the request, marks the answer, writes the log, covers defects."""
+"""The outermost layer of an HTTP application: names the request, marks the answer, accounts for it, covers defects."""
 
 import logging
 import time
@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from batchyard.common import envelope
+from batchyard.common.ledger import Ledger, route_of
+from batchyard.common.tracing import Span
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,16 +23,27 @@ class ClientLeft(Exception):
 
 
 class Frame:
-    """Around every request of an ASGI application."""
+    """Around every request of an ASGI application, which it enters in `ledger`."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, ledger: Ledger) -> None:
         self._app = app
+        self._ledger = ledger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+        else:
+            with self._ledger.running(scope) as span:
+                await self._run(scope, receive, send, span)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         began, status, sent, request_id = time.perf_counter(), 0, 0, envelope.request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
+
+        async def counted() -> Message:
+            message = await receive()
+            self._ledger.received(scope, len(message.get("body", b"")))
+            return message
 
         async def marked(message: Message) -> None:
             nonlocal status, sent
@@ -38,11 +51,13 @@ class Frame:
                 status = message["status"]
                 closing = [(b"connection", b"close")] if status == 408 or scope["state"].get("close") else []
                 message = {**message, "headers": [*message.get("headers", ()), *envelope.marks(request_id), *closing]}
-            sent += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            sent += size
             await send(message)
+            self._ledger.sent(scope, size)
 
         try:
-            await self._app(scope, receive, marked)
+            await self._app(scope, counted, marked)
         except ClientLeft:
             status = 499
         except Exception:
@@ -51,8 +66,8 @@ class Frame:
                 raise
             await _defect(marked)
         finally:
-            path, seconds = getattr(scope.get("route"), "path", "-"), time.perf_counter() - began
-            envelope.write_log(request_id, status, method=scope["method"], route=path, seconds=seconds, sent=sent)
+            method, route, seconds = scope["method"], route_of(scope), time.perf_counter() - began
+            self._ledger.enter(request_id, status, method=method, route=route, seconds=seconds, sent=sent, span=span)
 
 
 async def _defect(send: Send) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from batchyard.common import envelope
+from batchyard.common.ledger import Ledger
 
 MAX_HEAD_BYTES = 64 << 10
 LINGER_SECONDS = 5.0
@@ -18,22 +19,23 @@ LINGER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer of the server's own, after which the connection closes: an ASGI application, or bytes."""
+    """An answer of the server's own, after which the connection closes; it is entered in the ledger."""
 
     status: int
     message: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def answer(self, ledger: Ledger, scope: Any, receive: Any, send: Any) -> None:
+        """With the ledger bound, an ASGI application."""
         name, body = envelope.request_id(scope["headers"]), self._body()
         await send({"type": "http.response.start", "status": self.status, "headers": self._head(name, body)})
         await send({"type": "http.response.body", "body": body})
-        envelope.write_log(name, self.status, method=scope["method"], sent=len(body))
+        ledger.refuse(name, self.status, len(body), method=scope["method"])
 
-    def written(self) -> bytes:
-        """The whole answer to a request whose head could not be read; it is logged."""
+    def written(self, ledger: Ledger) -> bytes:
+        """The whole answer to a request whose head could not be read."""
         name, body = envelope.request_id(()), self._body()
-        envelope.write_log(name, self.status, sent=len(body))
+        ledger.refuse(name, self.status, len(body))
         head = b"".join(b"%s: %s\r\n" % header for header in self._head(name, body))
         return STATUS_LINE[self.status] + head + b"\r\n" + body
 
@@ -55,15 +57,18 @@ class BoundedHttp(HttpToolsProtocol):
     """Bounds a request's head to MAX_HEAD_BYTES and `head_seconds`, and requests at once to `limit_concurrency`.
 
     A request runs until its answer has left. A client that takes nothing of it for `idle_seconds` is cut off.
+    Each request has in its state the event `stopping`: an answer that would never end should, once it is set.
     """
 
-    def __init__(self, *args: Any, head_seconds: float, idle_seconds: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ledger: Ledger, head_seconds: float, idle_seconds: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._ledger = ledger
         self._most = self.limit_concurrency
         self.limit_concurrency = None
         self._head_seconds = head_seconds
         self._idle_seconds = idle_seconds
         self._lost = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._held = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -78,6 +83,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
+        self._stopping.set()
         # A stop waits for running requests, but not for clients that don't read what is left.
         self._idle_seconds = min(self._idle_seconds, LINGER_SECONDS)
         if not self._answering():
@@ -102,14 +108,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _app_for_head(self) -> Any:
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            return _LARGE
+            return partial(_LARGE.answer, self._ledger)
         full = self._most is not None and len(self.tasks) >= self._most
         probed = self.url.startswith(b"/health/")
-        return _BUSY if full and not probed else self.config.loaded_app
+        return partial(_BUSY.answer, self._ledger) if full and not probed else self.config.loaded_app
 
     async def _run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Runs `app` until its answer has left; an answer that it doesn't finish ends with the connection."""
         begun = whole = False
+        scope["state"]["stopping"] = self._stopping
 
         async def watched(message: Any) -> None:
             nonlocal begun, whole
@@ -185,5 +192,5 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Answers and closes; in the midst of another answer, only closes."""
         if not self._answering():
-            self.transport.write(refusal.written())
+            self.transport.write(refusal.written(self._ledger))
         self.transport.close()

@@ -13,6 +13,8 @@ import uvicorn
 
 from batchyard.common.addresses import address
 from batchyard.common.http1 import BoundedHttp
+from batchyard.common.ledger import Ledger
+from batchyard.common.metrics import Metrics
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
@@ -43,16 +45,25 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    app: Any, host: str, port: int, *, max_requests: int, head_seconds: float = 30.0, idle_seconds: float = 60.0
+    app: Any,
+    host: str,
+    port: int,
+    *,
+    max_requests: int,
+    head_seconds: float = 30.0,
+    idle_seconds: float = 60.0,
+    ledger: Ledger | None = None,
 ) -> AsyncIterator[Listener]:
     """Serves the ASGI app `app` on `host` and `port` (0: any free one) until the context ends.
 
     `max_requests` bounds the requests at once; more are answered 503, except under /health/. A request's head may
-    take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. Raises ListenError.
+    take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. `ledger` is where the
+    server's own refusals are entered: the one that the app has, if any. Raises ListenError.
     """
     with ExitStack() as opened:
         sockets = _bound(host, port, opened)
-        http = partial(BoundedHttp, head_seconds=head_seconds, idle_seconds=idle_seconds)
+        ledger = ledger or Ledger(Metrics())
+        http = partial(BoundedHttp, ledger=ledger, head_seconds=head_seconds, idle_seconds=idle_seconds)
         server = _Server(_config(app, max_requests, http))
         task = asyncio.create_task(server.serve(sockets))
         listener = Listener(server, task, sockets[0].getsockname()[1])

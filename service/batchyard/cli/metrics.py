@@ -1,0 +1,36 @@
+"""The listener for Prometheus, apart from all others: it needs no key, and lives as long as the process serves."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from batchyard.cli.errors import RunError
+from batchyard.common.addresses import address
+from batchyard.common.frame import Frame
+from batchyard.common.ledger import Ledger
+from batchyard.common.listeners import ListenError, listening
+from batchyard.common.metrics import PATH, Metrics
+from batchyard.service.settings import Settings
+
+_MOST_SCRAPES = 8
+
+log = logging.getLogger("batchyard.cli")
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Metrics]:
+    """The process's figures, shown where the settings ask for it. Raises RunError where it can't listen."""
+    metrics = Metrics()
+    if settings.metrics_port is None:
+        yield metrics
+        return
+    ledger = Ledger(Metrics())  # scrapes are logged, and in nobody's figures
+    app = Frame(metrics.app, ledger)
+    try:
+        async with listening(
+            app, settings.host, settings.metrics_port, max_requests=_MOST_SCRAPES, ledger=ledger
+        ) as listener:
+            log.info("metrics on http://%s%s", address(settings.host, listener.port), PATH)
+            yield metrics
+    except ListenError as error:
+        raise RunError(str(error)) from None

@@ -1,0 +1,102 @@
+"""The service's figures. Their labels have few values, all of them ours: no tenant, no id, nothing that callers write.
+
+docs/metrics.md says what each means to an operator.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+
+from batchyard.common.metrics import CALL_BUCKETS, OTHER, Look, Metrics
+from batchyard.service.disk import Disk
+from batchyard.service.engine.results import Kind
+from batchyard.service.filestore import FileStore
+from batchyard.service.registry.records import Status
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.v1.batch_service_pb2 import DESCRIPTOR
+
+UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+_SERVICE = DESCRIPTOR.services_by_name["BatchService"]
+_METHODS = {f"/{_SERVICE.full_name}/{method.name}": method.name for method in _SERVICE.methods}
+
+
+class ServiceMetrics:
+    """The instruments of one service, on the registry of its process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        registry = metrics.registry
+        self.rpc_seconds = Histogram(
+            "batchyard_rpc_duration_seconds",
+            "How long RPCs took; streams, until they ended.",
+            ("method", "code"),
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        self.rpcs_running = Gauge("batchyard_rpcs_running", "RPCs that run now.", ("method",), registry=registry)
+        self.uploaded = Counter("batchyard_upload_bytes", "Bytes of content that uploads brought.", registry=registry)
+        self.downloaded = Counter(
+            "batchyard_download_bytes", "Bytes of content that downloads took.", registry=registry
+        )
+        lines = Counter("batchyard_lines", "Lines of batches that have a result.", ("outcome",), registry=registry)
+        self.lines = {kind: lines.labels(kind.name.lower()) for kind in Kind}
+        self.lines_running = Gauge("batchyard_lines_running", "Lines in flight now.", registry=registry)
+        self.line_slots = Gauge("batchyard_line_slots", "The most lines in flight.", registry=registry)
+        self.upstream_seconds = Histogram(
+            "batchyard_upstream_duration_seconds",
+            "How long calls to the endpoint that runs lines took.",
+            ("endpoint", "status"),
+            buckets=UPSTREAM_BUCKETS,
+            registry=registry,
+        )
+        self.upstream_errors = Counter(
+            "batchyard_upstream_errors", "Calls to the endpoint that failed.", ("kind",), registry=registry
+        )
+        self.upstream_retries = Counter(
+            "batchyard_upstream_retries", "Calls that repeat a failed one, by its kind.", ("kind",), registry=registry
+        )
+        self.commit_seconds = Histogram(
+            "batchyard_registry_commit_duration_seconds",
+            "How long a commit of the registry took, with all the writes that shared it.",
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        self.files_expired = Counter(
+            "batchyard_files_expired", "Files that were deleted because their time had come.", registry=registry
+        )
+
+
+def method_label(path: str) -> str:
+    """The method of a call's path, `OTHER` for one that is not ours: a caller may send any."""
+    return _METHODS.get(path, OTHER)
+
+
+def batches_look(work: WorkRegistry, clock: Callable[[], float]) -> Look:
+    """Batches of all tenants by status, and how long the oldest has waited for its lines to start."""
+
+    async def look() -> list[Metric]:
+        counts, oldest = await work.standing()
+        batches = GaugeMetricFamily("batchyard_batches", "Batches in the registry.", labels=("status",))
+        for status in Status:
+            batches.add_metric((status,), counts.get(status, 0))
+        age = 0.0 if oldest is None else max(0.0, clock() - oldest)
+        text = "How long the oldest batch whose lines have not started has waited."
+        return [batches, GaugeMetricFamily("batchyard_queue_age_seconds", text, age)]
+
+    return look
+
+
+def store_look(store: FileStore, disk: Disk, folder: Path) -> Look:
+    """What the store in `folder` holds, and what its disk still takes."""
+
+    async def look() -> list[Metric]:
+        free = await asyncio.to_thread(disk.free_bytes, folder)
+        return [
+            GaugeMetricFamily("batchyard_store_bytes", "Bytes that the file store holds.", store.room.held),
+            GaugeMetricFamily("batchyard_store_free_bytes", "Bytes that the store's disk still takes.", free),
+        ]
+
+    return look
