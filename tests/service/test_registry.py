@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from batchyard.service.errors import BatchyardError, FailedPrecondition, InvalidArgument, NotFound, StorageFull
 from batchyard.service.filestore import Part
-from batchyard.service.registry.database import Database
+from batchyard.service.registry.database import Database, migrate
 from batchyard.service.registry.records import Counts, SealedChunk, Status
 from batchyard.service.registry.schema import metadata
 from batchyard.service.registry.tenant import TenantRegistry
@@ -104,6 +104,21 @@ class TestTheSchema:
             registry = TenantRegistry(database, "a")
             file = await registry.get_file("file-1")
             assert await registry.parts(file) == [Part("files/x", 1)]
+
+    async def test_brings_an_older_registry_up_to_date(self, tmp_path: Path) -> None:
+        engine = create_engine(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+        with engine.begin() as connection:
+            migrate(connection, "0001")
+            row = a_batch(1, tenant="a", metadata="{}")
+            names, marks = ", ".join(row), ", ".join("?" for _ in row)
+            connection.exec_driver_sql(
+                f"INSERT INTO batches ({names}) VALUES ({marks})",  # noqa: S608 - the test's own names
+                tuple(row.values()),
+            )
+        engine.dispose()
+        async with opened(tmp_path) as database:
+            batch = await TenantRegistry(database, "a").get_batch("batch_1")
+            assert (batch.endpoint, batch.traceparent) == ("/v1/responses", None)
 
     async def test_is_durable_on_every_connection(self, tmp_path: Path) -> None:
         readers = threading.Barrier(4)

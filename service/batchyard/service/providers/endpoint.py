@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
-from time import time
+from time import perf_counter, time
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -15,7 +15,9 @@ import httpx
 import msgspec
 from httpx_aiohttp import AiohttpTransport
 
+from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import LocalSettings
 
 _REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
@@ -47,14 +49,24 @@ class _Attempt(NamedTuple):
 class Endpoint:
     """An endpoint at `api_base` (which ends in /v1, as the SDKs write it), over one bounded pool of connections."""
 
-    def __init__(self, client: httpx.AsyncClient, settings: LocalSettings, random: Random) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        settings: LocalSettings,
+        metrics: ServiceMetrics,
+        tracing: Tracing,
+        random: Random,
+    ) -> None:
         self._client = client
         self._settings = settings
+        self._metrics = metrics
+        self._tracing = tracing
         self._random = random
         self._resume_at = 0.0
 
     async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
         outcome: Answer | Failure = TIMEOUT
+        error = ""
         until += await self._pause(0, wanted)  # what all lines wait for is not the line's own time
         try:
             async with asyncio.timeout_at(until):
@@ -63,12 +75,16 @@ class Endpoint:
                         await self._pause(attempt, wanted)
                     if not wanted():
                         return None
+                    if error:
+                        self._metrics.upstream_retries.labels(error).inc()
                     outcome, repeatable, hint = await self._attempt(path, body)
+                    if error := error_kind(outcome):
+                        self._metrics.upstream_errors.labels(error).inc()
                     if not repeatable:
                         break
                     self._hold(hint)
-        except TimeoutError:
-            pass  # the last answer, if there was one, says more than the clock
+        except TimeoutError:  # the last answer, if there was one, says more than the clock
+            self._metrics.upstream_errors.labels("timeout").inc()
         return outcome
 
     async def _pause(self, attempt: int, wanted: Callable[[], bool]) -> float:
@@ -89,15 +105,29 @@ class Endpoint:
             self._resume_at = max(self._resume_at, resume_at)
 
     async def _attempt(self, path: str, body: bytes) -> _Attempt:
-        headers = {"content-type": "application/json"}
+        with self._tracing.span(f"POST {path}", "client") as span:
+            span.mark(http__request__method="POST", url__path=path)
+            attempt = await self._call(path, body)
+            if isinstance(attempt.outcome, Failure):
+                span.failed(attempt.outcome.code)
+            else:
+                span.mark(http__response__status_code=attempt.outcome.status_code)
+            return attempt
+
+    async def _call(self, path: str, body: bytes) -> _Attempt:
+        headers = {"content-type": "application/json", **self._tracing.carrier()}
+        began, status = perf_counter(), "none"
         try:
             async with self._client.stream("POST", path.removeprefix("/v1"), content=body, headers=headers) as response:
+                status = f"{response.status_code // 100}xx"
                 return self._judged(path, response, await self._read(response))
         except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
             if isinstance(error.__cause__, _UNREACHED):  # the transport calls these and others ConnectTimeout
                 return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
             broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
             return _Attempt(broken, repeatable=path not in _STATEFUL)
+        finally:
+            self._metrics.upstream_seconds.labels(path, status).observe(perf_counter() - began)
 
     async def _read(self, response: httpx.Response) -> bytes | None:
         data = bytearray()
@@ -127,7 +157,9 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def open_endpoint(settings: LocalSettings) -> AsyncIterator[Endpoint]:
+async def open_endpoint(
+    settings: LocalSettings, metrics: ServiceMetrics, tracing: Tracing = OFF
+) -> AsyncIterator[Endpoint]:
     """An endpoint with its client; the key never leaves the client's headers."""
 
     def session() -> aiohttp.ClientSession:
@@ -145,7 +177,18 @@ async def open_endpoint(settings: LocalSettings) -> AsyncIterator[Endpoint]:
         timeout=httpx.Timeout(None, connect=10),  # the line's own deadline bounds the rest
         trust_env=False,
     ) as client:
-        yield Endpoint(client, settings, Random())  # noqa: S311 - jitter
+        yield Endpoint(client, settings, metrics, tracing, Random())  # noqa: S311 - jitter
+
+
+def error_kind(outcome: Answer | Failure) -> str:
+    """What kind of error an answer is, in one of a few words; empty where it is none."""
+    if isinstance(outcome, Failure):
+        return outcome.code
+    if outcome.status_code < 400:
+        return ""
+    if outcome.status_code == 429:
+        return "rate_limited"
+    return "server_error" if outcome.status_code >= 500 else "client_error"
 
 
 def retry_after(headers: httpx.Headers) -> float | None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
+from batchyard.common.tracing import Tracing
 from batchyard.service.engine.engine import Engine
 from batchyard.service.errors import Busy, InvalidArgument, TooLarge
 from batchyard.service.filestore import FileStore, Part, Writer
@@ -34,6 +35,7 @@ class LocalProvider:
         settings: LocalSettings,
         limits: Limits,
         retention: Retention,
+        tracing: Tracing,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -42,6 +44,7 @@ class LocalProvider:
         self._settings = settings
         self._limits = limits
         self._retention = retention
+        self._tracing = tracing
         self._clock = clock
         self._uploads = 0
 
@@ -85,6 +88,7 @@ class LocalProvider:
             "expires_at": now + _WINDOW_SECONDS,
             "metadata": new.metadata,
             "output_seconds": new.output_seconds or self._retention.output_file_seconds,
+            "traceparent": self._tracing.carrier().get("traceparent"),
         }
         rate = _rate(self._limits.max_batches_per_hour, 3600)
         batch = await owner.add_batch(values, new.once(self.name, now), rate)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any, TypeVar
 
 from alembic import command
@@ -30,9 +31,13 @@ class Database:
     statements are committed, durably, or none is.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, committed: Callable[[float], None] = lambda _: None) -> None:
+        """`committed` is told, in the writer's thread, how many seconds each commit took with its writes."""
+        self._committed = committed
         self._engine = _sqlite(url)
-        _migrate(self._engine)
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            migrate(connection)
         self._readers = ThreadPoolExecutor(_READERS, "registry-read")
         self._pending: SimpleQueue[tuple[Work[Any], Future[Any]] | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="registry-write")
@@ -73,6 +78,7 @@ class Database:
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
+        began = perf_counter()
         try:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -89,6 +95,7 @@ class Database:
                     else:
                         done.append((future, result))
                 connection.commit()
+            self._committed(perf_counter() - began)
         except Exception as error:
             for _, future in group:
                 if not future.done():
@@ -111,13 +118,12 @@ def _sqlite(url: str) -> Engine:
     return engine
 
 
-def _migrate(engine: Engine) -> None:
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Brings the schema up to a revision, within the caller's transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def _translated(error: Exception) -> Exception:

@@ -58,7 +58,10 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's."""
+    """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's.
+
+    `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one.
+    """
 
     seq: int
     id: str
@@ -90,7 +93,13 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int
     metadata: dict[str, str]
     output_seconds: int
+    traceparent: str | None
     epoch: int
+
+    def not_before(self, now: int) -> int:
+        """`now`, or the latest of the batch's timestamps where the clock was put back behind it."""
+        passed = (self.created_at, self.in_progress_at, self.finalizing_at, self.cancelling_at)
+        return max(now, *(at for at in passed if at))
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):

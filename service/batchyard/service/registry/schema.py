@@ -112,6 +112,7 @@ batches = Table(
     Column("metadata", JSON, nullable=False),
     Column("output_seconds", Int, nullable=False),
     *_lease(),
+    Column("traceparent", String),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
     Index(None, "tenant", "input_file_id"),

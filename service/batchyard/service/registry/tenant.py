@@ -135,7 +135,7 @@ class TenantRegistry:
                 message = f"Cannot cancel a batch with status '{batch.status}'."
                 raise FailedPrecondition(message, reason="BATCH_ENDED")
             query = update(batches).where(batches.c.seq == batch.seq).returning(*BATCH_COLUMNS)
-            query = query.values(status=Status.CANCELLING, cancelling_at=now)
+            query = query.values(status=Status.CANCELLING, cancelling_at=batch.not_before(now))
             return BatchRecord(**connection.execute(query).mappings().one())
 
         return await self._database.write(work)

@@ -21,6 +21,7 @@ from batchyard.service.registry.records import (
     Counts,
     FileRecord,
     SealedChunk,
+    Status,
 )
 from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity
 from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, insert_file
@@ -205,6 +206,12 @@ class WorkRegistry:
         queries = [select(column).where(column.in_(bindparam("keys", expanding=True))) for column in columns]
         values = {"keys": list(keys)}
         return await self._database.read(lambda c: {key for query in queries for key in c.scalars(query, values)})
+
+    async def standing(self) -> tuple[dict[str, int], int | None]:
+        """How many batches have each status, and when the oldest was created whose lines have not started."""
+        counts = select(batches.c.status, func.count()).group_by(batches.c.status)
+        oldest = select(func.min(batches.c.created_at)).where(batches.c.status == Status.VALIDATING)
+        return await self._database.read(lambda c: (dict(c.execute(counts).all()), c.scalar(oldest)))
 
     async def open_chunks(self) -> set[tuple[str, int]]:
         """Batch id and number of every chunk that is not sealed."""
