@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 
+from batchyard.common.metrics import Metrics
 from batchyard.service.disk import Disk
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.server import Server, serving
 from batchyard.service.settings import LocalSettings, Settings
 from batchyard.v1 import (
@@ -54,6 +56,11 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
     return replace(base, **changes)
 
 
+def figures() -> ServiceMetrics:
+    """The figures of a part of a service, on a registry of their own."""
+    return ServiceMetrics(Metrics())
+
+
 class Client:
     """The generated stub with a key, and the few calls that tests make all the time."""
 
@@ -93,11 +100,15 @@ class Client:
 
 @asynccontextmanager
 async def service(
-    settings: Settings, *, disk: Disk | None = None, clock: Callable[[], float] = time
+    settings: Settings,
+    metrics: Metrics | None = None,
+    *,
+    disk: Disk | None = None,
+    clock: Callable[[], float] = time,
 ) -> AsyncIterator[tuple[Server, Client]]:
     """A running service on a free port, and a client of it."""
     async with (
-        serving(settings, disk=disk, clock=clock) as server,
+        serving(settings, metrics, disk=disk, clock=clock) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
         yield server, Client(channel)

@@ -13,7 +13,7 @@ from typing import Any
 from tests.harness import KEY, until
 
 ROOT = Path(__file__).parents[1]
-_OURS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
+_OURS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_", "OTEL_")
 
 
 class Process:
@@ -34,6 +34,20 @@ class Process:
         """SIGKILL, and gone when this returns."""
         self._popen.kill()
         self._popen.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._popen.terminate()
+
+    async def ended(self) -> int:
+        """The exit code, when it has ended by itself."""
+
+        async def code() -> int | None:
+            return self._popen.poll()
+
+        found = await until(code, lambda code: code is not None)
+        assert found is not None
+        return found
 
     def peak_bytes(self) -> int:
         """The most memory that it has had resident (VmHWM)."""
@@ -59,12 +73,14 @@ class Process:
 
 
 @contextmanager
-def process(log: Path, module: str, *arguments: str) -> Iterator[Process]:
-    """Runs a module until the context ends, then kills it. None of the caller's settings reach it."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+def process(log: Path, module: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
+    """Runs a module until the context ends, then kills it. Of settings, only `environ` reaches it."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
-        popen = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT)
+        popen = subprocess.Popen(
+            command, cwd=ROOT, env={**clean, **(environ or {})}, stdout=output, stderr=subprocess.STDOUT
+        )
     started = Process(popen, log)
     try:
         yield started
@@ -73,12 +89,16 @@ def process(log: Path, module: str, *arguments: str) -> Iterator[Process]:
 
 
 @contextmanager
-def batchyard(folder: Path, command: str = "service", *arguments: str) -> Iterator[Process]:
+def batchyard(
+    folder: Path, command: str = "service", *arguments: str, environ: Mapping[str, str] | None = None
+) -> Iterator[Process]:
     """Runs a server of `batchyard` on free ports, with what `configure` wrote into `folder` and its data there."""
     options = ["--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", "0"]
     if command != "shim":
         options += ["--grpc-port", "0", "--data-dir", str(folder / "data")]
-    with process(folder / f"{command}.log", "batchyard.cli.main", command, *options, *arguments) as started:
+    with process(
+        folder / f"{command}.log", "batchyard.cli.main", command, *options, *arguments, environ=environ
+    ) as started:
         yield started
 
 

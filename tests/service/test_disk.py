@@ -58,3 +58,7 @@ def test_syncs_reach_the_system(tmp_path: Path) -> None:
         disk.sync_file(tmp_path / "missing", site="file")
     with pytest.raises(NotADirectoryError):
         disk.sync_dir(tmp_path / "a", site="name")
+
+
+def test_a_disk_has_space(tmp_path: Path) -> None:
+    assert Disk().free_bytes(tmp_path) > 0

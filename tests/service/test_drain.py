@@ -9,7 +9,8 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.responses import Response
 from tests.fakes import Gate, completion, fake_endpoint
-from tests.harness import PATIENCE, Client, chat_lines, jsonl, service, settings_for, until
+from tests.harness import PATIENCE, Client, chat_lines, jsonl, refused, service, settings_for, until
+from tests.statuses import told
 
 from batchyard.service.server import Server
 from batchyard.service.settings import LocalSettings
@@ -140,11 +141,54 @@ async def test_lines_that_outlast_the_drain_run_again_after_a_restart(tmp_path: 
             assert len(await client.results(batch.output_file_id)) == batch.request_counts.completed == 6
 
 
+async def test_a_call_during_the_drain_is_told_to_come_back(tmp_path: Path) -> None:
+    async with service(settings_for(tmp_path)) as (server, client):
+        upload = client.stub.UploadFile(metadata=client.metadata)
+        await upload.initial_metadata()
+        drain = asyncio.create_task(server.drain(PATIENCE))
+        await _until_refused(client)
+        async with refused(StatusCode.UNAVAILABLE) as errors:
+            await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)
+        assert told(errors[0]).reason == "UNAVAILABLE"
+        async with refused(StatusCode.UNAVAILABLE) as errors:
+            await client.read("file-any")
+        assert told(errors[0]).reason == "UNAVAILABLE"
+        upload.cancel()
+        await drain
+
+
+async def test_lines_of_two_chunks_are_kept_though_one_ends_first(tmp_path: Path) -> None:
+    first, second = Gate(), Gate()
+
+    async def held(body: dict[str, Any], before: int) -> Response:
+        await (first if body["messages"][-1]["content"] == "question 0" else second).passed()
+        return completion(body)
+
+    async with fake_endpoint(held) as fake:
+        local = LocalSettings(api_base=fake.api_base, chunk_lines=2, max_concurrency=4)
+        settings = settings_for(tmp_path, local=local)
+        async with service(settings) as (server, client):
+            created = await client.create((await client.upload(jsonl(chat_lines(3)))).id)
+
+            async def at_once() -> int:
+                return fake.at_once
+
+            await until(at_once, lambda calls: calls == 3)
+            drain = asyncio.create_task(server.drain(PATIENCE))
+            await _until_refused(client)
+            first.open()
+            await until(at_once, lambda calls: calls == 2)
+            second.open()
+            await drain
+        async with service(settings) as (_, client):
+            assert (await client.ended(created.id)).request_counts.completed == 3
+    assert set(fake.calls.values()) == {1}
+
+
 async def _until_refused(client: Client) -> None:
-    """Returns when new calls are refused; gRPC cancels those that come before its goodbye has arrived."""
+    """Returns when new calls are refused."""
 
     async def code() -> StatusCode:
         return await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata).code()
 
-    assert await until(code, lambda found: found is not StatusCode.OK) in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
-    assert await until(code, lambda found: found is not StatusCode.CANCELLED) is StatusCode.UNAVAILABLE
+    assert await until(code, lambda found: found is not StatusCode.OK) is StatusCode.UNAVAILABLE

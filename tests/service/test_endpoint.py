@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 from tests.fakes import Gate, completion, failure, fake_endpoint
-from tests.harness import chat_lines, jsonl, service, settings_for, until
+from tests.harness import chat_lines, figures, jsonl, service, settings_for, until
 
 from batchyard.service.engine.results import TIMEOUT, Answer, Failure, Tokens
 from batchyard.service.providers.endpoint import open_endpoint
@@ -31,7 +31,7 @@ Run = Callable[..., Awaitable[Outcome]]
 async def runner(api_base: str, **changes: Any) -> AsyncIterator[Run]:
     """Runs a line whose last message is its argument; `max_attempts` is 2 unless it is said."""
     settings = LocalSettings(api_base=api_base, **{"max_attempts": 2, **changes})
-    async with open_endpoint(settings) as endpoint:
+    async with open_endpoint(settings, figures()) as endpoint:
 
         async def run(
             content: str = "question", path: str = CHAT, seconds: float = 30, wanted: Callable[[], bool] = lambda: True

@@ -209,10 +209,6 @@ async def test_sweep_keeps_only_what_is_known(store: FileStore, root: Path) -> N
     assert sum(asked) == 1200
 
 
-async def test_disk_has_space(store: FileStore) -> None:
-    assert store.free_bytes() > 0
-
-
 class Full(Disk):
     """Has no space left when the content reaches it, as a disk with delayed allocation."""
 

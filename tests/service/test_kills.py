@@ -12,6 +12,7 @@ from tests.processes import Process, configure
 
 from batchyard.v1 import BatchStatus, File, ListFilesRequest, UploadFileMetadata, UploadFileRequest, UploadFileResponse
 
+pytestmark = pytest.mark.once
 SEED = 20_000
 DATA = jsonl(chat_lines(30_000))  # 4 MB
 WHOLE = "file-*[!#]?"  # not `file-...#1`, which is still being written

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from sqlalchemy import select
 from tests.fakes import Gate
-from tests.harness import chat_lines, jsonl, until
+from tests.harness import chat_lines, figures, jsonl, until
 
 from batchyard.service.disk import Disk
 from batchyard.service.engine.chunk import ChunkRunner
@@ -24,6 +25,7 @@ from batchyard.service.filestore import FileStore, Part
 from batchyard.service.jsonl import Scanner
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import BatchRecord, ChunkRecord, Counts, SealedChunk, Status
+from batchyard.service.registry.schema import batches, chunks
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.settings import Limits
@@ -186,7 +188,29 @@ async def test_an_engine_takes_over_from_a_frozen_one_and_every_line_appears_onc
         ended = await until(lambda: tenant.get_batch(batch.id), lambda seen: seen.status == Status.COMPLETED)
     assert await output_of(ended, tenant, store) == [f"request-{number}" for number in range(LINES)]
     assert ended.completed == LINES
+    assert len(list((tmp_path / "store/segments").iterdir())) == 3, "what a late worker sealed was left behind"
     assert sorted(awake_lines.asked) == list(range(25 if shared else CHUNK_LINES, LINES))
+
+
+async def test_work_that_takes_longer_than_its_lease_keeps_it(
+    tmp_path: Path, database: Database, tenant: TenantRegistry
+) -> None:
+    lease, clock, lines = 0.4, Clock(), Lines(below=0)
+    store, rival = FileStore(tmp_path / "store", Disk()), WorkRegistry(database, "rival")
+    async with engine(database, store, tmp_path / "journals", lines, clock, lease) as holder:
+        await add_input(tenant, store)
+        batch = await new_batch(tenant, "file-input")
+        holder.wake()
+        await until(lambda: leases(database), lambda held: len(held) == 3)  # the batch's, and two chunks'
+        for _ in range(3):
+            clock.now += 0.9 * lease
+            await until(lambda: leases(database), lambda held: set(held) == {clock.now + lease})
+            assert await rival.claim_batch(clock.now, clock.now + lease) is None
+            with pytest.raises(LeaseLost):
+                await rival.claim_chunk((await rival.chunks(batch))[0], clock.now, clock.now + lease)
+        lines.thaw()
+        await until(lambda: tenant.get_batch(batch.id), lambda seen: seen.status == Status.COMPLETED)
+    assert sorted(lines.asked) == list(range(LINES))
 
 
 class Clock:
@@ -220,7 +244,7 @@ class Lines:
 
 @asynccontextmanager
 async def engine(
-    database: Database, store: FileStore, folder: Path, lines: Lines, clock: Clock
+    database: Database, store: FileStore, folder: Path, lines: Lines, clock: Clock, lease: float = LEASE_SECONDS
 ) -> AsyncIterator[Engine]:
     """An engine with journals in `folder`, as a process of its own would have it over the same registry."""
     folder.mkdir(exist_ok=True)
@@ -231,12 +255,13 @@ async def engine(
         Disk(),
         folder,
         lines,
+        figures(),
         line_slots=2 * LINES,
         line_seconds=600,
-        lease_seconds=LEASE_SECONDS,
+        lease_seconds=lease,
         clock=clock,
     )
-    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, max_errors=10, clock=clock), Changes(), clock)
+    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, max_errors=10, clock=clock), Changes(), clock, lease)
     async with engine.running(folder):
         yield engine
 
@@ -284,6 +309,12 @@ async def claimed_by(work: WorkRegistry, now: float) -> BatchRecord:
     batch = await work.claim_batch(now, now + LEASE_SECONDS)
     assert batch
     return batch
+
+
+async def leases(database: Database) -> list[float]:
+    """Until when each lease runs that somebody holds."""
+    ends = [select(table.c.lease_until).where(table.c.lease_until > 0) for table in (batches, chunks)]
+    return await database.read(lambda connection: [end for query in ends for end in connection.scalars(query)])
 
 
 async def messages(caplog: pytest.LogCaptureFixture) -> list[str]:

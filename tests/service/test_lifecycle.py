@@ -1,11 +1,9 @@
 """A batch's life at the embedded provider, seen by a gRPC client (facts 1.7, 2 and 3)."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from starlette.responses import Response
 from tests.fakes import Gate, completion, failure, fake_endpoint
 from tests.harness import chat_line, chat_lines, jsonl, refused, service, settings_for, until
@@ -105,41 +103,6 @@ async def test_a_batch_whose_lines_all_fail_completes_without_an_output_file(tmp
             assert (batch.request_counts.completed, batch.request_counts.failed) == (0, 9)
 
 
-async def test_a_batch_over_bad_lines_fails_with_each_reason_and_line(tmp_path: Path) -> None:
-    lines = [chat_line("a"), {"custom_id": "b", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m"}}]
-    data = jsonl(lines) + b"not json\n" + jsonl([chat_line("a")])
-    async with service(settings_for(tmp_path)) as (_, client):
-        file = await client.upload(data)
-        batch = await client.ended((await client.create(file.id)).id)
-        found = [(error.code, error.param, error.line) for error in batch.errors.data]
-        assert batch.status == FAILED
-        assert found == [
-            ("invalid_url", "url", 2),
-            ("invalid_json_line", "", 3),
-            ("duplicate_custom_id", "custom_id", 4),
-        ]
-        assert batch.failed_at
-        assert batch.request_counts.total == 0
-        assert not batch.HasField("in_progress_at")
-
-
-async def test_a_batch_over_a_missing_file_is_accepted_and_fails(tmp_path: Path) -> None:
-    async with service(settings_for(tmp_path)) as (_, client):
-        batch = await client.create("file-doesnotexist")
-        assert batch.status == BatchStatus.BATCH_STATUS_VALIDATING
-        (error,) = (await client.ended(batch.id)).errors.data
-        assert (error.code, error.param) == ("invalid_request", "file_id")
-        assert "file-doesnotexist" in error.message
-        assert not error.HasField("line")
-
-
-async def test_a_batch_over_a_file_of_another_purpose_fails(tmp_path: Path) -> None:
-    async with service(settings_for(tmp_path)) as (_, client):
-        file = await client.upload(jsonl(chat_lines(1)), purpose="user_data")
-        (error,) = (await client.ended((await client.create(file.id)).id)).errors.data
-        assert (error.code, error.param) == ("invalid_request", "file_id")
-
-
 async def test_short_urls_and_endpoints_mean_the_same_as_long_ones(tmp_path: Path) -> None:
     line = chat_line("short") | {"url": "/chat/completions"}
     async with service(settings_for(tmp_path)) as (_, client):
@@ -194,55 +157,6 @@ async def test_cancelling_a_cancelled_batch_answers_with_it(tmp_path: Path) -> N
         for _ in range(2):
             again = await client.stub.CancelBatch(request, metadata=client.metadata)
             assert again.batch.status in {CANCELLING, CANCELLED}
-
-
-@pytest.mark.parametrize("lines", [chat_lines(1), [{"custom_id": "x"}]], ids=["completed", "failed"])
-async def test_cancelling_an_ended_batch_is_refused(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
-    async with service(settings_for(tmp_path)) as (_, client):
-        batch = await client.run(lines)
-        async with refused(grpc.StatusCode.FAILED_PRECONDITION) as errors:
-            await client.stub.CancelBatch(CancelBatchRequest(batch_id=batch.id), metadata=client.metadata)
-        word = "completed" if batch.status == COMPLETED else "failed"
-        assert errors[0].details() == f"Cannot cancel a batch with status '{word}'."
-
-
-async def test_the_end_of_the_window_keeps_results_and_expires_the_rest(tmp_path: Path) -> None:
-    gate = Gate()
-    skew = 0.0
-
-    async def first_ones_only(body: dict[str, Any], before: int) -> Response:
-        if int(body["messages"][-1]["content"].split()[1]) >= 5:
-            await gate.passed()
-        return completion(body)
-
-    async with fake_endpoint(first_ones_only) as fake:
-        local = LocalSettings(api_base=fake.api_base, max_concurrency=4)
-        clocked = service(settings_for(tmp_path, local=local), clock=lambda: time.time() + skew)
-        async with clocked as (_, client):
-            file = await client.upload(jsonl(chat_lines(20)))
-            created = await client.create(file.id)
-            await until(lambda: client.get(created.id), lambda b: b.request_counts.completed == 5)
-            skew = 86_401.0
-            await until(lambda: client.get(created.id), lambda batch: batch.status == EXPIRED)
-            batch = await client.get(created.id)
-            output = await client.results(batch.output_file_id)
-            errors = await client.results(batch.error_file_id)
-            assert batch.expired_at
-            assert batch.finalizing_at
-            assert len(output) + len(errors) == 20
-            assert batch.request_counts.completed == len(output) >= 5
-            assert batch.request_counts.failed == 0
-            assert {line["error"]["code"] for line in errors} == {"batch_expired"}
-
-
-async def test_the_input_of_a_running_batch_cannot_be_deleted(tmp_path: Path) -> None:
-    async with service(settings_for(tmp_path, local=LocalSettings(echo=True, echo_delay_ms=60_000))) as (_, client):
-        file = await client.upload(jsonl(chat_lines(3)))
-        batch = await client.create(file.id)
-        async with refused(grpc.StatusCode.FAILED_PRECONDITION) as errors:
-            await client.stub.DeleteFile(DeleteFileRequest(file_id=file.id), metadata=client.metadata)
-        assert batch.id in (errors[0].details() or "")
-        assert (await client.read(file.id)) == jsonl(chat_lines(3))
 
 
 async def test_result_files_are_listed_described_and_deletable(tmp_path: Path) -> None:

@@ -117,65 +117,7 @@ class TestAnUpload:
             assert (await send(client, about(purpose="vision", filename="a.png"), data(b"x"), finish(1))).id
 
 
-LONG = [about(purpose="batch"), data(b"x" * ((1 << 20) + 1)), finish((1 << 20) + 1)]
-REFUSED: dict[str, tuple[list[UploadFileRequest], str | None, str]] = {
-    "a wrong size": ([about(purpose="batch"), data(BATCH), finish(len(BATCH) + 1)], "finish.size", "size"),
-    "a size without bytes": ([about(purpose="user_data"), finish(1)], "finish.size", "0 bytes came"),
-    "a wrong digest": ([about(purpose="batch"), data(BATCH), finish(len(BATCH), b"x" * 32)], "finish.sha256", "SHA"),
-    "an empty digest": ([about(purpose="batch"), data(BATCH), finish(len(BATCH), b"")], "finish.sha256", "SHA-256"),
-    "data before metadata": ([data(BATCH), about(purpose="batch"), finish(len(BATCH))], "metadata", "begins with"),
-    "finish before metadata": ([finish(0)], "metadata", "begins with its metadata"),
-    "a piece of more than 1 MiB": (LONG, "data", "1 to 1048576 bytes"),
-    "an empty piece": ([about(purpose="batch"), data(b"")], "data", "has 0"),
-    "metadata without end": ([about(purpose="batch")] * 65, "metadata", "at most 64"),
-    "a message without payload": ([about(purpose="batch"), UploadFileRequest(), finish(0)], "payload", "carries"),
-    "no purpose": ([about(filename="a.jsonl"), data(BATCH), finish(len(BATCH))], "purpose", "required property"),
-    "an unknown purpose": ([about(purpose="x"), data(BATCH), finish(len(BATCH))], "purpose", "'x' is not one of"),
-    "an unknown purpose, late": ([about(), data(BATCH), about(purpose="x")], "purpose", "'x' is not one of"),
-    "batch as a late purpose": (
-        [about(purpose="vision"), data(BATCH), about(purpose="batch"), finish(len(BATCH))],
-        "purpose",
-        "can't change",
-    ),
-    "an unknown provider": ([about(provider="x", purpose="batch"), data(BATCH)], "provider", "no provider 'x'"),
-    "an unknown provider, late": ([about(), data(BATCH), about(provider="x")], "provider", "no provider 'x'"),
-    "a wrong extension": ([about(purpose="batch", filename="a.csv"), data(BATCH)], None, "Must be .jsonl"),
-    "a wrong extension, late": ([about(purpose="batch"), data(BATCH), about(filename="a.csv")], None, "Must be .jsonl"),
-    "a control character": ([about(filename="a\nb.jsonl"), data(BATCH)], "file", "control character"),
-    "an expiry too soon": (
-        [
-            about(purpose="batch", expires_after=ExpiresAfter(anchor="created_at", seconds=1)),
-            data(BATCH),
-            finish(len(BATCH)),
-        ],
-        "expires_after.seconds",
-        "below minimum",
-    ),
-    "an empty batch input": ([about(purpose="batch"), finish(0)], None, "Invalid file format for Batch API"),
-    "a batch input of blank lines": ([about(purpose="batch"), data(b"\n \n"), finish(3)], None, "Invalid file format"),
-    "a batch input that is no JSON": ([about(purpose="batch"), data(b"a,b\n"), finish(4)], None, "not valid JSON"),
-    "no finish": ([about(purpose="batch"), data(BATCH)], None, "without its finish message"),
-    "nothing": ([], None, "without its finish message"),
-}
-
-
 class TestARefusedUpload:
-    @pytest.mark.parametrize("reason", REFUSED)
-    async def test_says_why_and_leaves_nothing(self, tmp_path: Path, reason: str) -> None:
-        messages, param, words = REFUSED[reason]
-        async with service(settings_for(tmp_path)) as (_, client):
-            async with refused(StatusCode.INVALID_ARGUMENT) as found:
-                await send(client, *messages)
-            error = told(found[0])
-            assert error.param == param
-            assert words in error.message
-            await assert_nothing_left(client, tmp_path)
-
-    async def test_is_incomplete_in_a_way_that_programs_can_tell(self, tmp_path: Path) -> None:
-        async with service(settings_for(tmp_path)) as (_, client), refused(StatusCode.INVALID_ARGUMENT) as found:
-            await send(client, about(purpose="batch"), data(BATCH))
-        assert told(found[0]).reason == "UPLOAD_INCOMPLETE"
-
     @pytest.mark.parametrize(("purpose", "word"), [("batch", "batch input file"), ("user_data", "file")])
     async def test_is_too_large_for_its_purpose(self, tmp_path: Path, purpose: str, word: str) -> None:
         most = {"max_batch_file_bytes": len(BATCH) - 1, "max_file_bytes": 10 * len(BATCH)}

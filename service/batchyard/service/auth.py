@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 from grpc import aio
 
-from batchyard.service.errors import Unauthenticated
+from batchyard.service.errors import BatchyardError, Unauthenticated
 
 DEFAULT_TENANT = "default"
 _MOST_PUBLIC_STREAMS = 64
@@ -59,7 +59,7 @@ class KeyInterceptor(aio.ServerInterceptor):
             try:
                 current_tenant.set(self._keys.tenant(metadata_value(details, "authorization")))
             except Unauthenticated as error:
-                return _refusing(error)
+                return refusing(error)
             return await continuation(details)
         handler = await continuation(details)
         if handler is None or not handler.response_streaming:
@@ -99,7 +99,9 @@ def _bounded(handler: Handler, places: asyncio.Semaphore) -> Handler:
     return kind(stream, **coders)
 
 
-def _refusing(error: Unauthenticated) -> Handler:
+def refusing(error: BatchyardError) -> Handler:
+    """A handler for any kind of call that raises `error`, and never reads the request."""
+
     async def refuse(_: object, __: object) -> Any:
         raise error
         yield  # type: ignore[unreachable]  # a handler of streams is a generator; it doesn't wait for a message

@@ -15,8 +15,18 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
 
-from batchyard.service.auth import PUBLIC_SERVICES, Continuation, Handler, MaybeHandler, current_tenant, metadata_value
-from batchyard.service.errors import BatchyardError, Busy, Defect, Late
+from batchyard.common.tracing import OFF, Span, Tracing
+from batchyard.service.auth import (
+    PUBLIC_SERVICES,
+    Continuation,
+    Handler,
+    MaybeHandler,
+    current_tenant,
+    metadata_value,
+    refusing,
+)
+from batchyard.service.errors import BatchyardError, Busy, Defect, Late, Unavailable
+from batchyard.service.metrics import ServiceMetrics, method_label
 from batchyard.v1 import ApiError
 
 DOMAIN = "batchyard"
@@ -25,25 +35,40 @@ _CUT = " [...] "
 _MOST_MESSAGE, _MOST_PARAM = 1200, 300  # bytes; a message travels three times, and gRPC drops more than 7.5 KB
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+_HEARD_SECONDS = 0.1
+_STOPPING = "The service is stopping. Try again in a moment."
+
 _log = logging.getLogger("batchyard.service")
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
 class _Call:
-    """One call, from its first byte to its log line."""
+    """One call, from its first byte to its log line and its place in the figures."""
 
-    def __init__(self, details: grpc.HandlerCallDetails, seconds: float | None) -> None:
+    def __init__(
+        self, details: grpc.HandlerCallDetails, seconds: float | None, metrics: ServiceMetrics, tracing: Tracing
+    ) -> None:
         self.method = details.method.rpartition("/")[2]
         given = metadata_value(details, "x-request-id") or ""
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid4().hex}"
         self._seconds = seconds
+        self._metrics = metrics
+        self._tracing = tracing
+        self._metadata = details.invocation_metadata or ()
+        self._label = method_label(details.method)
         self._started = perf_counter()
 
     async def run(self, behaviour: Callable[[], Awaitable[Any]], context: Context) -> Any:
         """What `behaviour` returns; what it raises ends the call with the status that fits."""
+        with self._tracing.span(self._label, "server", self._metadata) as span:
+            return await self._run(behaviour, context, span)
+
+    async def _run(self, behaviour: Callable[[], Awaitable[Any]], context: Context, span: Span) -> Any:
         context.set_trailing_metadata((("x-request-id", self.request_id),))
         code = StatusCode.OK
+        running = self._metrics.rpcs_running.labels(self._label)
+        running.inc()
         try:
             async with asyncio.timeout(self._seconds) as bound:
                 return await behaviour()
@@ -58,7 +83,8 @@ class _Call:
             code = known.status
             await self._abort(context, known)
         finally:
-            self._report(code)
+            running.dec()
+            self._report(code, span)
 
     def _known(self, error: Exception, *, late: bool) -> BatchyardError:
         if isinstance(error, BatchyardError):
@@ -79,12 +105,18 @@ class _Call:
         trailer = (("x-request-id", self.request_id), (_DETAILS, status.SerializeToString()))
         await context.abort(error.status, status.message, trailing_metadata=trailer)
 
-    def _report(self, code: StatusCode) -> None:
+    def _report(self, code: StatusCode, span: Span) -> None:
+        seconds = perf_counter() - self._started
+        self._metrics.rpc_seconds.labels(self._label, code.name).observe(seconds)
         ours = code in {StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN}
+        span.mark(rpc__system="grpc", rpc__method=self._label)
+        span.mark(rpc__grpc__status_code=int(code.value[0]), batchyard__request_id=self.request_id)
+        if ours:
+            span.failed(code.name)
         fields = {
             "method": self.method,
             "code": code.name,
-            "duration_ms": round((perf_counter() - self._started) * 1000, 1),
+            "duration_ms": round(seconds * 1000, 1),
             "request_id": self.request_id,
             "tenant": current_tenant.get(None),
         }
@@ -94,15 +126,40 @@ class _Call:
 class CallInterceptor(aio.ServerInterceptor):
     """The outermost interceptor. `unary_seconds` bounds calls that carry no stream."""
 
-    def __init__(self, unary_seconds: float) -> None:
+    def __init__(self, unary_seconds: float, metrics: ServiceMetrics, tracing: Tracing = OFF) -> None:
         self._unary_seconds = unary_seconds
+        self._metrics = metrics
+        self._tracing = tracing
+        self._running: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new calls with UNAVAILABLE, and returns when those that run have ended, or after `seconds`.
+
+        gRPC's own stop answers CANCELLED to calls that it hasn't handed out yet, which nobody would try again: callers
+        get the time to hear it from us.
+        """
+        self._stopping = True
+        heard = asyncio.create_task(asyncio.sleep(min(_HEARD_SECONDS, seconds)))
+        await asyncio.wait({heard, *self._running}, timeout=seconds)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
-        handler = await continuation(details)
-        if handler is None or details.method.startswith(PUBLIC_SERVICES):
-            return handler
+        if details.method.startswith(PUBLIC_SERVICES):
+            return await continuation(details)
+        handler = refusing(Unavailable(_STOPPING)) if self._stopping else await continuation(details)
+        if handler is None:
+            return None
+        self._note()
         streams = handler.request_streaming or handler.response_streaming
-        return _wrapped(handler, _Call(details, None if streams else self._unary_seconds))
+        seconds = None if streams else self._unary_seconds
+        return _wrapped(handler, _Call(details, seconds, self._metrics, self._tracing))
+
+    def _note(self) -> None:
+        """The call, whose handler will run in this task, is running."""
+        task = asyncio.current_task()
+        if task and not self._stopping:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
 
 def _wrapped(handler: Handler, call: _Call) -> Handler:

@@ -6,6 +6,7 @@ can take the place of `Disk`, model a page cache that a power cut empties, leave
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -46,6 +47,10 @@ class Disk:
         for folder in (*reversed(missing), path):
             folder.mkdir(mode=0o700, exist_ok=True)
             self.sync_dir(folder.parent, site=site)
+
+    def free_bytes(self, path: Path) -> int:
+        """Returns how many bytes the file system that holds `path` still takes from this user."""
+        return shutil.disk_usage(path).free
 
 
 class DirectoryInUse(Unavailable):

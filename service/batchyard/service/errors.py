@@ -97,9 +97,11 @@ class Busy(BatchyardError):
     reason = "BUSY"
     type = "requests"
 
-    def __init__(self, message: str, *, retry_after: float = 1.0, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: float = 1.0
+    ) -> None:
         """`retry_after` is in seconds."""
-        super().__init__(message, code=code)
+        super().__init__(message, param=param, code=code)
         self.retry_after = retry_after
 
 

@@ -8,7 +8,6 @@ import asyncio
 import errno
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count, islice
@@ -21,6 +20,7 @@ from obstore.store import LocalStore
 
 from batchyard.service.disk import Disk
 from batchyard.service.errors import DataLoss, StorageFull
+from batchyard.service.room import Room
 
 KIB = 1024
 BLOCK = 512 * KIB
@@ -45,16 +45,22 @@ class Part(NamedTuple):
 class Writer:
     """One object being written, of `size` bytes so far. Made by `FileStore.writer`."""
 
-    def __init__(self, store: LocalStore, disk: Disk, root: Path, key: str) -> None:
+    def __init__(
+        self, store: LocalStore, disk: Disk, root: Path, key: str, room: Room, *, bounded: bool, spare: bool
+    ) -> None:
         self.size = 0
         self.committed = False
         self._disk = disk
+        self._room = room
+        self._bounded = bounded
+        self._spare = spare
         self._path = root / key
         self._block = bytearray()
         self._sink = obstore.open_writer_async(store, key, buffer_size=BLOCK, max_concurrency=1)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Appends; pieces of any size are fine. Raises StorageFull."""
+        self._room.take(len(data), bounded=self._bounded)
         self._block += data
         self.size += len(data)
         if len(self._block) >= BLOCK:
@@ -72,9 +78,12 @@ class Writer:
         """Removes every trace."""
         del self._sink
         await to_the_end(asyncio.to_thread(self._remove))
+        self._room.give(self.size)
 
     async def _flush(self) -> None:
         block, self._block = self._block, bytearray()
+        if not self._spare:
+            await self._room.check_free(len(block))
         with _storage_full():
             await to_the_end(self._sink.write(block))
 
@@ -93,25 +102,33 @@ class Writer:
 
 
 class FileStore:
-    """Immutable objects under `root`, a folder that is created where it is missing."""
+    """Immutable objects under `root`, a folder that is created where it is missing.
 
-    def __init__(self, root: Path, disk: Disk) -> None:
+    They come to `max_bytes` at most (None: what the disk takes), and leave `min_free` bytes of the disk free. What was
+    there at the start is counted by `sweep`.
+    """
+
+    def __init__(self, root: Path, disk: Disk, *, max_bytes: int | None = None, min_free: int = 0) -> None:
         disk.make_dir(root, site="store.root")
+        self.room = Room(disk, root, max_bytes, min_free)
         self._root = root
         self._disk = disk
         self._store = LocalStore(prefix=root)
         self._folders: set[str] = set()
 
     @asynccontextmanager
-    async def writer(self, key: str) -> AsyncIterator[Writer]:
+    async def writer(self, key: str, *, bounded: bool = True, spare: bool = False) -> AsyncIterator[Writer]:
         """Writes the object `key`, which must be new. Leaving without `commit` leaves no trace of it.
 
+        `bounded` says whether it counts against `max_bytes`, `spare` whether it may take of what is kept free.
         Raises StorageFull, ValueError for a malformed key.
         """
         if not _KEY.fullmatch(key):
             raise ValueError(f"malformed key: {key!r}")
+        if bounded and not spare:
+            await self.room.check()
         await self._prepare(key.partition("/")[0])
-        writer = Writer(self._store, self._disk, self._root, key)
+        writer = Writer(self._store, self._disk, self._root, key, self.room, bounded=bounded, spare=spare)
         try:
             yield writer
         finally:
@@ -147,17 +164,22 @@ class FileStore:
 
     async def delete(self, key: str) -> None:
         """Removes an object; one that is missing is fine. After a power cut it may be back, for `sweep` to find."""
-        await to_the_end(asyncio.to_thread((self._root / key).unlink, missing_ok=True))
+
+        async def work() -> None:
+            self.room.give(await asyncio.to_thread(_removed, self._root / key))
+
+        await to_the_end(work())
 
     async def sweep(self, known: Callable[[Sequence[str]], Awaitable[set[str]]]) -> int:
-        """Removes what a crash left, and returns how many files that were. Only before anything is written.
+        """Removes what a crash left, returns how many files that were, and counts the others' bytes.
 
-        `known` answers which of at most 500 keys somebody still refers to. obstore's own `list` hides its staging
-        files, hence the walk.
+        Only before anything is written. `known` answers which of at most 500 keys somebody still refers to. obstore's
+        own `list` hides its staging files, hence the walk.
         """
         removed = 0
         keys = _walk(self._root)
         while group := await asyncio.to_thread(lambda: list(islice(keys, SWEEP_GROUP))):
+            self.room.take(await asyncio.to_thread(self._bytes, group), bounded=False)
             whole = [key for key in group if "#" not in key]
             lost = set(group) - (await known(whole) if whole else set())
             for key in lost:
@@ -165,9 +187,8 @@ class FileStore:
             removed += len(lost)
         return removed
 
-    def free_bytes(self) -> int:
-        """Returns how many bytes the disk still takes from this user."""
-        return shutil.disk_usage(self._root).free
+    def _bytes(self, keys: Sequence[str]) -> int:
+        return sum((self._root / key).stat().st_size for key in keys)
 
     async def _prepare(self, folder: str) -> None:
         if folder not in self._folders:
@@ -191,6 +212,16 @@ def _walk(root: Path) -> Iterator[str]:
     for folder, _, names in os.walk(root):
         for name in names:
             yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _removed(path: Path) -> int:
+    """Removes a file, and returns how many bytes that freed: none where it was gone."""
+    try:
+        size = path.stat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return size
 
 
 async def to_the_end(operation: Awaitable[T]) -> T:

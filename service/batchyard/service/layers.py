@@ -19,6 +19,7 @@ PREFIX = "BATCHYARD_"
 MASTER_KEY = ("master_key",)
 SECTIONS: Mapping[str, type] = {"local": LocalSettings, "limits": Limits, "retention": Retention}
 _TESTS = "BATCHYARD_TEST_"
+_CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}
 _REFERENCE = re.compile(r"os\.environ/(\w*)")
 
@@ -107,7 +108,7 @@ def from_variables(environ: Mapping[str, str], problems: list[Problem]) -> Layer
     layer: Layer = {}
     known = {variable(path): path for path in keys()}
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name.startswith(_TESTS):
+        if not name.startswith(PREFIX) or name.startswith(_TESTS) or name == _CALLERS_KEY:
             continue
         if name not in known:
             problems.append(Problem(name, "unknown variable" + did_you_mean(name, known)))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from batchyard.service.filestore import Part
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.tenant import KEY_SECONDS
 from batchyard.service.registry.work import WorkRegistry
 
@@ -23,11 +24,13 @@ class Retention:
         forget: Callable[[list[Part]], Awaitable[None]],
         seconds: float,
         clock: Callable[[], float],
+        metrics: ServiceMetrics,
     ) -> None:
         self._work = work
         self._forget = forget
         self._seconds = seconds
         self._clock = clock
+        self._expired = metrics.files_expired
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -41,8 +44,8 @@ class Retention:
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""
         now = int(self._clock())
-        while await self._work.expire_files(now):
-            pass
+        while expired := await self._work.expire_files(now):
+            self._expired.inc(expired)
         while parts := await self._work.deleted_parts():
             await self._forget(parts)
         await self._work.forget_files(now - _CURSOR_SECONDS)

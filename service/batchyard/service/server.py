@@ -15,6 +15,8 @@ from grpc_reflection.v1alpha import reflection
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from batchyard.common.metrics import Metrics
+from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.auth import KeyInterceptor, Keys
 from batchyard.service.calls import CallInterceptor
 from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
@@ -23,6 +25,7 @@ from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Lifecycle
 from batchyard.service.filestore import FileStore
 from batchyard.service.health import Health
+from batchyard.service.metrics import ServiceMetrics, batches_look, store_look
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.echo import Echo
 from batchyard.service.providers.endpoint import LineRunner, open_endpoint
@@ -50,9 +53,10 @@ class StartupError(Exception):
 class Server:
     """A running service on `grpc_port`."""
 
-    def __init__(self, server: aio.Server, port: int, checks: Health, engine: Engine) -> None:
+    def __init__(self, server: aio.Server, port: int, calls: CallInterceptor, checks: Health, engine: Engine) -> None:
         self.grpc_port = port
         self._server = server
+        self._calls = calls
         self._checks = checks
         self._engine = engine
 
@@ -63,29 +67,50 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Announces it, refuses new calls, and lets calls and lines that run finish within `seconds`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
         await self.announce()
-        await asyncio.gather(self._server.stop(seconds), self._engine.drain(seconds))
+        await asyncio.gather(self._calls.drain(seconds), self._engine.drain(seconds))
+        await self._server.stop(max(0.0, end - loop.time()))
 
 
 @asynccontextmanager
-async def serving(settings: Settings, *, disk: Disk | None = None, clock: Clock = time) -> AsyncIterator[Server]:
+async def serving(
+    settings: Settings,
+    metrics: Metrics | None = None,
+    tracing: Tracing = OFF,
+    *,
+    disk: Disk | None = None,
+    clock: Clock = time,
+) -> AsyncIterator[Server]:
     """The service, from its locked data directory to its port, until the context ends.
 
-    Raises StartupError for a data directory in use or unusable, and for a port in use. Tests pass their own `disk`
-    and `clock` (Unix seconds).
+    Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or unusable, and
+    for a port in use. Tests pass their own `disk` and `clock` (Unix seconds).
     """
+    metrics = metrics or Metrics()
+    figures = ServiceMetrics(metrics)
     async with AsyncExitStack() as stack:
         with _startup_errors(settings):
-            engine, servicer = await _work(settings, disk or Disk(), clock, stack)
+            engine, servicer = await _work(settings, metrics, figures, tracing, disk or Disk(), clock, stack)
             checks = Health()
-            server, port = _listener(settings, servicer, checks)
+            calls = CallInterceptor(UNARY_SECONDS, figures, tracing)
+            server, port = _listener(settings, calls, servicer, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        yield Server(server, port, checks, engine)
+        yield Server(server, port, calls, checks, engine)
 
 
-async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitStack) -> tuple[Engine, Servicer]:
+async def _work(
+    settings: Settings,
+    metrics: Metrics,
+    figures: ServiceMetrics,
+    tracing: Tracing,
+    disk: Disk,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> tuple[Engine, Servicer]:
     """Everything behind the port: locked, swept, running, and closed by `stack` in the opposite order."""
     if settings.local is None:
         raise StartupError("No provider is configured: set batchyard.local.api_base, or batchyard.local.echo: true.")
@@ -95,20 +120,27 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
     if settings.database_url and (elsewhere := _registry_folder(settings)):
         stack.enter_context(DirectoryLock(elsewhere))
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
-    database = await asyncio.to_thread(Database, url)
+    database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
     work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch)
     await _check_pair(settings.data_dir / "registry.id", await work.identity(uuid4().hex))
-    store = FileStore(settings.data_dir / "store", disk)
+    limits = settings.limits
+    store = FileStore(
+        settings.data_dir / "store", disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes
+    )
     await store.sweep(work.known_keys)
+    stack.enter_context(metrics.asking(batches_look(work, clock)))
+    stack.enter_context(metrics.asking(store_look(store, disk, settings.data_dir / "store")))
 
     chunks = ChunkRunner(
         work,
         store,
         disk,
         settings.data_dir / "work",
-        await _line_runner(settings.local, stack),
+        await _line_runner(settings.local, figures, tracing, stack),
+        figures,
+        tracing,
         line_slots=settings.local.max_concurrency,
         line_seconds=settings.local.line_timeout_seconds,
         lease_seconds=LEASE_SECONDS,
@@ -123,8 +155,8 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         clock=clock,
     )
     engine = Engine(work, lifecycle, changes, clock)
-    local = LocalProvider(store, work, engine, settings.local, settings.limits, settings.retention, clock)
-    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock)
+    local = LocalProvider(store, work, engine, settings.local, settings.limits, settings.retention, tracing, clock)
+    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, figures)
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
     mutations = Mutations()
@@ -134,6 +166,7 @@ async def _work(settings: Settings, disk: Disk, clock: Clock, stack: AsyncExitSt
         Router([local], settings.default_provider),
         mutations,
         changes,
+        figures,
         upload_idle_seconds=settings.limits.upload_idle_seconds,
         clock=clock,
     )
@@ -155,15 +188,17 @@ async def _check_pair(mark: Path, registry_id: str) -> None:
         await asyncio.to_thread(mark.write_text, registry_id)
 
 
-async def _line_runner(settings: LocalSettings, stack: AsyncExitStack) -> LineRunner:
+async def _line_runner(
+    settings: LocalSettings, figures: ServiceMetrics, tracing: Tracing, stack: AsyncExitStack
+) -> LineRunner:
     if settings.echo:
         return Echo(settings.echo_delay_ms / 1000)
-    return await stack.enter_async_context(open_endpoint(settings))
+    return await stack.enter_async_context(open_endpoint(settings, figures, tracing))
 
 
-def _listener(settings: Settings, servicer: Servicer, checks: Health) -> tuple[aio.Server, int]:
+def _listener(settings: Settings, calls: CallInterceptor, servicer: Servicer, checks: Health) -> tuple[aio.Server, int]:
     server = aio.server(
-        interceptors=[CallInterceptor(UNARY_SECONDS), KeyInterceptor(Keys(settings.master_key))],
+        interceptors=[calls, KeyInterceptor(Keys(settings.master_key))],
         options=[
             ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper

@@ -7,6 +7,7 @@ from batchyard.service.auth import current_tenant
 from batchyard.service.calls import Context
 from batchyard.service.errors import DataLoss, InvalidArgument, NotFound, OutOfRange
 from batchyard.service.messages import batch_message, file_message
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import FileRecord
@@ -46,6 +47,7 @@ from batchyard.v1 import (
 Listed = TypeVar("Listed", Batch, File)
 
 ACCEPTED = ("batchyard-accepted", "1")
+MOST_BATCHES, MOST_FILES = 100, 10_000  # on a page (facts 1.3 and 1.2)
 _MOST_PAGE_BYTES = 3 << 20  # a page fits a message of 4 MiB; a shorter one says has_more
 
 
@@ -58,6 +60,7 @@ class Servicer(BatchServiceServicer):
         router: Router,
         mutations: Mutations,
         changes: Changes,
+        metrics: ServiceMetrics,
         *,
         upload_idle_seconds: float,
         clock: Callable[[], float],
@@ -66,6 +69,7 @@ class Servicer(BatchServiceServicer):
         self._router = router
         self._mutations = mutations
         self._changes = changes
+        self._metrics = metrics
         self._upload_idle_seconds = upload_idle_seconds
         self._clock = clock
 
@@ -80,7 +84,7 @@ class Servicer(BatchServiceServicer):
         return GetBatchResponse(batch=batch_message(batch))
 
     async def ListBatches(self, request: ListBatchesRequest, context: Context) -> ListBatchesResponse:
-        limit = page_limit(request.limit if request.HasField("limit") else None, 20, 100)
+        limit = page_limit(request.limit if request.HasField("limit") else None, 20, MOST_BATCHES)
         provider = self._router.checked(request.provider)
         page, more = await self._owner().list_batches(provider=provider, after=request.after, limit=limit)
         data, cut = _fitting(map(batch_message, page))
@@ -102,7 +106,7 @@ class Servicer(BatchServiceServicer):
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context
     ) -> UploadFileResponse:
         await context.send_initial_metadata((ACCEPTED,))
-        stream = UploadStream(self._router, self._owner(), self._mutations, self._upload_idle_seconds)
+        stream = UploadStream(self._router, self._owner(), self._mutations, self._metrics, self._upload_idle_seconds)
         return UploadFileResponse(file=file_message(await stream.receive(request_iterator)))
 
     async def GetFile(self, request: GetFileRequest, context: Context) -> GetFileResponse:
@@ -114,7 +118,7 @@ class Servicer(BatchServiceServicer):
             provider=self._router.checked(request.provider),
             purpose=request.purpose,
             after=request.after,
-            limit=page_limit(request.limit if request.HasField("limit") else None, 10_000, 10_000),
+            limit=page_limit(request.limit if request.HasField("limit") else None, MOST_FILES, MOST_FILES),
             ascending=request.order == SortOrder.SORT_ORDER_ASC,
         )
         data, cut = _fitting(map(file_message, page))
@@ -142,6 +146,7 @@ class Servicer(BatchServiceServicer):
         try:
             async for piece in self._router.provider(file.provider).content(owner, file, offset, length):
                 yield DownloadFileResponse(data=piece)
+                self._metrics.downloaded.inc(len(piece))
         except DataLoss:
             await owner.get_file(file.id)  # NotFound where it was deleted meanwhile: nothing is damaged then
             raise

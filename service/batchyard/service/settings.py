@@ -93,6 +93,10 @@ class Limits:
     """Estimated prompt tokens in the running batches of a tenant and a model; none: as many as come."""
     max_message_bytes: Annotated[int, Bounds(2 * MIB, (1 << 31) - 1)] = 4 * MIB
     """The largest gRPC message; pieces of up to 1 MiB must fit."""
+    max_stored_bytes: MaybeCount = None
+    """Bytes of files and results that are kept at once, of all tenants; none: as many as the disk takes."""
+    min_free_bytes: Annotated[int, Bounds(0)] = 32 * MIB
+    """What the disk must have free for an upload to be taken and a line to be started."""
     max_concurrent_uploads: Count = 64
     """Uploads at once, of all tenants of this process."""
     upload_idle_seconds: SomeSeconds = 60.0
@@ -118,11 +122,13 @@ class Settings:
     """Everything that the processes are told at their start."""
 
     host: str = "127.0.0.1"
-    """The address of both listeners; one that is not loopback needs a master key."""
+    """The address of all listeners; one that is not loopback needs a master key."""
     port: Port = 4000
     """REST; 0: any free port."""
     grpc_port: Port = 50051
     """gRPC; 0: any free port."""
+    metrics_port: Annotated[int | None, Bounds(0, 65_535)] = None
+    """Prometheus's GET /metrics, without a key; 0: any free port; none: not served."""
     data_dir: Path = Path("batchyard-data")
     """Registry and files; locked by the one service that uses it."""
     database_url: Annotated[str | None, Form.DATABASE_URL] = field(default=None, repr=False)
@@ -135,6 +141,8 @@ class Settings:
     """How long a stop waits for running requests and calls, in all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+    tracing: bool = False
+    """Whether OpenTelemetry spans are sent; the SDK's own variables say where to."""
     service_address: Annotated[str | None, Form.ADDRESS] = None
     """HOST:PORT of the service that a shim alone calls; none: `grpc_port` on loopback."""
     local: LocalSettings | None = None

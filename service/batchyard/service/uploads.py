@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from batchyard.service.errors import InvalidArgument, Late
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider, Upload
 from batchyard.service.registry.records import FileRecord
@@ -13,17 +14,25 @@ from batchyard.service.requests import check_upload, file_description
 from batchyard.service.router import Router
 from batchyard.v1 import UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
-_MOST_PIECE = 1 << 20
-_MOST_DESCRIPTIONS = 64
+MOST_PIECE = 1 << 20
+MOST_DESCRIPTIONS = 64
 
 
 class UploadStream:
     """One upload from its first message to its file; nothing is left where it ends otherwise."""
 
-    def __init__(self, router: Router, owner: TenantRegistry, mutations: Mutations, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        router: Router,
+        owner: TenantRegistry,
+        mutations: Mutations,
+        metrics: ServiceMetrics,
+        idle_seconds: float,
+    ) -> None:
         self._router = router
         self._owner = owner
         self._mutations = mutations
+        self._received = metrics.uploaded
         self._idle_seconds = idle_seconds
         self._metadata: UploadFileMetadata | None = None
         self._provider: Provider | None = None
@@ -59,8 +68,8 @@ class UploadStream:
 
     def _describe(self, metadata: UploadFileMetadata) -> None:
         self._descriptions += 1
-        if self._descriptions > _MOST_DESCRIPTIONS:
-            raise InvalidArgument(f"An upload has at most {_MOST_DESCRIPTIONS} metadata messages.", param="metadata")
+        if self._descriptions > MOST_DESCRIPTIONS:
+            raise InvalidArgument(f"An upload has at most {MOST_DESCRIPTIONS} metadata messages.", param="metadata")
         if self._metadata is None:
             self._metadata = UploadFileMetadata()
         elif self._provider and metadata.provider and self._router.provider(metadata.provider) is not self._provider:
@@ -69,10 +78,11 @@ class UploadStream:
         check_upload(self._metadata)
 
     async def _take(self, data: bytes, stack: AsyncExitStack) -> None:
-        if not 0 < len(data) <= _MOST_PIECE:  # an empty one would only keep the stream awake
+        if not 0 < len(data) <= MOST_PIECE:  # an empty one would only keep the stream awake
             raise InvalidArgument(
-                f"A piece of data has 1 to {_MOST_PIECE} bytes, but this one has {len(data)}.", param="data"
+                f"A piece of data has 1 to {MOST_PIECE} bytes, but this one has {len(data)}.", param="data"
             )
+        self._received.inc(len(data))
         await (await self._opened(stack)).write(data)
 
     async def _opened(self, stack: AsyncExitStack) -> Upload:

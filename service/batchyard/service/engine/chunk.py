@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
 
+from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.disk import Disk
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.journal import Journal
-from batchyard.service.engine.results import Kind, result
-from batchyard.service.errors import LeaseLost, StorageFull
+from batchyard.service.engine.results import Kind, Result, result
+from batchyard.service.errors import DataLoss, LeaseLost, StorageFull
 from batchyard.service.filestore import FileStore, Part
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.providers.endpoint import LineRunner
 from batchyard.service.registry.records import BatchRecord, ChunkRecord, SealedChunk
 from batchyard.service.registry.work import WorkRegistry
@@ -20,7 +22,6 @@ from batchyard.service.requestline import Request, lines
 
 _PUBLISH_SECONDS = 0.25
 _ENDINGS = 4  # chunks of stopped batches that are written off at once: each is in memory
-_ROOM_BYTES = 32 << 20  # free space without which no line is started: its answer would be paid for and lost
 
 
 class Job(NamedTuple):
@@ -45,6 +46,8 @@ class ChunkRunner:
         disk: Disk,
         folder: Path,
         runner: LineRunner,
+        metrics: ServiceMetrics,
+        tracing: Tracing = OFF,
         *,
         line_slots: int,
         line_seconds: float,
@@ -56,6 +59,9 @@ class ChunkRunner:
         self._disk = disk
         self._folder = folder
         self._runner = runner
+        self._metrics = metrics
+        self._tracing = tracing
+        metrics.line_slots.set(line_slots)
         self._slots = asyncio.Semaphore(line_slots)
         self._endings = asyncio.Semaphore(_ENDINGS)
         self._line_seconds = line_seconds
@@ -65,23 +71,33 @@ class ChunkRunner:
     async def run_chunk(self, job: Job, chunk: ChunkRecord) -> None:
         """Takes the chunk's lease, runs the lines that no earlier epoch has, seals them and commits.
 
-        Raises LeaseLost where somebody else has the chunk, DataLoss where the input is damaged, Drained.
+        Raises LeaseLost where somebody else has the chunk, DataLoss where the input is damaged (the results that it has
+        are sealed), StorageFull, Drained.
         """
         async with self._endings if job.control.reason else nullcontext():
-            await self._run_claimed(job, chunk)
+            created = (("traceparent", job.batch.traceparent),) if job.batch.traceparent else ()
+            with self._tracing.span("run chunk", "internal", created) as span:
+                span.mark(batchyard__chunk=chunk.n)
+                await self._run_claimed(job, chunk)
 
     async def _run_claimed(self, job: Job, chunk: ChunkRecord) -> None:
         now = self._clock()
         chunk = await self._work.claim_chunk(chunk, now, now + self._lease_seconds)
         async with self._journal(job.batch.id, chunk) as journal:
-            async with tasks() as group:
-                publisher = group.create_task(self._publish(chunk, journal))
-                await self._run_lines(job, chunk, journal)
-                publisher.cancel()
-            await journal.drain()
-            sealed = await self._seal(job.batch.id, chunk, journal)
-            await self._commit(chunk, sealed)
-            await asyncio.to_thread(journal.remove)
+            try:
+                async with tasks() as group:
+                    publisher = group.create_task(self._publish(chunk, journal))
+                    await self._run_lines(job, chunk, journal)
+                    publisher.cancel()
+            except DataLoss:  # the results that there are are all that there will be
+                await self._end(job, chunk, journal)
+                raise
+            await self._end(job, chunk, journal)
+
+    async def _end(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
+        await journal.drain()
+        await self._seal(job, chunk, journal)
+        await asyncio.to_thread(journal.remove)
 
     @asynccontextmanager
     async def _journal(self, batch_id: str, chunk: ChunkRecord) -> AsyncIterator[Journal]:
@@ -94,16 +110,16 @@ class ChunkRunner:
             await journal.close()
 
     async def _run_lines(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
-        if job.control.go_on() and await asyncio.to_thread(self._store.free_bytes) < _ROOM_BYTES:
-            raise StorageFull("The disk is nearly full: no line is started.")
         pieces = self._store.read(job.parts, chunk.start, chunk.end - chunk.start)
         data = b"".join([piece async for piece in pieces])
+        missing = [request for request in lines(data, chunk.first_line) if request.line_number not in journal]
+        if missing and job.control.go_on():
+            await self._store.room.check()  # without room, answers would be paid for and lost
         async with tasks() as group:
-            for request in lines(data, chunk.first_line):
-                if request.line_number in journal:
-                    continue
+            for request in missing:
                 if job.control.go_on():
                     await self._slots.acquire()
+                    self._metrics.lines_running.inc()
                     line = group.create_task(self._run_line(job, request, journal))
                     line.add_done_callback(self._free_slot)  # also of a task that is cancelled before its first step
                 else:
@@ -113,6 +129,7 @@ class ChunkRunner:
 
     def _free_slot(self, _: asyncio.Task[None]) -> None:
         self._slots.release()
+        self._metrics.lines_running.dec()
 
     async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
         until = asyncio.get_running_loop().time() + self._line_seconds
@@ -121,13 +138,17 @@ class ChunkRunner:
         if outcome is None:
             await self._not_run(job, request, journal)
         else:
-            await journal.append(result(job.batch.id, request.line_number, request.custom_id, outcome))
+            await self._keep(journal, result(job.batch.id, request.line_number, request.custom_id, outcome))
 
     async def _not_run(self, job: Job, request: Request, journal: Journal) -> None:
         """Writes why the line did not run, unless the next process will run it."""
         if job.control.reason:
             reason = job.control.reason
-            await journal.append(result(job.batch.id, request.line_number, request.custom_id, reason, ran=False))
+            await self._keep(journal, result(job.batch.id, request.line_number, request.custom_id, reason, ran=False))
+
+    async def _keep(self, journal: Journal, found: Result) -> None:
+        await journal.append(found)
+        self._metrics.lines[found.kind].inc()
 
     async def _publish(self, chunk: ChunkRecord, journal: Journal) -> None:
         shown = journal.counts
@@ -137,28 +158,34 @@ class ChunkRunner:
                 shown = journal.counts
                 await self._work.publish(chunk, shown)
 
-    async def _seal(self, batch_id: str, chunk: ChunkRecord, journal: Journal) -> SealedChunk:
-        key = f"segments/{batch_id}.{chunk.n}.{chunk.epoch}"
-        output = await self._write(f"{key}.output", journal.texts(Kind.COMPLETED))
-        error = await self._write(f"{key}.error", journal.texts(Kind.FAILED, Kind.NOT_RUN))
-        return SealedChunk(counts=journal.counts, output=output, error=error)
+    async def _seal(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
+        """Commits the chunk's results as segments, which are removed where the commit has certainly failed.
 
-    async def _write(self, key: str, pieces: Iterator[bytes]) -> Part | None:
+        A commit that may yet hold leaves them: the next start's sweep asks the registry. Those of a stopped batch
+        count against no bound, or a full store could keep its own batches from ending.
+        """
+        stem = f"segments/{job.batch.id}.{chunk.n}.{chunk.epoch}"
+        texts = {"output": journal.texts(Kind.COMPLETED), "error": journal.texts(Kind.FAILED, Kind.NOT_RUN)}
+        async with AsyncExitStack() as undo:
+            parts: dict[str, Part | None] = {}
+            for name, pieces in texts.items():
+                parts[name] = await self._write(f"{stem}.{name}", pieces, bounded=not job.control.reason)
+                undo.push_async_callback(self._store.delete, f"{stem}.{name}")
+            try:
+                await self._work.seal(chunk, SealedChunk(counts=journal.counts, **parts))
+            except BaseException as error:
+                if not isinstance(error, LeaseLost | StorageFull):
+                    undo.pop_all()
+                raise
+            undo.pop_all()
+
+    async def _write(self, key: str, pieces: Iterator[bytes], *, bounded: bool) -> Part | None:
         piece = await asyncio.to_thread(next, pieces, None)
         if piece is None:
             return None
-        async with self._store.writer(key) as writer:
+        async with self._store.writer(key, bounded=bounded, spare=True) as writer:
             while piece is not None:
                 await writer.write(piece)
                 piece = await asyncio.to_thread(next, pieces, None)
             await writer.commit()
         return Part(key, writer.size)
-
-    async def _commit(self, chunk: ChunkRecord, sealed: SealedChunk) -> None:
-        try:
-            await self._work.seal(chunk, sealed)
-        except LeaseLost:
-            for part in (sealed.output, sealed.error):
-                if part:
-                    await self._store.delete(part.key)
-            raise

@@ -29,11 +29,19 @@ class Engine:
     `wake` tells it of a new batch, `changed` of a batch whose row somebody else wrote.
     """
 
-    def __init__(self, work: WorkRegistry, lifecycle: Lifecycle, changes: Changes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        work: WorkRegistry,
+        lifecycle: Lifecycle,
+        changes: Changes,
+        clock: Callable[[], float],
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
         self._work = work
         self._changes = changes
         self._lifecycle = lifecycle
         self._clock = clock
+        self._lease_seconds = lease_seconds
         self._woken = asyncio.Event()
         self._controls: dict[str, Control] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,14 +88,14 @@ class Engine:
             self._woken.clear()
             if not await self._claim():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), LEASE_SECONDS / 2)
+                    await asyncio.wait_for(self._woken.wait(), self._lease_seconds / 2)
 
     async def _claim(self) -> bool:
         if len(self._tasks) >= _MOST_BATCHES:
             return False
         try:
             now = self._clock()
-            batch = await self._work.claim_batch(now, now + LEASE_SECONDS)
+            batch = await self._work.claim_batch(now, now + self._lease_seconds)
         except Exception:
             _log.exception("claiming failed")
             return False
@@ -100,9 +108,9 @@ class Engine:
 
     async def _extend_loop(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 4)
+            await asyncio.sleep(self._lease_seconds / 4)
             try:
-                await self._work.extend(self._clock() + LEASE_SECONDS)
+                await self._work.extend(self._clock() + self._lease_seconds)
             except Exception:
                 _log.exception("extending leases failed")
 

@@ -6,13 +6,14 @@ validating | in_progress | finalizing -> cancelling -> cancelled
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from batchyard.service.engine.chunk import ChunkRunner, Job
-from batchyard.service.engine.control import Control, Drained, tasks
+from batchyard.service.engine.control import Control, Drained
 from batchyard.service.errors import DataLoss
 from batchyard.service.filestore import Part
 from batchyard.service.identifiers import new_file_id
@@ -74,7 +75,7 @@ class Lifecycle:
         async with self._turn(control):
             try:
                 return await self._plan(
-                    batch, found, self._most_tokens, status=Status.IN_PROGRESS, in_progress_at=self._now()
+                    batch, found, self._most_tokens, status=Status.IN_PROGRESS, in_progress_at=self._now(batch)
                 )
             except NoRoom:
                 return await self._fail(batch, [_no_room(found, batch.tenant, self._most_tokens)])
@@ -83,7 +84,7 @@ class Lifecycle:
         found = await self._input(batch)
         async with self._turn(control):
             await self._run_chunks(batch, found.parts, control)
-        return await self._work.update_batch(batch, status=Status.FINALIZING, finalizing_at=self._now())
+        return await self._work.update_batch(batch, status=Status.FINALIZING, finalizing_at=self._now(batch))
 
     async def _cancel(self, batch: BatchRecord, control: Control) -> BatchRecord:
         found = await self._input(batch)
@@ -127,18 +128,22 @@ class Lifecycle:
 
         async def runner() -> None:
             for chunk in remaining:
-                await self._chunks.run_chunk(job, chunk)
+                try:
+                    await self._chunks.run_chunk(job, chunk)
+                except Exception:
+                    deque(remaining, maxlen=0)  # no more are begun; those that run end, for their lines are paid for
+                    raise
 
-        async with tasks() as group:
-            for _ in range(_CHUNKS_AT_ONCE):
-                group.create_task(runner())
+        ended = await asyncio.gather(*(runner() for _ in range(_CHUNKS_AT_ONCE)), return_exceptions=True)
+        for failure in filter(None, ended):
+            raise failure
 
     async def _fail(self, batch: BatchRecord, errors: Sequence[LineError]) -> BatchRecord:
         """Ends a batch for its input's sake; one that was cancelled meanwhile is just that."""
         if batch.status == Status.CANCELLING:
             return await self._end(batch, Status.CANCELLED)
         listed = [msgspec.structs.asdict(error) for error in errors]
-        values = {"status": Status.FAILED, "failed_at": self._now(), "errors": listed}
+        values = {"status": Status.FAILED, "failed_at": self._now(batch), "errors": listed}
         return await self._work.finish(batch, [], **values)
 
     async def _give_up(self, batch: BatchRecord, error: LineError) -> BatchRecord:
@@ -149,7 +154,7 @@ class Lifecycle:
 
     async def _end(self, batch: BatchRecord, status: Status, **values: Any) -> BatchRecord:
         sealed = await self._work.chunks(batch)
-        now = self._now()
+        now = self._now(batch)
         results = [
             (column, self._file(batch, kind, parts, now), parts)
             for kind, column, parts in (
@@ -172,8 +177,8 @@ class Lifecycle:
             "status": "processed",
         }
 
-    def _now(self) -> int:
-        return int(self._clock())
+    def _now(self, batch: BatchRecord) -> int:
+        return batch.not_before(int(self._clock()))
 
 
 class _Turn:
