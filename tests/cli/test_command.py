@@ -273,6 +273,10 @@ class TestUsage:
     async def test_the_base_install_answers_for_itself(self, arguments: list[str]) -> None:
         assert (await ran_bare(HALVES, *arguments))[0] == 0
 
+    async def test_the_base_install_calls_a_service(self) -> None:
+        code, err = await ran_bare(HALVES, "list", "--server", "127.0.0.1:1", "--patience", "0")
+        assert (code, err) == (1, "batchyard: no answer from the service at 127.0.0.1:1: Connection refused\n")
+
     @pytest.mark.parametrize(
         ("command", "missing", "extra"),
         [
@@ -285,6 +289,14 @@ class TestUsage:
     ) -> None:
         code, err = await ran_bare([missing], command, "--config", str(DEVELOPMENT))
         assert (code, err) == (1, f"batchyard {command} needs more packages: pip install 'batchyard[{extra}]'\n")
+
+    async def test_tracing_without_its_packages_says_what_to_install(self, local: list[str], tmp_path: Path) -> None:
+        config = tmp_path / "config.yaml"
+        config.write_text("batchyard: {local: {echo: true}, tracing: true}")
+        code, err = await ran_bare(["opentelemetry"], "serve", *local, "--config", str(config))
+        assert code == 1
+        assert err.splitlines()[-1] == "batchyard: tracing needs more packages: pip install 'batchyard[otel]'"
+        assert "Traceback" not in err
 
     @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--fly"], ["serve", "--service", "h:1"]])
     async def test_another_use_ends_with_two(self, arguments: list[str]) -> None:

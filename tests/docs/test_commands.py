@@ -1,32 +1,25 @@
 """The README's commands and the examples run as pasted, against `batchyard serve` on free ports."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-from tests.processes import ROOT, process
-
-
-@pytest.fixture
-async def ports(tmp_path: Path) -> AsyncIterator[tuple[int, int]]:
-    """REST's and gRPC's, of a server with the development configuration."""
-    options = ["--config", "service/batchyard/cli/development.yaml", "--data-dir", str(tmp_path / "data")]
-    options += ["--port", "0", "--grpc-port", "0"]
-    with process(tmp_path / "log", "batchyard.cli.main", "serve", *options) as served:
-        yield await served.port("REST on"), await served.port("gRPC on")
+from tests.processes import ROOT
 
 
 async def pasted(script: str, ports: tuple[int, int], folder: Path) -> str:
-    """What a shell prints for a script, with this server's ports and this Python."""
+    """What a shell prints for a script, with this server's ports, and the commands beside this Python."""
     for printed, real in zip(("localhost:4000", "localhost:50051"), ports, strict=True):
         script = script.replace(printed, f"localhost:{real}")
-    script = script.replace(".venv/bin/python", sys.executable).replace("docs/examples", str(ROOT / "docs/examples"))
+    beside = os.path.dirname(sys.executable)
+    script = script.replace(".venv/bin", beside).replace("docs/examples", str(ROOT / "docs/examples"))
+    path = f"{beside}:{os.environ['PATH']}"
+    environ = {**os.environ, "PATH": path, "BATCHYARD_SERVICE_ADDRESS": f"localhost:{ports[1]}"}
     ran = await asyncio.create_subprocess_exec(
-        "bash", "-eu", "-c", script, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        "bash", "-eu", "-c", script, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     said, complaints = await asyncio.wait_for(ran.communicate(), 60)
     assert ran.returncode == 0, complaints.decode()
@@ -34,11 +27,25 @@ async def pasted(script: str, ports: tuple[int, int], folder: Path) -> str:
 
 
 async def test_the_readmes_commands_take_a_batch_from_upload_to_results(ports: tuple[int, int], tmp_path: Path) -> None:
-    rest, grpc = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    rest, command, grpc = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     printed = await pasted(rest, ports, tmp_path)
     assert '"custom_id":"task-0"' in printed
     assert '"content":"What is Altair Basic?"' in printed
+    assert (await pasted(command, ports, tmp_path)).startswith("batch_")
+    assert (tmp_path / "results.jsonl").read_text().count('"custom_id":"task-') == 2
     assert "BATCH_STATUS_COMPLETED" in await pasted(grpc, ports, tmp_path)
+
+
+async def test_the_newest_batch_is_followed_to_its_end(ports: tuple[int, int], tmp_path: Path) -> None:
+    scripts = [
+        re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)[0]
+        for name in ("README.md", "docs/rest.md")
+    ]
+    await pasted(scripts[0], ports, tmp_path)
+    printed = await pasted(scripts[1], ports, tmp_path)
+    assert printed.startswith("event: batch\nid: ")
+    assert '"status":"completed"' in printed
+    assert printed.endswith("event: end\nid: end\ndata: {}\n\n")
 
 
 async def test_the_grpc_example_prints_the_results(ports: tuple[int, int], tmp_path: Path) -> None:
@@ -47,3 +54,16 @@ async def test_the_grpc_example_prints_the_results(ports: tuple[int, int], tmp_p
     printed = await pasted(f"{command} localhost:50051", ports, tmp_path)
     assert "BATCH_STATUS_COMPLETED, 1 of 1" in printed
     assert '"custom_id":"task-0"' in printed
+
+
+async def test_the_command_lines_page_works_as_pasted(ports: tuple[int, int], tmp_path: Path) -> None:
+    lines = re.findall(r"^\{\"custom_id.*\}$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (tmp_path / "mydata.jsonl").write_text("\n".join(lines))
+    script = "".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/cli.md").read_text(), re.DOTALL))
+    printed = await pasted(script, ports, tmp_path)
+    assert printed.count("completed  2 of 2 lines") == 2
+    assert "it had ended already" in printed
+    assert '"custom_id":"task-0"' in printed
+    assert '"metadata":{"team":"search"}' in printed
+    assert (tmp_path / "results.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "errors.jsonl").read_text() == ""

@@ -13,7 +13,7 @@ from batchyard.common import logs
 from batchyard.service.loading import load_settings, provider_variables
 from batchyard.service.settings import Settings
 
-_OPTIONS = ("host", "port", "grpc_port", "data_dir", "service_address")
+_OPTIONS = ("host", "port", "grpc_port", "metrics_port", "data_dir", "service_address")
 
 
 def run(given: argparse.Namespace, environ: Mapping[str, str]) -> None:

@@ -2,4 +2,4 @@
 
 
 class RunError(Exception):
-    """A server can't run here and now: a port or a data directory is taken. The text is all that the user sees."""
+    """What was asked for can't be done: a port is taken, a call failed. The text is all that the user sees."""

@@ -1,4 +1,4 @@
-"""The command `batchyard`: serve, service, shim, check-config, backup."""
+"""The command `batchyard`: the servers and their upkeep (`commands`), and batch work for people (`people`)."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+from batchyard.cli import options
 from batchyard.cli.errors import RunError
 from batchyard.service.settings import SettingsError
 
@@ -15,11 +16,16 @@ _EXTRAS = {"serve": "all", "shim": "shim"}
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Runs the command and returns its exit code: 0, 1 for what can't be used or opened; 2 (argparse) for usage."""
+    """Runs the command and returns its exit code: 0, 1 for what can't be done; 2 (argparse) for usage.
+
+    The subcommands for people have more of them: see `options.EXIT_CODES`.
+    """
     given = _parser().parse_args(arguments)
+    if given.module == "people":  # gRPC's core reads it when it is loaded, and else logs a service's goodbye to stderr
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # Imported by name, so that the base install can at least say what is missing.
-        import_module(".commands", __package__).run(given, environ)
+        return import_module(f".{given.module}", __package__).run(given, environ) or 0
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("batchyard"):
             raise
@@ -29,13 +35,12 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         sys.stderr.write(f"{error}\n")
     except RunError as error:
         sys.stderr.write(f"batchyard: {error}\n")
-    else:
-        return 0
     return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="batchyard", description="One front door for LLM batch work.")
+    parser.set_defaults(module="commands")
     parser.add_argument("--version", action="version", version=f"batchyard {version('batchyard')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _service_options(commands.add_parser("serve", help="run the service and the REST shim in one process"))
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     backup = commands.add_parser("backup", help="copy the data directory, also while a service uses it")
     _service_options(backup)
     backup.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder to create")
+    options.add_commands(commands)
     return parser
 
 
@@ -63,6 +69,7 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="H", help="the address to listen on")
     parser.add_argument("--port", metavar="N", help="the REST port; 0: any free one")
     parser.add_argument("--grpc-port", metavar="N", help="the gRPC port; 0: any free one")
+    parser.add_argument("--metrics-port", metavar="N", help="a port for Prometheus; 0: any free one")
 
 
 if __name__ == "__main__":

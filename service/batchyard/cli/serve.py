@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from batchyard.cli import service, shim
+from batchyard.cli import metrics, service, shim, tracing
 from batchyard.common.addresses import address, reachable
 from batchyard.common.listeners import Listener
 from batchyard.common.signals import stop_signals
@@ -16,9 +16,13 @@ log = logging.getLogger("batchyard.cli")
 async def run(settings: Settings) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't start."""
     with stop_signals() as stop:
-        async with service.opened(settings) as server:
+        async with (
+            metrics.opened(settings) as figures,
+            tracing.opened(settings, "batchyard") as traces,
+            service.opened(settings, figures, traces) as server,
+        ):
             target = address(reachable(settings.host), server.grpc_port)
-            async with shim.opened(settings, target) as listener:
+            async with shim.opened(settings, target, figures, traces) as listener:
                 rest, grpc = address(settings.host, listener.port), address(settings.host, server.grpc_port)
                 log.info("REST on http://%s, gRPC on %s", rest, grpc)
                 await stop.wait()

@@ -4,9 +4,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from batchyard.cli import metrics, tracing
 from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
+from batchyard.common.metrics import Metrics
 from batchyard.common.signals import stop_signals
+from batchyard.common.tracing import Tracing
 from batchyard.service.server import Server, StartupError, serving
 from batchyard.service.settings import Settings
 
@@ -16,7 +19,11 @@ log = logging.getLogger("batchyard.cli")
 async def run(settings: Settings) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't start."""
     with stop_signals() as stop:
-        async with opened(settings) as server:
+        async with (
+            metrics.opened(settings) as figures,
+            tracing.opened(settings, "batchyard-service") as traces,
+            opened(settings, figures, traces) as server,
+        ):
             log.info("gRPC on %s", address(settings.host, server.grpc_port))
             await stop.wait()
             log.info("stopping")
@@ -25,10 +32,10 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Server]:
+async def opened(settings: Settings, figures: Metrics, traces: Tracing) -> AsyncIterator[Server]:
     """A running service. Raises RunError where it can't start."""
     try:
-        async with serving(settings) as server:
+        async with serving(settings, figures, traces) as server:
             yield server
     except StartupError as error:
         raise RunError(str(error)) from None

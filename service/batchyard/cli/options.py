@@ -1,0 +1,120 @@
+"""The options of the subcommands for people: upload, submit, watch, results, cancel, list."""
+
+import argparse
+from pathlib import Path
+from typing import Annotated, Any
+
+from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.settings import Form
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    it failed; a line on stderr says why
+  2    wrong usage
+  3    the batch ended as failed, expired or cancelled
+  4    the batch completed, but some of its lines failed
+  5    the batch has not ended yet (results)
+  130  interrupted; a batch that was created goes on
+  141  nobody reads the output any more
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the subcommands to what `add_subparsers` made."""
+    _upload(_added(commands, "upload", "store a file and print its id"))
+    _submit(
+        _added(commands, "submit", "start a batch over a file and print its id; with --wait, also fetch its results")
+    )
+    _batch(_added(commands, "watch", "follow a batch until it has ended"))
+    results = _added(commands, "results", "write the results of a batch that has ended")
+    _batch(results)
+    _outputs(results)
+    _batch(_added(commands, "cancel", "ask for a batch to stop"))
+    _list(_added(commands, "list", "show batches or files, newest first"))
+
+
+def address(text: str) -> str:
+    """HOST:PORT. Raises ArgumentTypeError."""
+    try:
+        return str(parse(Annotated[str, Form.ADDRESS], text))
+    except UnfitError as unfit:
+        raise argparse.ArgumentTypeError(str(unfit)) from None
+
+
+def _added(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(module="people", refuse=parser.error)
+    parser.add_argument(
+        "--server", type=address, metavar="HOST:PORT", help="or $BATCHYARD_SERVICE_ADDRESS; else localhost:50051"
+    )
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="has the key; else $BATCHYARD_API_KEY or $BATCHYARD_MASTER_KEY"
+    )
+    parser.add_argument("--provider", default="", metavar="NAME", help="only this one; else what the id or file says")
+    parser.add_argument(
+        "--patience", type=_seconds, metavar="SECONDS", help="for a service that is away: 10; to follow a batch, 300"
+    )
+    parser.add_argument("--json", action="store_true", help="print objects as the REST API has them, one a line")
+    parser.add_argument("--quiet", action="store_true", help="no talk and no bars on stderr")
+    return parser
+
+
+def _upload(parser: argparse.ArgumentParser) -> None:
+    _file(parser, "the file; - is stdin")
+    parser.add_argument("--purpose", default="batch", help="what it is for (batch)")
+
+
+def _submit(parser: argparse.ArgumentParser) -> None:
+    _file(parser, "the JSONL file, - for stdin, or the id of an uploaded file")
+    parser.add_argument("--endpoint", metavar="PATH", help='such as /v1/chat/completions; else the first line\'s "url"')
+    parser.add_argument("--window", default="24h", help="the time to be done in (24h)")
+    parser.add_argument("--metadata", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="repeatable")
+    parser.add_argument("--output-expires-after", type=_whole, metavar="SECONDS", help="when the results are deleted")
+    parser.add_argument("--idempotency-key", metavar="KEY", help="the same key again means the same batch")
+    parser.add_argument("--wait", action="store_true", help="follow the batch to its end, then write its results")
+    _outputs(parser)
+
+
+def _file(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("file", metavar="FILE", help=what)
+    parser.add_argument("--expires-after", type=_whole, metavar="SECONDS", help="when the uploaded file is deleted")
+
+
+def _batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batch", metavar="BATCH", help="its id")
+
+
+def _outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", help="for the lines that succeeded; else stdout")
+    parser.add_argument("--errors", metavar="FILE", help="for the lines that failed or never ran")
+
+
+def _list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=_whole, metavar="N", help="how many (20); with --all: how many a page (100)")
+    parser.add_argument("--after", default="", metavar="ID", help="those that follow this one")
+    parser.add_argument("--all", action="store_true", help="page after page, to the end")
+    parser.add_argument("--files", action="store_true", help="files instead of batches")
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 1 << 31:
+        raise argparse.ArgumentTypeError(f"out of range: {text}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"out of range: {text}")
+    return seconds
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return key, value

@@ -1,0 +1,62 @@
+"""How far something is, in words and as a bar."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from batchyard.cli.client import ENDED
+from batchyard.cli.console import Console
+from batchyard.common.jsonmap import writer
+from batchyard.v1 import Batch
+
+_WIDTH = 24
+_WRITE = writer(Batch)
+_PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
+
+
+def status(batch: Batch) -> str:
+    """The status as the REST API spells it."""
+    return str(_WRITE(batch)["status"])
+
+
+def counts(batch: Batch) -> str:
+    """`12 of 20 lines, 2 failed`."""
+    lines = batch.request_counts
+    failed = f", {lines.failed} failed" if lines.failed else ""
+    return f"{lines.completed + lines.failed} of {lines.total} lines{failed}"
+
+
+def transferred(verb: str, done: int, total: int | None) -> str:
+    """A line for bytes that move; `total` None: nobody knows how many."""
+    if total is None:
+        return f"{verb} {done / 1e6:.1f} MB"
+    return f"{verb} {_bar(done, total)} {done / 1e6:.1f} of {total / 1e6:.1f} MB"
+
+
+class Follower:
+    """Tells how a batch moves: a bar on a terminal, elsewhere a line at each new status and every ten seconds."""
+
+    def __init__(self, console: Console, draw: Callable[[str], None], clock: Callable[[], float] = monotonic) -> None:
+        self._console = console
+        self._draw = draw
+        self._clock = clock
+        self._began: tuple[float, int] | None = None
+        self._said = ""
+        self._next = 0.0
+
+    def tell(self, batch: Batch) -> None:
+        """The batch is like this now."""
+        lines, now = batch.request_counts, self._clock()
+        done = lines.completed + lines.failed
+        self._began = self._began or (now, done)
+        seconds, moved = now - self._began[0], done - self._began[1]
+        rate = f", {moved / seconds:.0f} lines/s" if moved and seconds else ""
+        if self._console.live:
+            self._draw(f"{status(batch)} {_bar(done, lines.total)} {counts(batch)}{rate}")
+        elif batch.status not in ENDED and (status(batch) != self._said or now >= self._next):
+            self._console.say(f"{batch.id} {status(batch)}: {counts(batch)}{rate}")
+            self._said, self._next = status(batch), now + _PLAIN_SECONDS
+
+
+def _bar(done: int, total: int) -> str:
+    filled = _WIDTH * done // total if total else 0
+    return f"[{'#' * filled}{'.' * (_WIDTH - filled)}]"
