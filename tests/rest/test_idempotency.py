@@ -12,14 +12,6 @@ async def test_a_repeat_gets_the_first_batch(door: Door) -> None:
     assert other.json()["id"] != answers[0].json()["id"]
 
 
-async def test_another_request_under_the_key_is_409_and_not_to_be_retried(door: Door) -> None:
-    await door.rest.post("/v1/batches", json=batch_request("file-a"), headers=KEY)
-    answer = await door.rest.post("/v1/batches", json=batch_request("file-b"), headers=KEY)
-    assert refusal(answer, 409)["param"] == "idempotency_key"
-    assert answer.headers["x-should-retry"] == "false"
-    assert len((await door.rest.get("/v1/batches")).json()["data"]) == 1
-
-
 async def test_the_key_is_not_read_from_the_body(door: Door) -> None:
     body = {**batch_request("file-a"), "idempotency_key": "k-1"}
     assert refusal(await door.rest.post("/v1/batches", json=body), 400)["code"] == "unknown_parameter"

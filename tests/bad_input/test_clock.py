@@ -1,0 +1,175 @@
+"""A wall clock that jumps loses nothing. A test's name is a row of docs/bad-inputs.md, its docstring the answer."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starlette.responses import Response
+from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
+from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
+
+from batchyard.service.settings import LocalSettings, Retention, Settings
+from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest, ListFilesRequest
+
+HOURS = 3600.0
+COMPLETED = BatchStatus.BATCH_STATUS_COMPLETED
+IN_PROGRESS = BatchStatus.BATCH_STATUS_IN_PROGRESS
+LINES = 20
+FIRST = 5  # lines that are answered at once; the others wait for the gate
+
+
+class Clock:
+    """The real time, and by how much it was put forward or back."""
+
+    def __init__(self) -> None:
+        self.off = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.off
+
+
+class Running(NamedTuple):
+    """A service whose batch waits for the gate in the midst of its lines."""
+
+    clock: Clock
+    client: Client
+    gate: Gate
+    endpoint: FakeEndpoint
+    batch: Batch
+
+
+def settings(folder: Path, endpoint: FakeEndpoint) -> Settings:
+    local = LocalSettings(api_base=endpoint.api_base, max_active_batches=1)
+    return settings_for(folder, local=local, retention=Retention(sweep_seconds=0.02))
+
+
+@asynccontextmanager
+async def gated() -> AsyncIterator[tuple[Gate, FakeEndpoint]]:
+    gate = Gate()
+
+    async def behaviour(body: dict[str, Any], before: int) -> Response:
+        if int(body["messages"][-1]["content"].split()[1]) >= FIRST:
+            await gate.passed()
+        return completion(body)
+
+    async with fake_endpoint(behaviour) as fake:
+        try:
+            yield gate, fake
+        finally:
+            gate.open()
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Running]:
+    clock = Clock()
+    async with gated() as (gate, fake), service(settings(folder, fake), clock=clock) as (_, client):
+        file = await client.upload(jsonl(chat_lines(LINES)))
+        created = await client.create(file.id)
+        batch = await until(lambda: client.get(created.id), lambda batch: batch.request_counts.completed == FIRST)
+        yield Running(clock, client, gate, fake, batch)
+
+
+def times(batch: Batch) -> list[int]:
+    """The timestamps that are set, in the order in which they must be."""
+    names = "created_at", "in_progress_at", "cancelling_at", "finalizing_at", "completed_at", "cancelled_at"
+    return [getattr(batch, name) for name in names if getattr(batch, name)]
+
+
+async def assert_whole(client: Client, batch: Batch) -> None:
+    """Every line is there, once, and no time runs backwards."""
+    assert batch.status == COMPLETED
+    found = [line["custom_id"] for line in await client.results(batch.output_file_id)]
+    assert found == [f"request-{number}" for number in range(LINES)]
+    assert times(batch) == sorted(times(batch))
+
+
+async def test_the_clock_jumps_back_six_hours_while_a_batch_runs(tmp_path: Path) -> None:
+    """The batch goes on. Its timestamps never run backwards; its window ends when it was said."""
+    async with running(tmp_path) as found:
+        found.clock.off = -6 * HOURS
+        found.gate.open()
+        batch = await found.client.ended(found.batch.id)
+        await assert_whole(found.client, batch)
+        assert batch.expires_at == found.batch.expires_at
+        assert max(found.endpoint.calls.values()) == 1
+
+
+async def test_the_clock_jumps_back_while_a_batch_waits_for_its_turn(tmp_path: Path) -> None:
+    """`in_progress_at` is `created_at` at the least."""
+    async with running(tmp_path) as found:
+        waiting = await found.client.create(found.batch.input_file_id)
+        found.clock.off = -6 * HOURS
+        found.gate.open()
+        await assert_whole(found.client, await found.client.ended(waiting.id))
+
+
+async def test_the_clock_jumps_back_before_a_batch_is_cancelled(tmp_path: Path) -> None:
+    """`cancelling_at` and `cancelled_at` are what was before them at the least."""
+    async with running(tmp_path) as found:
+        found.clock.off = -6 * HOURS
+        request = CancelBatchRequest(batch_id=found.batch.id)
+        await found.client.stub.CancelBatch(request, metadata=found.client.metadata)
+        found.gate.open()
+        batch = await found.client.ended(found.batch.id)
+        assert len(times(batch)) == 4
+        assert times(batch) == sorted(times(batch))
+
+
+async def test_the_clock_jumps_back_over_a_restart(tmp_path: Path) -> None:
+    """The leases of the process that ended are void: the batch goes on at once, and no line that counts runs again."""
+    async with gated() as (gate, fake):
+        async with service(settings(tmp_path, fake)) as (_, client):
+            file = await client.upload(jsonl(chat_lines(LINES)))
+            batch = await client.create(file.id)
+            await until(lambda: client.get(batch.id), lambda seen: seen.request_counts.completed == FIRST)
+        gate.open()
+        clock = Clock()
+        clock.off = -6 * HOURS
+        async with service(settings(tmp_path, fake), clock=clock) as (_, client):
+            await assert_whole(client, await client.ended(batch.id))
+        assert {fake.calls[f"question {number}"] for number in range(FIRST)} == {1}
+
+
+async def test_the_clock_jumps_forward_by_less_than_the_window_and_back_again(tmp_path: Path) -> None:
+    """The batch goes on: deadlines of lines don't read the clock, and the leases stay with this process."""
+    async with running(tmp_path) as found:
+        for off in (23 * HOURS, 0.0, 20 * HOURS):
+            found.clock.off = off
+            assert (await found.client.get(found.batch.id)).status == IN_PROGRESS
+        found.gate.open()
+        await assert_whole(found.client, await found.client.ended(found.batch.id))
+        assert max(found.endpoint.calls.values()) == 1
+
+
+async def test_the_clock_jumps_forward_beyond_the_window(tmp_path: Path) -> None:
+    """The batch expires: results that are there are kept, other lines are `batch_expired`; a jump back is too late."""
+    async with running(tmp_path) as found:
+        found.clock.off = 25 * HOURS
+        batch = await found.client.ended(found.batch.id)
+        found.clock.off = 0.0
+        assert await found.client.get(batch.id) == batch
+        assert batch.status == BatchStatus.BATCH_STATUS_EXPIRED
+        assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.expired_at
+        output = await found.client.results(batch.output_file_id)
+        errors = await found.client.results(batch.error_file_id)
+        assert {line["error"]["code"] for line in errors} == {"batch_expired"}
+        assert len(output) + len(errors) == LINES
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (len(output), 0)
+        assert len(output) >= FIRST
+
+
+async def test_the_clock_jumps_back_with_files_and_idempotency_keys_there(tmp_path: Path) -> None:
+    """None of them ends early; files that come now are listed before those that were there."""
+    clock = Clock()
+    async with gated() as (_, fake), service(settings(tmp_path, fake), clock=clock) as (_, client):
+        file = await client.upload(jsonl(chat_lines(1)))
+        batch = await client.create(file.id, idempotency_key="once")
+        clock.off = -40 * 24 * HOURS
+        later = await client.upload(b"{}", purpose="user_data")
+        assert (await client.create(file.id, idempotency_key="once")).id == batch.id
+        ended = await client.ended(batch.id)
+        listed = await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)
+        assert [found.id for found in listed.data] == [ended.output_file_id, later.id, file.id]
+        assert await client.read(file.id) == jsonl(chat_lines(1))

@@ -1,0 +1,53 @@
+"""docs/limits.md has every bound, with the value that the code has."""
+
+import dataclasses
+import re
+
+import pytest
+from tests.processes import ROOT
+
+from batchyard.common import http1
+from batchyard.service import requestline, requests, server, servicer, uploads
+from batchyard.service.registry import tenant
+from batchyard.service.settings import Limits
+from batchyard.shim import files, inbound, transcoding
+
+PAGE = (ROOT / "docs/limits.md").read_text()
+CONFIGURED = dict(re.findall(r"^\| `batchyard\.limits\.(\w+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
+FIXED = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|", PAGE, re.MULTILINE))
+CONSTANTS = {
+    "pairs of metadata": requests.MOST_METADATA,
+    "characters of a metadata key": requests.MOST_KEY,
+    "characters of a metadata value": requests.MOST_VALUE,
+    "characters of a file id": requests.MOST_ID,
+    "characters of a file name": requests.MOST_FILENAME,
+    "characters of an idempotency key": requests.MOST_IDEMPOTENCY_KEY,
+    "seconds that an idempotency key is remembered": tenant.KEY_SECONDS,
+    "least seconds of an expiry": requests.EXPIRY_SECONDS[0],
+    "most seconds of an expiry": requests.EXPIRY_SECONDS[1],
+    "batches of a page": servicer.MOST_BATCHES,
+    "files of a page": servicer.MOST_FILES,
+    "characters of a `custom_id`": requestline.MAX_CUSTOM_ID,
+    "characters of a model's name": requestline.MAX_MODEL,
+    "bytes of a piece of an upload": uploads.MOST_PIECE,
+    "metadata messages of an upload": uploads.MOST_DESCRIPTIONS,
+    "bytes of a JSON body": transcoding.MAX_BODY,
+    "bytes of a form's field": files.MAX_FIELD,
+    "fields of a form beside the file": files.MAX_FIELDS,
+    "bytes of a request's line and headers": http1.MAX_HEAD_BYTES,
+    "characters of the authorization header": inbound.MAX_HEADER,
+    "seconds of a call that carries no stream": server.UNARY_SECONDS,
+}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Limits), ids=lambda field: field.name)
+def test_a_configured_bound_is_there_with_its_default(field: "dataclasses.Field[object]") -> None:
+    assert CONFIGURED[field.name] == ("not set" if field.default is None else f"`{field.default}`")
+
+
+def test_no_bound_is_there_that_is_not_configured() -> None:
+    assert set(CONFIGURED) == {field.name for field in dataclasses.fields(Limits)}
+
+
+def test_the_fixed_bounds_are_the_codes() -> None:
+    assert {name: int(value) for name, value in FIXED.items()} == CONSTANTS
