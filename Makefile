@@ -3,25 +3,29 @@ VENV ?= .venv
 ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
 BIN := $(VENV)/bin
-PIP := -m pip install --quiet --disable-pip-version-check
 PROTOS := .venv-protos
-SDKS := .venv-openai2 .venv-openai3
+SDKS := .venv-openai2 .venv-openai3 .venv-node .venv-schemathesis
 PINS := .ci/constraints.txt
+PIP := .venv-pip
+# One new pip fills every environment: several times faster than each Python's own, and than copying that into each.
+INSTALL = $(PIP)/bin/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help run test check protos contract lint types bench torture image clean
+.PHONY: help run test check setup protos contract lint types bad-inputs bench torture image clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
 run: $(VENV)/.ready ## Start Batchyard on its embedded default: REST on 4000, gRPC on 50051 (ARGS="..." goes to `batchyard serve`)
 	@$(BIN)/batchyard serve --config service/batchyard/cli/development.yaml $(ARGS)
 
-test: $(VENV)/.ready $(PROTOS)/.ready $(SDKS:%=%/.ready) ## Run the tests (PYTEST_ARGS="..." goes to pytest)
+test: setup ## Run the tests (PYTEST_ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: ## Everything that CI checks
 	@bash .ci/run
+
+setup: $(VENV)/.ready $(PROTOS)/.ready $(SDKS:%=%/.ready) ## Set up the environments that the tests need
 
 lint: $(VENV)/.ready ## Lint and check the formatting of the Python code
 	@$(BIN)/ruff check .
@@ -30,38 +34,51 @@ lint: $(VENV)/.ready ## Lint and check the formatting of the Python code
 types: $(VENV)/.ready ## Check the types
 	@$(BIN)/mypy
 
-protos: $(PROTOS)/.ready ## Generate the Python stubs from the protos
+protos: $(PROTOS)/.ready ## Generate the Python stubs and openapi.json from the protos
 	@$(PROTOS)/bin/python .ci/protos.py generate
 
-contract: $(PROTOS)/.ready ## Check the contract: stubs current, linted, formatted, compatible
+contract: $(PROTOS)/.ready ## Check the contract: what is generated is current, linted, formatted, compatible
 	@$(PROTOS)/bin/python .ci/protos.py check
 
 image: $(PROTOS)/.ready ## Accept today's contract as the one that later changes may not break
 	@$(PROTOS)/bin/python .ci/protos.py image
 
+bad-inputs: $(VENV)/.ready ## Write docs/bad-inputs.md from the cases that the tests prove
+	@$(BIN)/python -m tests.bad_input > docs/bad-inputs.md
+
 bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-torture: $(VENV)/.ready ## The long runs: 50 kills at seeded random points (ARGS="--seed N --kills N")
+torture: $(VENV)/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--uploads 10", "--fuzz"; "--help" says more)
 	@$(BIN)/python -m tests.torture $(ARGS)
 
 clean: ## Remove the environments and caches; batchyard-data stays
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/.ready: pyproject.toml $(PINS)
-	@echo "setting up $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python $(PIP) -c $(PINS) -e '.[all,dev]'
-	@touch $@
-
-$(PROTOS)/.ready: .ci/protos.txt
-	@echo "setting up $(PROTOS)"
-	@$(PYTHON) -m venv $(PROTOS)
-	@$(PROTOS)/bin/python $(PIP) -r $<
-	@touch $@
-
-.venv-openai%/.ready: .ci/openai%.txt
-	@echo "setting up $(@D)"
+$(PIP)/.ready: $(PINS)
 	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python $(PIP) -r $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PINS) pip
+	@touch $@
+
+# With a pip of its own, for those who work in it.
+$(VENV)/.ready: pyproject.toml $(PINS) | $(PIP)/.ready
+	@echo "setting up $(@D)"
+	@$(PYTHON) -m venv --without-pip $(@D)
+	@$(INSTALL) -c $(PINS) --build-constraint $(PINS) pip -e '.[all,dev]'
+	@touch $@
+
+.venv-%/.ready: .ci/%.txt | $(PIP)/.ready
+	@echo "setting up $(@D)"
+	@$(PYTHON) -m venv --without-pip $(@D)
+	@$(INSTALL) -r $<
+	@touch $@
+
+# Node.js from a wheel, and beside it the packages that the tests need.
+.venv-node/.ready: .ci/node.txt .ci/package.json | $(PIP)/.ready
+	@echo "setting up $(@D)"
+	@$(PYTHON) -m venv --without-pip $(@D)
+	@$(INSTALL) -r $<
+	@cp .ci/package.json $(@D)
+	@PATH="$(CURDIR)/$(@D)/bin:$$PATH" npm install --prefix $(@D) --no-package-lock --no-audit --no-fund \
+		--ignore-scripts --prefer-offline --loglevel error >/dev/null
 	@touch $@

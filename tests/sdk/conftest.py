@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 from tests.harness import service, settings_for
-from tests.processes import ROOT
 
 from batchyard.common.listeners import listening
 from batchyard.service.settings import LocalSettings
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 
-# `make test` sets the environments of these tools up; a copy of the tree may use those of another.
-TOOLS = Path(os.environ.get("BATCHYARD_TEST_TOOLS", ROOT))
 PATIENCE = 300.0
 
 
@@ -39,17 +36,18 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield Served(f"http://127.0.0.1:{listener.port}/v1", f"http://127.0.0.1:{server.grpc_port}")
 
 
-def tool(path: str) -> Path:
-    """A program of one of the environments."""
-    found = TOOLS / path
-    assert found.exists(), f"{found} is missing: run the tests with `make test`, which sets it up"
-    return found
-
-
-async def ran(*command: str | Path) -> tuple[int | None, str, str]:
+async def ran(*command: str | Path, cwd: Path | None = None, path: str | None = None) -> tuple[int | None, str, str]:
     """The exit code, stdout and stderr of a command, whose environment has nothing but a PATH."""
     process = await asyncio.create_subprocess_exec(
-        *command, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *command, cwd=cwd, env={"PATH": path or os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     return process.returncode, out.decode(), err.decode()
+
+
+async def passes(checks: set[str], *command: str | Path) -> None:
+    """Runs a suite, which says "ok NAME" for each of its checks that passed; all of these must."""
+    code, said, complaints = await ran(*command)
+    passed = {line.removeprefix("ok ") for line in said.splitlines() if line.startswith("ok ")}
+    assert checks
+    assert (code, checks - passed) == (0, set()), said + complaints

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 from tests.harness import KEY
+from tests.tools import tool
 
-from .conftest import Served, ran, tool
+from .conftest import Served, ran
+
+pytestmark = pytest.mark.once
 
 SERVICE = "batchyard.v1.BatchService"
 
