@@ -1,4 +1,7 @@
-"""Kills a service while it runs a batch of 20,000 lines; exits 1 where a line is lost or doubled, or worse."""
+"""The long runs: kills of a service in the midst of a batch, a soak, large uploads at once, fuzzing.
+
+One kind a run, kills where none is named. Exits 1 where something is lost, doubled, left over, or beyond its bound.
+"""
 
 import argparse
 import asyncio
@@ -7,22 +10,69 @@ from pathlib import Path
 from random import randrange
 from tempfile import TemporaryDirectory
 
+import pytest
 from tests.kills import Report, torture
+from tests.processes import ROOT
+from tests.soak import soak
+from tests.uploads import LINE_BYTES, MIB, at_once, pair, upload
+
+_UPLOAD_BYTES = 200_000_000
+_MOST_UPLOAD_GROWTH = 80 * MIB
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--seed", type=int, default=randrange(1 << 31), help="repeats a run's kills; else a new one")
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=randrange(1 << 31), help="repeats a run; else a new one")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--kills", type=int, default=50, help="kills while a batch of 20,000 lines runs")
+    kinds.add_argument("--soak", type=int, metavar="CALLS", help="mixed calls, then a look at what is left over")
+    kinds.add_argument("--uploads", type=int, metavar="COUNT", help="uploads of 200 MB at once")
+    kinds.add_argument("--fuzz", action="store_true", help="the fuzz tests with many more examples")
     given = parser.parse_args()
-    print(f"seed {given.seed}, {given.kills} kills", flush=True)
+    print(f"seed {given.seed}", flush=True)
+    if given.fuzz:
+        return _fuzz(given.seed)
     with TemporaryDirectory(prefix="torture-") as folder:
-        report = asyncio.run(torture(Path(folder), given.seed, given.kills, lambda text: print(text, flush=True)))
-    for fault in report.faults:
-        print(f"fault: {fault}")
-    good = _good(report)
-    print(f"{'passed' if good else 'FAILED'}: {report}")
+        if given.soak:
+            good = asyncio.run(_soak(Path(folder), given.seed, given.soak))
+        elif given.uploads:
+            good = asyncio.run(_uploads(Path(folder), given.uploads))
+        else:
+            good = asyncio.run(_kills(Path(folder), given.seed, given.kills))
     return 0 if good else 1
+
+
+async def _kills(folder: Path, seed: int, kills: int) -> bool:
+    report = await torture(folder, seed, kills, _tell)
+    return _told(report, report.faults, _good(report))
+
+
+async def _soak(folder: Path, seed: int, calls: int) -> bool:
+    report = await soak(folder, seed, calls, _tell)
+    return _told(report, report.faults, not report.faults)
+
+
+async def _uploads(folder: Path, uploads: int) -> bool:
+    async with pair(folder) as running:
+        await upload(running.rest, 1000)
+        growth = await at_once(running, uploads, _UPLOAD_BYTES // LINE_BYTES)
+    return _told(growth, [], max(growth.peaks.values()) <= _MOST_UPLOAD_GROWTH)
+
+
+def _fuzz(seed: int) -> int:
+    options = ["--hypothesis-profile=torture", f"--hypothesis-seed={seed}", "-p", "no:cacheprovider"]
+    return int(pytest.main([*options, str(ROOT / "tests" / "fuzz")]))
+
+
+def _told(figures: object, faults: list[str], good: bool) -> bool:
+    for fault in faults:
+        print(f"fault: {fault}")
+    print(f"{'passed' if good else 'FAILED'}: {figures}")
+    return good
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
 
 
 def _good(report: Report) -> bool:
