@@ -14,6 +14,13 @@ from typing import Any, NamedTuple
 
 from tests.harness import KEY, PATIENCE
 
+# A shell starts what it runs in the background deaf to Ctrl-C, and so would be every command below it.
+COMMAND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("batchyard.cli.main", run_name="__main__", alter_sys=True)
+"""
+
 
 class Ran(NamedTuple):
     """How a command ended, and what it wrote."""
@@ -104,7 +111,7 @@ class Person:
         self, arguments: tuple[str, ...], environ: dict[str, str], stdout: int, stderr: int
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "batchyard.cli.main", *arguments),
+            *(sys.executable, "-W", "error", "-c", COMMAND, *arguments),
             cwd=self.folder,
             env={**os.environ, **self.environ, **environ},
             stdin=PIPE,

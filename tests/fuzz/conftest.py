@@ -33,8 +33,8 @@ class Door:
 
     async def known(self) -> tuple[str, str]:
         """A file, and a batch that has ended; made at the first call, and the file again once it was deleted."""
-        files = await self.grpc.stub.ListFiles(ListFilesRequest(purpose="batch"), metadata=self.grpc.metadata)
-        file_id = files.data[0].id if files.data else (await self.grpc.upload(jsonl(chat_lines(1)))).id
+        files = await self.listed("batch")
+        file_id = files[0] if files else (await self.grpc.upload(jsonl(chat_lines(1)))).id
         if not self.batch_id:
             self.batch_id = (await self.grpc.ended((await self.grpc.create(file_id)).id)).id
         return file_id, self.batch_id
@@ -43,11 +43,15 @@ class Door:
         """Everything that lies in the store."""
         return sorted(path.name for path in (self.folder / "data/store").rglob("*") if path.is_file())
 
+    async def listed(self, purpose: str = "") -> list[str]:
+        """The ids of the caller's files."""
+        request = ListFilesRequest(purpose=purpose)
+        return [file.id for file in (await self.grpc.stub.ListFiles(request, metadata=self.grpc.metadata)).data]
+
     async def emptied(self) -> None:
         """Deletes what the caller has, and waits until nothing is stored."""
-        files = await self.grpc.stub.ListFiles(ListFilesRequest(), metadata=self.grpc.metadata)
-        for file in files.data:
-            await self.rest.delete(f"/v1/files/{file.id}")
+        for file_id in await self.listed():
+            await self.rest.delete(f"/v1/files/{file_id}")
         await until(self.kept, lambda names: not names, patience=SOON)
 
     async def leftovers(self) -> list[str]:

@@ -39,7 +39,7 @@ def forms(draw: st.DrawFn) -> bytes:
     file = st.tuples(FILENAMES, CONTENT).map(lambda pair: part(f'name="file"; filename="{pair[0]}"', pair[1]))
     purpose = part('name="purpose"', draw(st.sampled_from([b"batch", b"user_data"])))
     named, more = draw(st.integers(0, 7)) > 0, draw(st.integers(0, 2)) == 0
-    parts = [draw(file), *([purpose] if named else []), *(draw(st.lists(field | file, max_size=2)) if more else [])]
+    parts = [*([purpose] if named else []), draw(file), *(draw(st.lists(field | file, max_size=2)) if more else [])]
     return b"".join(draw(st.permutations(parts))) + b"--b0undary--\r\n"
 
 
@@ -47,14 +47,7 @@ def part(disposition: str, content: bytes) -> bytes:
     return f"--b0undary\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + content + b"\r\n"
 
 
-@st.composite
-def truncated(draw: st.DrawFn) -> bytes:
-    """A form that ends early, as a whole body."""
-    form = draw(forms())
-    return form[: -draw(st.integers(1, 20) | st.integers(1, len(form)))]
-
-
-BODIES = forms() | truncated() | mutated(forms()) | st.binary(max_size=300)
+BODIES = forms() | mutated(forms()) | st.binary(max_size=300)
 SENT = st.builds(Sent, BODIES, st.booleans(), st.just(1 << 20) | st.just(1 << 20) | st.integers(0, 2000))
 
 
@@ -75,6 +68,19 @@ async def test_a_form_is_kept_whole_or_answered_with_a_refusal(door: Door, sent:
         assert 400 <= answer.status_code < 500, answer.text
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     await until(door.kept, lambda names: not names, patience=SOON)
+
+
+@bounded(60)
+@given(data=st.data(), file_first=st.booleans(), at=cuts(2000))
+async def test_a_good_form_that_ends_early_is_refused_wherever_it_ends(
+    door: Door, data: st.DataObject, file_first: bool, at: list[int]
+) -> None:
+    parts = [part('name="purpose"', b"user_data"), part('name="file"; filename="a"', GOOD)]
+    form = b"".join(reversed(parts) if file_first else parts) + b"--b0undary--\r\n"
+    body = form[: data.draw(st.integers(0, len(form) - 4))]
+    answer = await answered(door.port, request(Sent(body, False, len(body)), at), whole=True)
+    assert answer is not None
+    assert (answer.status_code, await door.listed()) == (400, [])
 
 
 def request(sent: Sent, at: list[int]) -> list[bytes]:
