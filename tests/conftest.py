@@ -1,5 +1,9 @@
 import os
+from pathlib import Path
 
+import pytest
+
+ONCE = {"bad_input", "cli", "docs", "fuzz", "sdk"}  # whole servers and processes, the same on every Python
 SETTINGS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
 
 
@@ -8,3 +12,11 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(SETTINGS)]:
         if not name.startswith("BATCHYARD_TEST_"):
             del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks whole folders `once`, before the marks are asked for."""
+    for item in items:
+        if Path(item.path).relative_to(Path(__file__).parent).parts[0] in ONCE:
+            item.add_marker(pytest.mark.once)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from tests.harness import KEY, Client, chat_lines, jsonl, service, settings_for, until
 from tests.kills import leftovers
-from tests.leaks import MIB, nothing_left
+from tests.leaks import nothing_left
 
 from batchyard.common.listeners import listening
 from batchyard.shim.app import create_app
@@ -15,7 +15,6 @@ from batchyard.shim.caller import Caller, connect
 from batchyard.v1 import ListFilesRequest
 
 SOON = 10.0  # seconds: hypothesis tries a failing example again and again
-MOST_GROWTH = 64 * MIB
 
 settings.register_profile("torture")  # see `inputs.examples`
 
@@ -83,6 +82,6 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
         ) as rest,
     ):
         opened = Door(grpc, caller, rest, listener.port, tmp_path)
-        async with nothing_left(opened.settled, MOST_GROWTH):
+        async with nothing_left(opened.settled):
             yield opened
             await until(opened.leftovers, lambda names: not names)
