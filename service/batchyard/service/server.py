@@ -42,6 +42,7 @@ from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
 SERVICE = DESCRIPTOR.services_by_name["BatchService"].full_name
 UNARY_SECONDS = 60.0
+_AHEAD_BYTES = 1 << 20
 
 Clock = Callable[[], float]
 
@@ -201,6 +202,9 @@ def _listener(settings: Settings, calls: CallInterceptor, servicer: Servicer, ch
         interceptors=[calls, KeyInterceptor(Keys(settings.master_key))],
         options=[
             ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
+            # What a call may send ahead: gRPC's own guess grows under load, and memory with it.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
         ],
         maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,
