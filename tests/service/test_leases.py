@@ -261,7 +261,7 @@ async def engine(
         lease_seconds=lease,
         clock=clock,
     )
-    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, max_errors=10, clock=clock), Changes(), clock, lease)
+    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, limits=Limits(), clock=clock), Changes(), clock, lease)
     async with engine.running(folder):
         yield engine
 

@@ -111,6 +111,23 @@ async def test_batches_that_come_together_do_not_pass_the_tokens_together(tmp_pa
         assert await until(states, lambda seen: BatchStatus.BATCH_STATUS_VALIDATING not in seen) == expected
 
 
+async def test_running_embeddings_batches_share_their_requests(tmp_path: Path) -> None:
+    slow = LocalSettings(echo=True, echo_delay_ms=60_000)
+    async with service(replace(limited(tmp_path, max_enqueued_embeddings=3), local=slow)) as (_, client):
+        file = await client.upload(jsonl([embeddings("a", "one"), embeddings("b", "two")]))
+        first = await client.create(file.id, "/v1/embeddings")
+        await until(lambda: client.get(first.id), lambda b: b.status == BatchStatus.BATCH_STATUS_IN_PROGRESS)
+        second = await client.ended((await client.create(file.id, "/v1/embeddings")).id)
+        (error,) = second.errors.data
+        assert (second.status, error.code) == (FAILED, "request_limit_exceeded")
+        assert error.message.startswith(
+            "Enqueued request limit reached for /v1/embeddings in organization default. Limit: 3 enqueued requests."
+        )
+        chats = await client.upload(jsonl([chat_line(str(number)) for number in range(4)]))
+        third = await client.create(chats.id)
+        await until(lambda: client.get(third.id), lambda b: b.status == BatchStatus.BATCH_STATUS_IN_PROGRESS)
+
+
 @pytest.mark.parametrize(
     ("inputs", "fits"),
     [

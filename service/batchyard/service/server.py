@@ -151,8 +151,7 @@ async def _work(
         work,
         chunks,
         batch_slots=settings.local.max_active_batches,
-        max_errors=settings.limits.max_line_errors,
-        max_tokens=settings.limits.max_enqueued_tokens,
+        limits=limits,
         clock=clock,
     )
     engine = Engine(work, lifecycle, changes, clock)

@@ -91,6 +91,8 @@ class Limits:
     """Batches that a tenant creates; none: as many as come."""
     max_enqueued_tokens: MaybeCount = None
     """Estimated prompt tokens in the running batches of a tenant and a model; none: as many as come."""
+    max_enqueued_embeddings: MaybeCount = None
+    """Requests in the running batches of a tenant to /v1/embeddings; none: as many as come."""
     max_message_bytes: Annotated[int, Bounds(2 * MIB, (1 << 31) - 1)] = 4 * MIB
     """The largest gRPC message; pieces of up to 1 MiB must fit."""
     max_stored_bytes: MaybeCount = None

@@ -7,7 +7,7 @@ validating | in_progress | finalizing -> cancelling -> cancelled
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,8 +19,9 @@ from batchyard.service.filestore import Part
 from batchyard.service.identifiers import new_file_id
 from batchyard.service.jsonl import LineError, Scan
 from batchyard.service.registry.records import BatchRecord, ChunkRecord, Status
-from batchyard.service.registry.work import NoRoom, Tokens, WorkRegistry
-from batchyard.service.requestline import endpoint_of
+from batchyard.service.registry.work import Enqueued, NoRoom, WorkRegistry
+from batchyard.service.requestline import EMBEDDINGS, endpoint_of
+from batchyard.service.settings import Limits
 from batchyard.service.validation import judge
 
 _CHUNKS_AT_ONCE = 2  # the second fills the slots that the first one's last lines leave
@@ -41,15 +42,13 @@ class Lifecycle:
         chunks: ChunkRunner,
         *,
         batch_slots: int,
-        max_errors: int,
-        max_tokens: int | None = None,
+        limits: Limits,
         clock: Callable[[], float],
     ) -> None:
         self._work = work
         self._chunks = chunks
         self._slots = asyncio.Semaphore(batch_slots)
-        self._max_errors = max_errors
-        self._most_tokens = max_tokens
+        self._limits = limits
         self._clock = clock
 
     async def advance(self, batch: BatchRecord, control: Control) -> BatchRecord:
@@ -75,10 +74,14 @@ class Lifecycle:
         async with self._turn(control):
             try:
                 return await self._plan(
-                    batch, found, self._most_tokens, status=Status.IN_PROGRESS, in_progress_at=self._now(batch)
+                    batch,
+                    found,
+                    _bounds(batch, found.scan, self._limits),
+                    status=Status.IN_PROGRESS,
+                    in_progress_at=self._now(batch),
                 )
-            except NoRoom:
-                return await self._fail(batch, [_no_room(found, batch.tenant, self._most_tokens)])
+            except NoRoom as full:
+                return await self._fail(batch, [_no_room(batch.tenant, full.enqueued)])
 
     async def _run(self, batch: BatchRecord, control: Control) -> BatchRecord:
         found = await self._input(batch)
@@ -103,10 +106,10 @@ class Lifecycle:
         if stored is None:
             return _Input(None, [], [_no_input(batch.input_file_id, found is not None)])
         scan = Scan.from_dict(stored)
-        return _Input(scan, parts, judge(scan, batch.endpoint, max_errors=self._max_errors))
+        return _Input(scan, parts, judge(scan, batch.endpoint, max_errors=self._limits.max_line_errors))
 
     async def _plan(
-        self, batch: BatchRecord, found: _Input, most_tokens: int | None = None, **values: Any
+        self, batch: BatchRecord, found: _Input, bounds: Iterable[Enqueued] = (), **values: Any
     ) -> BatchRecord:
         scan = found.scan
         if scan is None:
@@ -115,9 +118,7 @@ class Lifecycle:
             {"n": n, "first_line": chunk.first_line, "start": chunk.offset, "end": chunk.offset + chunk.size}
             for n, chunk in enumerate(scan.chunks)
         ]
-        model = scan.models[0] if scan.models else None
-        tokens = Tokens(model, scan.estimated_tokens, most_tokens) if most_tokens else None
-        return await self._work.plan(batch, planned, tokens=tokens, model=model, total=scan.lines, **values)
+        return await self._work.plan(batch, planned, bounds=bounds, model=_model(scan), total=scan.lines, **values)
 
     async def _run_chunks(self, batch: BatchRecord, parts: list[Part], control: Control) -> None:
         if control.drained:
@@ -209,14 +210,26 @@ def _errors(sealed: Sequence[ChunkRecord]) -> list[Part]:
     return [Part(chunk.error_key, chunk.error_size) for chunk in sealed if chunk.error_key]
 
 
-def _no_room(found: _Input, tenant: str, most: int | None) -> LineError:
-    """Facts 3.5."""
-    model = next(iter(found.scan.models if found.scan else ()), None)
+def _model(scan: Scan) -> str | None:
+    return scan.models[0] if scan.models else None
+
+
+def _bounds(batch: BatchRecord, scan: Scan | None, limits: Limits) -> Iterator[Enqueued]:
+    """What the batch adds to the limits that its tenant's running batches share (facts 3.4)."""
+    if scan and (most := limits.max_enqueued_tokens):
+        yield Enqueued("tokens", _model(scan), scan.estimated_tokens, most)
+    if scan and (most := limits.max_enqueued_embeddings) and batch.endpoint == EMBEDDINGS:
+        yield Enqueued("requests", batch.endpoint, scan.lines, most)
+
+
+def _no_room(tenant: str, full: Enqueued) -> LineError:
+    """Facts 3.5; OpenAI's words for requests are not known."""
+    kind = full.kind.removesuffix("s")
     message = (
-        f"Enqueued token limit reached for {model or 'no model'} in organization {tenant}. "
-        f"Limit: {most:,} enqueued tokens. Please try again once some in_progress batches have been completed."
+        f"Enqueued {kind} limit reached for {full.name or 'no model'} in organization {tenant}. Limit: "
+        f"{full.most:,} enqueued {full.kind}. Please try again once some in_progress batches have been completed."
     )
-    return LineError("token_limit_exceeded", message, None, None)
+    return LineError(f"{kind}_limit_exceeded", message, None, None)
 
 
 def _no_input(file_id: str, found: bool) -> LineError:

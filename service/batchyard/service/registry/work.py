@@ -5,7 +5,7 @@ was made in: a worker that slept through its lease gets LeaseLost and changes no
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, update
@@ -32,16 +32,24 @@ CHUNK_COLUMNS = [chunks.c[field.name] for field in msgspec.structs.fields(ChunkR
 _COUNTS = [field.name for field in msgspec.structs.fields(Counts)]
 
 
-class Tokens(NamedTuple):
-    """The prompt tokens that a batch adds to those of its tenant and model, and the most that there may be."""
+class Enqueued(NamedTuple):
+    """What a batch adds to the running batches of its tenant and a `name`, and the most that there may be.
 
-    model: str | None
+    `kind`: estimated prompt tokens by model, or requests by endpoint.
+    """
+
+    kind: Literal["tokens", "requests"]
+    name: str | None
     wanted: int
     most: int
 
 
 class NoRoom(Exception):
-    """The tokens of a batch would exceed the limit."""
+    """What a batch adds would exceed a limit, which is `enqueued`."""
+
+    def __init__(self, enqueued: Enqueued) -> None:
+        super().__init__(enqueued.kind)
+        self.enqueued = enqueued
 
 
 class WorkRegistry:
@@ -143,13 +151,14 @@ class WorkRegistry:
         return await self._written(batch.seq, lambda connection: _step(connection, batch, values))
 
     async def plan(
-        self, batch: BatchRecord, planned: Sequence[dict[str, Any]], *, tokens: Tokens | None = None, **values: Any
+        self, batch: BatchRecord, planned: Sequence[dict[str, Any]], *, bounds: Iterable[Enqueued] = (), **values: Any
     ) -> BatchRecord:
-        """Adds the batch's chunks, once, and commits a step of its life with them. Raises NoRoom for `tokens`."""
+        """Adds the batch's chunks, once, and commits a step of its life with them. Raises NoRoom for `bounds`."""
 
         def work(connection: Connection) -> BatchRecord:
-            if tokens and _enqueued_tokens(connection, batch.tenant, tokens.model) + tokens.wanted > tokens.most:
-                raise NoRoom
+            for bound in bounds:
+                if _running(connection, batch.tenant, bound) + bound.wanted > bound.most:
+                    raise NoRoom(bound)
             updated = _step(connection, batch, values)
             connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
             return updated
@@ -276,12 +285,15 @@ def _step(connection: Connection, batch: BatchRecord, values: dict[str, Any]) ->
     return BatchRecord(**row)
 
 
-def _enqueued_tokens(connection: Connection, tenant: str, model: str | None) -> int:
-    """The estimated prompt tokens of all batches that were planned and have not ended."""
-    running = select(func.sum(files.c.stats["estimated_tokens"].as_integer()))
-    running = running.join(batches, (batches.c.input_file_id == files.c.id) & (batches.c.tenant == files.c.tenant))
-    running = running.where(batches.c.tenant == tenant, batches.c.status.in_(LIVE), batches.c.total > 0)
-    return int(connection.scalar(running.where(batches.c.model == model)) or 0)
+def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
+    """What all batches hold that were planned and have not ended."""
+    if bound.kind == "tokens":
+        held = select(func.sum(files.c.stats["estimated_tokens"].as_integer())).where(batches.c.model == bound.name)
+        held = held.join(batches, (batches.c.input_file_id == files.c.id) & (batches.c.tenant == files.c.tenant))
+    else:
+        held = select(func.sum(batches.c.total)).where(batches.c.endpoint == bound.name)
+    held = held.where(batches.c.tenant == tenant, batches.c.status.in_(LIVE), batches.c.total > 0)
+    return int(connection.scalar(held) or 0)
 
 
 def _sum_counts(connection: Connection, batch_seq: int) -> None:
