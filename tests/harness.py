@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from batchyard.service.disk import Disk
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.server import Server, serving
 from batchyard.service.settings import LocalSettings, Settings
+from batchyard.shim.caller import immediate
 from batchyard.v1 import (
     Batch,
     BatchServiceStub,
@@ -28,6 +29,7 @@ from batchyard.v1 import (
     UploadFileFinish,
     UploadFileMetadata,
     UploadFileRequest,
+    UploadFileResponse,
 )
 
 KEY = "sk-test-master"
@@ -66,6 +68,8 @@ class Client:
 
     def __init__(self, channel: grpc.aio.Channel, key: str = KEY) -> None:
         self.stub = BatchServiceStub(channel)
+        opened: Any = self.stub.UploadFile
+        self.stub.UploadFile = lambda *given, **more: _Upload(opened(*given, **more))  # type: ignore[assignment]
         self.metadata = (("authorization", f"Bearer {key}"),)
 
     async def upload(self, data: bytes, *, purpose: str = "batch", filename: str = "input.jsonl") -> File:
@@ -96,6 +100,37 @@ class Client:
     async def results(self, file_id: str) -> list[dict[str, Any]]:
         """The lines of an output or error file; none for no file."""
         return [json.loads(line) for line in (await self.read(file_id)).splitlines()] if file_id else []
+
+
+class _Upload:
+    """An upload's call that knows how it ended: grpc.aio's own forgets it where a message was still being sent then."""
+
+    def __init__(self, call: grpc.aio.StreamUnaryCall[UploadFileRequest, UploadFileResponse]) -> None:
+        self._call = call
+        self._ends: list[tuple[Any, ...]] = []
+        call.add_done_callback(self._note)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, None, UploadFileResponse]:
+        return self._answer().__await__()
+
+    async def code(self) -> grpc.StatusCode:
+        code = await self._call.code()
+        return next((said for said, *_ in self._ends if said is not grpc.StatusCode.INTERNAL), code)
+
+    async def _answer(self) -> UploadFileResponse:
+        try:
+            return await self._call
+        except grpc.aio.AioRpcError as error:
+            ends = (end for end in self._ends if end[0] is not grpc.StatusCode.INTERNAL)
+            code, details, trailer = next(ends, (error.code(), error.details(), error.trailing_metadata()))
+            raise grpc.aio.AioRpcError(code, error.initial_metadata(), trailer, details) from error
+
+    def _note(self, _: Any) -> None:
+        ask = (self._call.code, self._call.details, self._call.trailing_metadata)
+        self._ends.append(tuple(immediate(one()) for one in ask))
 
 
 @asynccontextmanager

@@ -133,7 +133,8 @@ async def test_ten_uploads_at_once_do_not_overshoot(tmp_path: Path, bound: str) 
     async with service(settings_for(tmp_path, limits=limits), disk=Told(2 * most, store)) as (_, client):
         sent = [client.stub.UploadFile(looking(b"x" * MIB), metadata=client.metadata) for _ in range(10)]
         codes = [await call.code() for call in sent]
-    assert FULL in codes  # or INTERNAL, by a client that was still writing when it was refused
+    assert set(codes) <= {grpc.StatusCode.OK, FULL}
+    assert FULL in codes
     assert max(seen) <= most + slack
     assert stored(store) == MIB * codes.count(grpc.StatusCode.OK)
 

@@ -124,7 +124,7 @@ class Upload:
 
     def _note(self, call: Any) -> None:
         # A message that is still being sent when the service ends the call makes grpc.aio forget how it ended.
-        self._first = _failure(*(_now(ask()) for ask in (call.code, call.details, call.trailing_metadata)))
+        self._first = _failure(*(immediate(ask()) for ask in (call.code, call.details, call.trailing_metadata)))
 
 
 @asynccontextmanager
@@ -162,7 +162,7 @@ def _failure(code: grpc.StatusCode, message: str | None, trailer: Any) -> CallEr
     return CallError(code, message or "", status_pb2.Status.FromString(packed) if packed else None)
 
 
-def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def immediate(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that has nothing to wait for."""
     try:
         coroutine.send(None)
