@@ -1,0 +1,37 @@
+"""What providers keep and say differently, as data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from tests.upstream.lines import Outcome, Rules
+from tests.upstream.refusals import Json
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a provider names things, what its objects hold, and what it says of batches that fail."""
+
+    file_id: Callable[[bytes], str]  # of a digest, as the other two
+    output_id: Callable[[bytes], str]
+    batch_id: Callable[[bytes], str]
+    file_members: Json  # that every file has, beside those that all providers have
+    pending: tuple[str, str]  # a file's status once it is uploaded, and while it is looked at
+    rules: Rules
+    result: Callable[[str, Outcome], Json]  # a line of an output or error file, of a batch's id
+    missing_file: Callable[[str], Json]
+    token_limit: Json
+    usual: Mapping[str, Any]  # quirks where nothing is said
+
+
+class Digests:
+    """A sequence of digests to make ids of, the same for the same salt."""
+
+    def __init__(self, salt: str) -> None:
+        self._salt = salt
+        self._count = 0
+
+    def __call__(self) -> bytes:
+        self._count += 1
+        return sha256(f"{self._salt}/{self._count}".encode()).digest()
