@@ -112,7 +112,7 @@ class Schemas:
             schema = self.field(field)
             note = self.description(field) if alias == name else {"description": f"Another name of `{name}`."}
             members[alias] = (schema if name in required else _nullable(schema)) | note
-        return self._object(kind, members, required) | {"additionalProperties": False}
+        return self._object(kind, members, required) | {"additionalProperties": _is_open(kind)}
 
     def _object(self, kind: type[Message], members: dict[str, Schema], required: list[str]) -> Schema:
         description = self._comments.of(kind.DESCRIPTOR.full_name)
@@ -128,13 +128,20 @@ class Schemas:
         if field.message_type is not None:
             return dict(refer(GetMessageClass(field.message_type)))
         if field.enum_type is not None:
-            return {"type": "string", "enum": [word for word, number in enum_words(field.enum_type).items() if number]}
+            words = [word for word, number in enum_words(field.enum_type).items() if number]
+            return {"type": "string", ("examples" if options(field).fallback else "enum"): words}
         if options(field).raw:
             return {}
         return _SCALARS[json_type(field)] | ({"format": "int64"} if field.type == FieldDescriptor.TYPE_INT64 else {})
 
 
 _SCALARS: Mapping[type, Schema] = {int: {"type": "integer"}, bool: {"type": "boolean"}, str: {"type": "string"}}
+
+
+def _is_open(kind: type[Message]) -> bool:
+    """Whether members that the message doesn't know are kept."""
+    fields: Any = kind.DESCRIPTOR.fields
+    return any(options(field).extra for field in fields)
 
 
 def _nullable(schema: Schema) -> Schema:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
-from batchyard.v1 import ApiError
+from batchyard.v1 import ApiError, UpstreamError
 
 DETAILS = "grpc-status-details-bin"
 
@@ -23,6 +23,7 @@ class Told(NamedTuple):
     code: Any
     retry_after: float | None
     size: int
+    upstream: UpstreamError
 
 
 def told(error: aio.AioRpcError) -> Told:
@@ -31,8 +32,13 @@ def told(error: aio.AioRpcError) -> Told:
     assert isinstance(raw, bytes), "no details arrived"
     status = status_pb2.Status.FromString(raw)
     assert (status.code, status.message) == (error.code().value[0], error.details())
-    info, api, retry = error_details_pb2.ErrorInfo(), ApiError(), error_details_pb2.RetryInfo()
-    found = [detail.Unpack(message) for message in (info, api, retry) for detail in status.details]
+    info, api, retry, upstream = (
+        error_details_pb2.ErrorInfo(),
+        ApiError(),
+        error_details_pb2.RetryInfo(),
+        UpstreamError(),
+    )
+    found = [detail.Unpack(message) for message in (info, api, retry, upstream) for detail in status.details]
     assert sum(found) == len(status.details) >= 2
     return Told(
         reason=info.reason,
@@ -42,6 +48,7 @@ def told(error: aio.AioRpcError) -> Told:
         param=api.param if api.HasField("param") else None,
         code=json.loads(api.code_json),
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        upstream=upstream,
         size=len(raw) * 4 // 3 + len(quote(error.details() or "", safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}")),
     )
 

@@ -89,8 +89,8 @@ def test_an_empty_object_is_present() -> None:
     ("value", "param", "code", "words"),
     [
         ([], None, "invalid_type", "Invalid type: expected an object, but got an array instead."),
-        ({"x": 1}, "x", "unknown_parameter", "Unknown parameter: 'x'."),
-        ({"x": None}, "x", "unknown_parameter", "Unknown parameter: 'x'."),
+        ({"idempotency_key": "x"}, "idempotency_key", "unknown_parameter", "Unknown parameter: 'idempotency_key'."),
+        ({"x\ud800": 1}, None, "invalid_value", "not valid Unicode"),
         ({"output_expires_after": {"x": 1}}, "output_expires_after.x", "unknown_parameter", "'output_expires_after.x'"),
         ({"endpoint": 1}, "endpoint", "invalid_type", "'endpoint': expected a string, but got an integer instead."),
         ({"metadata": {"tags": ["a"]}}, "metadata.tags", "invalid_type",

@@ -3,22 +3,36 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from tests.deployments import at_deployment
 from tests.harness import Client, service, settings_for
+from tests.upstream.azure import fake_azure
+from tests.upstream.openai import fake_openai
+from tests.upstream.quirks import Quirks
 
 from batchyard.service.settings import LocalSettings
+
+OPENAI_PURPOSES = frozenset({"fine-tune", "assistants", "batch", "user_data", "vision", "evals"})
+READABLE = frozenset({"batch"})
+_EMPTY = "no file that may be empty can be read there"
+EMPTY = dict.fromkeys(
+    ("test_that_is_no_batch_may_be_empty", "test_of_an_empty_file_is_read_from_its_start_and_its_end"), _EMPTY
+)
 
 
 class Place(NamedTuple):
     """A running service with one provider.
 
-    Batches of `client` run to their end; the lines of those of `stuck` take longer than any test.
+    Batches of `client` run to their end; the lines of those of `stuck` take longer than any test. `purposes` are those
+    that it takes, `readable` those whose content it gives back.
     """
 
     provider: str
     client: Client
     stuck: Client
+    purposes: frozenset[str]
+    readable: frozenset[str]
 
 
 class Subject(NamedTuple):
@@ -34,7 +48,29 @@ async def _local(folder: Path) -> AsyncIterator[Place]:
     settled = settings_for(folder / "settled")
     stuck = settings_for(folder / "stuck", local=LocalSettings(echo=True, echo_delay_ms=60_000))
     async with service(settled) as (_, client), service(stuck) as (_, other):
-        yield Place("local", client, other)
+        yield Place("local", client, other, OPENAI_PURPOSES, OPENAI_PURPOSES)
 
 
-SUBJECTS = [Subject("local", _local, unsupported={})]
+def _at(
+    provider: Literal["openai", "azure"], fake: Callable[..., Any], purposes: frozenset[str]
+) -> Callable[[Path], Any]:
+    """A service with nothing but a deployment; its settled and its stuck batches are at different ones."""
+
+    @asynccontextmanager
+    async def running(folder: Path) -> AsyncIterator[Place]:
+        async with fake() as good, fake(Quirks(auto=False), key="sk-another") as slow:
+            settled, stuck = (
+                settings_for(folder / name, **at_deployment(provider, upstream))
+                for name, upstream in (("settled", good), ("stuck", slow))
+            )
+            async with service(settled) as (_, client), service(stuck) as (_, other):
+                yield Place(provider, client, other, purposes, READABLE)
+
+    return running
+
+
+SUBJECTS = [
+    Subject("local", _local, unsupported={}),
+    Subject("openai", _at("openai", fake_openai, OPENAI_PURPOSES), unsupported=EMPTY),
+    Subject("azure", _at("azure", fake_azure, frozenset({"assistants", "batch", "fine-tune"})), unsupported=EMPTY),
+]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 from tests.contract.providers import SUBJECTS, Place, Subject
-from tests.harness import ENDED, Client, chat_lines, jsonl, refused
+from tests.harness import ENDED, Client, chat_lines, jsonl, refused, until
 from tests.statuses import told
 
 from batchyard.v1 import (
@@ -31,8 +31,9 @@ from batchyard.v1 import (
 )
 
 INPUT = jsonl(chat_lines(3))
+FILE_ID = r"file-[0-9A-Za-z-]{22,36}"
 PURPOSES = ["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
-LARGE = bytes(range(256)) * 4096  # 1 MiB, in several pieces both ways
+LARGE = b"{}\n" + bytes(range(256)) * 4096  # 1 MiB, in several pieces both ways; a batch's input by its first line
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
@@ -70,8 +71,13 @@ async def cancel(client: Client, batch_id: str) -> Batch:
 class TestAFile:
     @pytest.mark.parametrize("purpose", PURPOSES)
     async def test_of_every_purpose_is_uploaded_described_and_read(self, place: Place, purpose: str) -> None:
-        file = await place.client.upload(INPUT, purpose=purpose, filename="näme.jsonl")
-        assert re.fullmatch(r"file-[0-9A-Za-z]{22}", file.id)
+        if purpose not in place.purposes:
+            async with refused(StatusCode.INVALID_ARGUMENT):
+                await place.client.upload(INPUT, purpose=purpose)
+            return
+        made = await place.client.upload(INPUT, purpose=purpose, filename="näme.jsonl")
+        assert re.fullmatch(FILE_ID, made.id)
+        file = await until(lambda: get_file(place.client, made.id), lambda file: file.status != "uploaded")
         assert (file.bytes, file.purpose, file.filename, file.status) == (
             len(INPUT),
             purpose,
@@ -81,7 +87,11 @@ class TestAFile:
         assert file.provider == place.provider
         assert file.created_at
         assert await get_file(place.client, file.id) == file
-        assert await place.client.read(file.id) == INPUT
+        if purpose in place.readable:
+            assert await place.client.read(file.id) == INPUT
+        else:
+            async with refused(StatusCode.INVALID_ARGUMENT):
+                await place.client.read(file.id)
 
     async def test_that_is_no_batch_may_be_empty(self, place: Place) -> None:
         file = await place.client.upload(b"", purpose="user_data")
@@ -115,23 +125,23 @@ class TestContent:
         [(0, 0), (0, 1), (1, 0), (-1, 0), (-300_000, 0), (300_000, 400_000), (0, 2 << 20), (-(2 << 20), 5)],
     )
     async def test_is_read_from_any_offset_to_any_limit(self, place: Place, offset: int, limit: int) -> None:
-        file = await place.client.upload(LARGE, purpose="user_data")
+        file = await place.client.upload(LARGE)
         start = max(0, len(LARGE) + offset) if offset < 0 else offset
         wanted = LARGE[start : start + limit] if limit else LARGE[start:]
         assert await place.client.read(file.id, offset, limit) == wanted
 
     async def test_is_announced_before_it_comes(self, place: Place) -> None:
-        file = await place.client.upload(LARGE, purpose="user_data", filename="a.bin")
+        file = await place.client.upload(LARGE)
         request = DownloadFileRequest(file_id=file.id, read_offset=-10, read_limit=4)
         first, *rest = [m async for m in place.client.stub.DownloadFile(request, metadata=place.client.metadata)]
         info = first.info
         assert (info.total_size, info.offset, info.length) == (len(LARGE), len(LARGE) - 10, 4)
-        assert (info.filename, info.content_type) == ("a.bin", "application/octet-stream")
+        assert (info.filename, info.content_type) == ("input.jsonl", "application/octet-stream")
         assert info.etag
         assert b"".join(message.data for message in rest) == LARGE[-10:-6]
 
     async def test_comes_in_pieces_that_fit_a_message(self, place: Place) -> None:
-        file = await place.client.upload(LARGE, purpose="user_data")
+        file = await place.client.upload(LARGE)
         request = DownloadFileRequest(file_id=file.id)
         pieces = [m.data async for m in place.client.stub.DownloadFile(request, metadata=place.client.metadata)]
         assert max(map(len, pieces)) <= 1 << 20
@@ -155,7 +165,7 @@ class TestABatch:
     async def test_is_created_validating_and_as_it_was_asked_for(self, place: Place) -> None:
         file = await place.client.upload(INPUT)
         batch = await place.client.create(file.id, metadata={"k": "v"})
-        assert re.fullmatch(r"batch_[0-9a-f]{32}", batch.id)
+        assert re.fullmatch(r"batch_[0-9a-f-]{32,36}", batch.id)
         assert batch.status == BatchStatus.BATCH_STATUS_VALIDATING
         assert (batch.input_file_id, batch.endpoint) == (file.id, "/v1/chat/completions")
         assert (batch.completion_window, dict(batch.metadata)) == ("24h", {"k": "v"})
@@ -171,7 +181,7 @@ class TestABatch:
         assert {line["custom_id"] for line in results} == {f"request-{number}" for number in range(3)}
         file = await get_file(place.client, batch.output_file_id)
         assert (file.purpose, file.provider) == ("batch_output", place.provider)
-        assert re.fullmatch(r"file-[0-9A-Za-z]{22}", file.id)
+        assert re.fullmatch(FILE_ID, file.id)
 
     async def test_over_a_missing_input_is_accepted_and_fails(self, place: Place) -> None:
         batch = await place.client.ended((await place.client.create("file-missing")).id)
@@ -216,8 +226,8 @@ class TestAListOfFiles:
 
     async def test_is_filtered_by_purpose(self, place: Place) -> None:
         await place.client.upload(INPUT)
-        wanted = await place.client.upload(INPUT, purpose="vision")
-        assert [file.id for file in (await list_files(place.client, purpose="vision")).data] == [wanted.id]
+        wanted = await place.client.upload(INPUT, purpose="fine-tune")
+        assert [file.id for file in (await list_files(place.client, purpose="fine-tune")).data] == [wanted.id]
         assert not (await list_files(place.client, purpose="evals")).data
 
     async def test_goes_on_where_it_was_while_files_come_and_go(self, place: Place) -> None:
@@ -287,7 +297,7 @@ async def _download(client: Client, an_id: str, provider: str) -> Any:
 
 
 async def _upload_to(client: Client, _: str, provider: str) -> Any:
-    metadata = UploadFileMetadata(provider=provider, purpose="user_data")
+    metadata = UploadFileMetadata(provider=provider, purpose="fine-tune")
     messages = [UploadFileRequest(metadata=metadata), UploadFileRequest(finish=UploadFileFinish(size=0))]
     return await client.stub.UploadFile(iter(messages), metadata=client.metadata)
 

@@ -1,102 +1,97 @@
-"""A batch goes where its input file is, unless its caller says where."""
+"""A batch goes where its input file is, unless its caller says where; an id leads to the place of its row."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from batchyard.common.metrics import Metrics
-from batchyard.service.auth import current_tenant
-from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.mutations import Mutations
-from batchyard.service.providers.base import NewBatch, Upload
+from batchyard.service.errors import FailedPrecondition, InvalidArgument
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import BatchRecord, FileRecord, Status
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.router import Router
-from batchyard.service.servicer import Servicer
-from batchyard.service.watching import Changes
-from batchyard.v1 import CreateBatchRequest
-
-NOW = 1_000
 
 
 class Place:
-    """A `Provider` that only registers what it is asked to start."""
+    """As much of a `Provider` as a router looks at."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, place: str = "") -> None:
         self.name = name
+        self.place = place or name
 
-    def upload(self, owner: TenantRegistry, purpose: str) -> AbstractAsyncContextManager[Upload]:
-        raise NotImplementedError
 
-    def content(self, owner: TenantRegistry, file: FileRecord, offset: int, length: int) -> AsyncIterator[bytes]:
-        raise NotImplementedError
-
-    async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
-        raise NotImplementedError
-
-    async def create_batch(self, owner: TenantRegistry, new: NewBatch) -> BatchRecord:
-        return await owner.add_batch(
-            {
-                "id": f"batch_{self.name}",
-                "provider": self.name,
-                "endpoint": new.endpoint,
-                "input_file_id": new.input_file_id,
-                "completion_window": new.completion_window,
-                "status": Status.VALIDATING,
-                "created_at": NOW,
-                "expires_at": NOW + 86_400,
-                "metadata": new.metadata,
-                "output_seconds": 86_400,
-            }
-        )
-
-    async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
-        raise NotImplementedError
+def router(*places: Any, default: str = "local") -> Router:
+    return Router(places, default)
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def owner(tmp_path: Path) -> AsyncIterator[TenantRegistry]:
     database = await asyncio.to_thread(Database, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
-    yield database
+    yield TenantRegistry(database, "default")
     await asyncio.to_thread(database.close)
 
 
+def test_a_provider_stands_for_its_first_deployment() -> None:
+    found = router(Place("local"), Place("azure"), Place("azure", "azure-2"))
+    assert found.provider("azure").place == "azure"
+    assert found.provider("azure-2").place == "azure-2"
+    assert found.provider("").place == "local"
+
+
+def test_a_name_that_nobody_has_is_refused_with_those_that_are_there() -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        router(Place("local"), Place("azure"), Place("azure", "east")).checked("moon")
+    assert raised.value.message == "There is no provider 'moon' here. Configured: azure, east, local."
+    assert raised.value.param == "provider"
+
+
 @pytest.mark.parametrize(
-    ("file_id", "named", "provider"),
+    ("configured", "azure", "place"),
     [
-        pytest.param("file-there", "", "there", id="its file's"),
-        pytest.param("file-here", "", "here", id="its file's, which is the default"),
-        pytest.param("file-there", "here", "here", id="the one that is named"),
-        pytest.param("file-none", "", "here", id="the default, for a file that is missing"),
+        pytest.param(["openai", "azure"], False, "openai", id="openai, where it is configured"),
+        pytest.param(["openai", "azure"], True, "azure", id="azure, for a client that speaks as Azure's do"),
+        pytest.param(["azure"], False, "azure", id="azure, where no openai is configured"),
+        pytest.param(["openai"], True, "openai", id="openai, where no azure is configured"),
     ],
 )
-async def test_a_batch_goes_to_a_provider(database: Database, file_id: str, named: str, provider: str) -> None:
-    router = Router([Place("here"), Place("there")], "here")
-    metrics = ServiceMetrics(Metrics())
-    servicer = Servicer(
-        database, router, Mutations(), Changes(), metrics, upload_idle_seconds=60, clock=lambda: float(NOW)
-    )
-    owner = TenantRegistry(database, "default")
-    for place in ("here", "there"):
-        await owner.add_file(file_row(place), [])
-    current_tenant.set("default")
-    request = CreateBatchRequest(
-        input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", provider=named
-    )
-    assert (await servicer.CreateBatch(request, None)).batch.provider == provider  # type: ignore[arg-type]
+def test_the_path_openai_means(configured: list[str], azure: bool, place: str) -> None:
+    assert router(*map(Place, configured)).checked("openai", azure=azure) == place
 
 
-def file_row(place: str) -> dict[str, object]:
+async def test_a_row_leads_to_its_deployment_or_its_provider(owner: TenantRegistry) -> None:
+    found = router(Place("local"), Place("azure"), Place("azure", "east"))
+    here = await owner.add_file(file_row("file-1", "local"), [])
+    there = await owner.add_file(file_row("file-2", "azure", deployment="east", native_id="file-2"), [])
+    gone = await owner.add_file(file_row("file-3", "azure", deployment="west", native_id="file-3"), [])
+    assert found.of(here).place == "local"
+    assert found.of(there).place == "east"
+    with pytest.raises(FailedPrecondition) as raised:
+        found.of(gone)
+    assert raised.value.message == "'file-3' is at 'west', which is not configured any more."
+
+
+async def test_a_name_filters_by_provider_and_by_deployment(owner: TenantRegistry) -> None:
+    await owner.add_file(file_row("file-1", "local"), [])
+    await owner.add_file(file_row("file-2", "azure", deployment="east", native_id="file-2"), [])
+
+    async def listed(provider: str) -> list[str]:
+        page, _ = await owner.list_files(provider=provider, purpose="", after="", limit=9, ascending=True)
+        return [file.id for file in page]
+
+    assert await listed("") == ["file-1", "file-2"]
+    assert await listed("local") == ["file-1"]
+    assert await listed("azure") == await listed("east") == ["file-2"]
+
+
+def file_row(an_id: str, provider: str, **more: str) -> dict[str, object]:
     return {
-        "id": f"file-{place}",
-        "provider": place,
+        "id": an_id,
+        "provider": provider,
         "purpose": "batch",
         "filename": "input.jsonl",
         "bytes": 1,
-        "created_at": NOW,
+        "created_at": 1,
         "status": "processed",
+        **more,
     }

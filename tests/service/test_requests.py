@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from batchyard.service.errors import InvalidArgument
-from batchyard.service.requests import PURPOSES, check_upload, file_description, new_batch, page_limit
+from batchyard.service.requests import PURPOSES, check_ours, check_upload, file_description, new_batch, page_limit
 from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
 
 Wrong = tuple[str | None, str | None, str]
@@ -29,7 +29,7 @@ def assert_is(error: InvalidArgument, wrong: Wrong) -> None:
 class TestANewBatch:
     def test_has_what_was_asked_for(self) -> None:
         new = new_batch(create_request(metadata={"k": "v"}, output_expires_after=created_plus(3600)))
-        assert new == ("file-abc", "/v1/chat/completions", "24h", {"k": "v"}, 3600, "")
+        assert new == ("file-abc", "/v1/chat/completions", "24h", {"k": "v"}, 3600, "", {})
 
     def test_keeps_results_for_the_default_time_when_it_says_nothing(self) -> None:
         assert new_batch(create_request()).output_seconds is None
@@ -53,7 +53,7 @@ class TestANewBatch:
     @pytest.mark.parametrize("endpoint", ["/v1/x", "/v1/chat/completions/", "v1/chat/completions", "/V1/responses"])
     def test_of_another_endpoint_is_refused(self, endpoint: str) -> None:
         with pytest.raises(InvalidArgument) as raised:
-            new_batch(create_request(endpoint=endpoint))
+            check_ours(new_batch(create_request(endpoint=endpoint)))
         message = f"Invalid value: '{endpoint}'. Supported values are: {ENDPOINTS}."
         assert_is(raised.value, ("endpoint", "invalid_value", message))
 
@@ -153,7 +153,7 @@ class TestAnUpload:
     @pytest.mark.parametrize("purpose", PURPOSES)
     def test_of_every_purpose_is_described(self, purpose: str) -> None:
         metadata = UploadFileMetadata(purpose=purpose, filename="a.jsonl")
-        assert file_description(metadata) == (purpose, "a.jsonl", None)
+        assert file_description(metadata) == (purpose, "a.jsonl", None, "application/octet-stream", None)
 
     def test_without_a_name_is_called_upload(self) -> None:
         assert file_description(UploadFileMetadata(purpose="batch")).filename == "upload"

@@ -15,7 +15,7 @@ from tests.harness import until
 from tests.service.test_endpoint import RESPONSES, runner
 
 from batchyard.service.engine.results import Answer
-from batchyard.service.providers.endpoint import retry_after
+from batchyard.service.upstream.http import retry_after
 
 
 async def _calls(fake: FakeEndpoint, content: str) -> int:

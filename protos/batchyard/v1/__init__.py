@@ -39,7 +39,7 @@ from batchyard.v1.batch_service_pb2_grpc import (
     BatchServiceStub,
     add_BatchServiceServicer_to_server,
 )
-from batchyard.v1.error_pb2 import ApiError
+from batchyard.v1.error_pb2 import ApiError, UpstreamError
 from batchyard.v1.file_pb2 import ExpiresAfter, File, FileStats
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "UploadFileMetadata",
     "UploadFileRequest",
     "UploadFileResponse",
+    "UpstreamError",
     "WatchBatchRequest",
     "WatchBatchResponse",
     "add_BatchServiceServicer_to_server",

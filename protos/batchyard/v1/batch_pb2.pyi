@@ -26,7 +26,7 @@ class _BatchStatus:
 class _BatchStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BATCH_STATUS_UNSPECIFIED: _BatchStatus.ValueType  # 0
-    """Never sent."""
+    """Not one of the below; see Batch.provider_status, which JSON prints instead."""
     BATCH_STATUS_VALIDATING: _BatchStatus.ValueType  # 1
     """The input is being checked, or the batch waits for its turn."""
     BATCH_STATUS_FAILED: _BatchStatus.ValueType  # 2
@@ -48,7 +48,7 @@ class BatchStatus(_BatchStatus, metaclass=_BatchStatusEnumTypeWrapper):
     """BatchStatus is where a batch is in its life. In JSON: the word without its prefix, in lower case."""
 
 BATCH_STATUS_UNSPECIFIED: BatchStatus.ValueType  # 0
-"""Never sent."""
+"""Not one of the below; see Batch.provider_status, which JSON prints instead."""
 BATCH_STATUS_VALIDATING: BatchStatus.ValueType  # 1
 """The input is being checked, or the batch waits for its turn."""
 BATCH_STATUS_FAILED: BatchStatus.ValueType  # 2
@@ -115,8 +115,12 @@ class Batch(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
+    PROVIDER_STATUS_FIELD_NUMBER: _builtins.int
+    OBSERVED_AT_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The batch's id, "batch_..."."""
+    """The batch's id: the provider's own where a provider runs it, ours ("batch_...") where we do."""
     endpoint: _builtins.str
     """The API endpoint that each line is sent to, for example /v1/chat/completions."""
     model: _builtins.str
@@ -126,7 +130,7 @@ class Batch(_message.Message):
     completion_window: _builtins.str
     """The time within which the batch is to be done, for example 24h."""
     status: Global___BatchStatus.ValueType
-    """Where the batch is in its life."""
+    """Where the batch is in its life. A word that this version doesn't know is in provider_status."""
     output_file_id: _builtins.str
     """The file with the lines that succeeded; absent while none is there."""
     error_file_id: _builtins.str
@@ -151,6 +155,14 @@ class Batch(_message.Message):
     """When the cancellation was done."""
     provider: _builtins.str
     """The provider that runs the batch."""
+    provider_status: _builtins.str
+    """The provider's own word for the status, where it is not one of BatchStatus."""
+    observed_at: _builtins.int
+    """When this state was last seen at its provider, in Unix seconds; absent for what we run ourselves."""
+    deployment: _builtins.str
+    """The deployment of the provider, as named in the configuration; empty for what we run ourselves."""
+    extra_json: _builtins.bytes
+    """A JSON object: members that the provider sent beyond the fields above."""
     @_builtins.property
     def errors(self) -> Global___BatchErrors:
         """Why the input was refused; set only where the batch failed."""
@@ -192,10 +204,14 @@ class Batch(_message.Message):
         usage: Global___BatchUsage | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         provider: _builtins.str = ...,
+        provider_status: _builtins.str = ...,
+        observed_at: _builtins.int | None = ...,
+        deployment: _builtins.str = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "in_progress_at", b"in_progress_at", "model", b"model", "output_file_id", b"output_file_id", "request_counts", b"request_counts", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "in_progress_at", b"in_progress_at", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "request_counts", b"request_counts", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "output_file_id", b"output_file_id", "provider", b"provider", "request_counts", b"request_counts", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "deployment", b"deployment", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "extra_json", b"extra_json", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "provider", b"provider", "provider_status", b"provider_status", "request_counts", b"request_counts", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancelled_at: _TypeAlias = _typing.Literal["cancelled_at"]  # noqa: Y015
     _WhichOneofArgType__cancelled_at: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at"]  # noqa: Y015
@@ -217,6 +233,8 @@ class Batch(_message.Message):
     _WhichOneofArgType__in_progress_at: _TypeAlias = _typing.Literal["_in_progress_at", b"_in_progress_at"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__observed_at: _TypeAlias = _typing.Literal["observed_at"]  # noqa: Y015
+    _WhichOneofArgType__observed_at: _TypeAlias = _typing.Literal["_observed_at", b"_observed_at"]  # noqa: Y015
     _WhichOneofReturnType__output_file_id: _TypeAlias = _typing.Literal["output_file_id"]  # noqa: Y015
     _WhichOneofArgType__output_file_id: _TypeAlias = _typing.Literal["_output_file_id", b"_output_file_id"]  # noqa: Y015
     @_typing.overload
@@ -240,6 +258,8 @@ class Batch(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observed_at) -> _WhichOneofReturnType__observed_at | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_file_id) -> _WhichOneofReturnType__output_file_id | None: ...
 
 Global___Batch: _TypeAlias = Batch  # noqa: Y015
@@ -251,6 +271,9 @@ class BatchErrors(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    extra_json: _builtins.bytes
+    """A JSON object: members that the provider sent beyond the fields above."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchError]:
         """The errors, by line."""
@@ -259,10 +282,11 @@ class BatchErrors(_message.Message):
         self,
         *,
         data: _abc.Iterable[Global___BatchError] | None = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "extra_json", b"extra_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -278,6 +302,7 @@ class BatchError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     PARAM_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """A word for programs, for example invalid_json_line."""
     message: _builtins.str
@@ -286,6 +311,8 @@ class BatchError(_message.Message):
     """The member of the line that is wrong."""
     line: _builtins.int
     """The line, counted from 1."""
+    extra_json: _builtins.bytes
+    """A JSON object: members that the provider sent beyond the fields above."""
     def __init__(
         self,
         *,
@@ -293,10 +320,11 @@ class BatchError(_message.Message):
         message: _builtins.str = ...,
         param: _builtins.str | None = ...,
         line: _builtins.int | None = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_line", b"_line", "_param", b"_param", "line", b"line", "param", b"param"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_line", b"_line", "_param", b"_param", "code", b"code", "line", b"line", "message", b"message", "param", b"param"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_line", b"_line", "_param", b"_param", "code", b"code", "extra_json", b"extra_json", "line", b"line", "message", b"message", "param", b"param"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__line: _TypeAlias = _typing.Literal["line"]  # noqa: Y015
     _WhichOneofArgType__line: _TypeAlias = _typing.Literal["_line", b"_line"]  # noqa: Y015
@@ -318,22 +346,26 @@ class BatchRequestCounts(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """All lines; 0 while validating."""
     completed: _builtins.int
     """Lines that succeeded."""
     failed: _builtins.int
     """Lines that ran and failed."""
+    extra_json: _builtins.bytes
+    """A JSON object: members that the provider sent beyond the fields above."""
     def __init__(
         self,
         *,
         total: _builtins.int = ...,
         completed: _builtins.int = ...,
         failed: _builtins.int = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "failed", b"failed", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extra_json", b"extra_json", "failed", b"failed", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,16 +384,20 @@ class BatchUsage(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+        EXTRA_JSON_FIELD_NUMBER: _builtins.int
         cached_tokens: _builtins.int
         """Read from a cache."""
+        extra_json: _builtins.bytes
+        """A JSON object: members that the provider sent beyond the fields above."""
         def __init__(
             self,
             *,
             cached_tokens: _builtins.int = ...,
+            extra_json: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "extra_json", b"extra_json"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -372,16 +408,20 @@ class BatchUsage(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+        EXTRA_JSON_FIELD_NUMBER: _builtins.int
         reasoning_tokens: _builtins.int
         """Spent on reasoning."""
+        extra_json: _builtins.bytes
+        """A JSON object: members that the provider sent beyond the fields above."""
         def __init__(
             self,
             *,
             reasoning_tokens: _builtins.int = ...,
+            extra_json: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,12 +430,15 @@ class BatchUsage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_DETAILS_FIELD_NUMBER: _builtins.int
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens read."""
     output_tokens: _builtins.int
     """Tokens written."""
     total_tokens: _builtins.int
     """Tokens read and written."""
+    extra_json: _builtins.bytes
+    """A JSON object: members that the provider sent beyond the fields above."""
     @_builtins.property
     def input_tokens_details(self) -> Global___BatchUsage.InputTokensDetails:
         """Of the tokens read."""
@@ -412,10 +455,11 @@ class BatchUsage(_message.Message):
         output_tokens: _builtins.int = ...,
         output_tokens_details: Global___BatchUsage.OutputTokensDetails | None = ...,
         total_tokens: _builtins.int = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input_tokens_details", b"input_tokens_details", "output_tokens_details", b"output_tokens_details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_tokens", b"input_tokens", "input_tokens_details", b"input_tokens_details", "output_tokens", b"output_tokens", "output_tokens_details", b"output_tokens_details", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "input_tokens", b"input_tokens", "input_tokens_details", b"input_tokens_details", "output_tokens", b"output_tokens", "output_tokens_details", b"output_tokens_details", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,6 +78,7 @@ class CreateBatchRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     OUTPUT_EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the input file."""
     input_file_id: _builtins.str
@@ -89,6 +90,10 @@ class CreateBatchRequest(_message.Message):
     idempotency_key: _builtins.str
     """A key of the caller's choice, at most 255 characters: a repeat within 24 hours gets the batch that the first one
     made, and another request is refused (ALREADY_EXISTS, over REST 409). Over REST: the header Idempotency-Key.
+    """
+    extra_json: _builtins.bytes
+    """A JSON object: members that this version doesn't know, handed to the provider; never one that selects a provider,
+    a URL or an identity.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -108,10 +113,11 @@ class CreateBatchRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         output_expires_after: _file_pb2.ExpiresAfter | None = ...,
         idempotency_key: _builtins.str = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output_expires_after", b"output_expires_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_window", b"completion_window", "endpoint", b"endpoint", "idempotency_key", b"idempotency_key", "input_file_id", b"input_file_id", "metadata", b"metadata", "output_expires_after", b"output_expires_after", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_file_id", b"input_file_id", "metadata", b"metadata", "output_expires_after", b"output_expires_after", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,13 +417,19 @@ class UploadFileMetadata(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     FILENAME_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
+    SIZE_HINT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty for the default; can't change once data has come."""
     purpose: _builtins.str
     """What the file is for; needed before finish."""
     filename: _builtins.str
     """Its name; batch inputs end in .jsonl."""
+    content_type: _builtins.str
+    """The media type of the content, where the caller knows it."""
+    size_hint: _builtins.int
+    """The most bytes that the content can have, where the caller knows that beforehand; mostly its exact size."""
     @_builtins.property
     def expires_after(self) -> _file_pb2.ExpiresAfter:
         """When the file is deleted."""
@@ -428,13 +440,17 @@ class UploadFileMetadata(_message.Message):
         provider: _builtins.str = ...,
         purpose: _builtins.str = ...,
         filename: _builtins.str = ...,
+        content_type: _builtins.str = ...,
         expires_after: _file_pb2.ExpiresAfter | None = ...,
+        size_hint: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "expires_after", b"expires_after", "size_hint", b"size_hint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "filename", b"filename", "provider", b"provider", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "content_type", b"content_type", "expires_after", b"expires_after", "filename", b"filename", "provider", b"provider", "purpose", b"purpose", "size_hint", b"size_hint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__size_hint: _TypeAlias = _typing.Literal["size_hint"]  # noqa: Y015
+    _WhichOneofArgType__size_hint: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size_hint) -> _WhichOneofReturnType__size_hint | None: ...
 
 Global___UploadFileMetadata: _TypeAlias = UploadFileMetadata  # noqa: Y015
 

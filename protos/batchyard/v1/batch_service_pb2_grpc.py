@@ -31,7 +31,8 @@ class BatchServiceStub(object):
     Every call carries the caller's key as metadata "authorization: Bearer KEY". An empty provider means: lists cover
     all of the caller's; calls that name an id follow it; CreateBatch follows its input file; uploads go to the default.
     A provider that is set filters, and a mismatch is NOT_FOUND. Another tenant's id and a missing one are answered alike.
-    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs) and ApiError (OpenAI's wording).
+    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs), ApiError (OpenAI's wording) and,
+    where a provider answered, UpstreamError.
     """
 
     def __init__(self, channel):
@@ -98,7 +99,8 @@ class BatchServiceServicer(object):
     Every call carries the caller's key as metadata "authorization: Bearer KEY". An empty provider means: lists cover
     all of the caller's; calls that name an id follow it; CreateBatch follows its input file; uploads go to the default.
     A provider that is set filters, and a mismatch is NOT_FOUND. Another tenant's id and a missing one are answered alike.
-    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs) and ApiError (OpenAI's wording).
+    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs), ApiError (OpenAI's wording) and,
+    where a provider answered, UpstreamError.
     """
 
     def CreateBatch(self, request, context):
@@ -242,7 +244,8 @@ class BatchService(object):
     Every call carries the caller's key as metadata "authorization: Bearer KEY". An empty provider means: lists cover
     all of the caller's; calls that name an id follow it; CreateBatch follows its input file; uploads go to the default.
     A provider that is set filters, and a mismatch is NOT_FOUND. Another tenant's id and a missing one are answered alike.
-    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs) and ApiError (OpenAI's wording).
+    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs), ApiError (OpenAI's wording) and,
+    where a provider answered, UpstreamError.
     """
 
     @staticmethod

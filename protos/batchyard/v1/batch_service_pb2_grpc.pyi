@@ -32,7 +32,8 @@ class BatchServiceStub:
     Every call carries the caller's key as metadata "authorization: Bearer KEY". An empty provider means: lists cover
     all of the caller's; calls that name an id follow it; CreateBatch follows its input file; uploads go to the default.
     A provider that is set filters, and a mismatch is NOT_FOUND. Another tenant's id and a missing one are answered alike.
-    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs) and ApiError (OpenAI's wording).
+    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs), ApiError (OpenAI's wording) and,
+    where a provider answered, UpstreamError.
     """
 
     @_typing.overload
@@ -75,7 +76,8 @@ class BatchServiceAsyncStub(BatchServiceStub):
     Every call carries the caller's key as metadata "authorization: Bearer KEY". An empty provider means: lists cover
     all of the caller's; calls that name an id follow it; CreateBatch follows its input file; uploads go to the default.
     A provider that is set filters, and a mismatch is NOT_FOUND. Another tenant's id and a missing one are answered alike.
-    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs) and ApiError (OpenAI's wording).
+    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs), ApiError (OpenAI's wording) and,
+    where a provider answered, UpstreamError.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -114,7 +116,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     Every call carries the caller's key as metadata "authorization: Bearer KEY". An empty provider means: lists cover
     all of the caller's; calls that name an id follow it; CreateBatch follows its input file; uploads go to the default.
     A provider that is set filters, and a mismatch is NOT_FOUND. Another tenant's id and a missing one are answered alike.
-    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs) and ApiError (OpenAI's wording).
+    Errors are google.rpc.Status whose details carry ErrorInfo (a reason for programs), ApiError (OpenAI's wording) and,
+    where a provider answered, UpstreamError.
     """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from batchyard.options.v1 import json_pb2 as batchyard_dot_options_dot_v1_dot_json__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61tchyard/v1/error.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1f\x62\x61tchyard/options/v1/json.proto\"v\n\x08\x41piError\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\x04type\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05param\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x1f\n\tcode_json\x18\x04 \x01(\x0c\x42\x06\x82\xe2\x18\x02\x18\x01R\x04\x63odeB\x07\n\x05_typeB\x08\n\x06_paramb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61tchyard/v1/error.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1f\x62\x61tchyard/options/v1/json.proto\"\x92\x01\n\x08\x41piError\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\x04type\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05param\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x1f\n\tcode_json\x18\x04 \x01(\x0c\x42\x06\x82\xe2\x18\x02\x18\x01R\x04\x63ode\x12\x1a\n\nextra_json\x18\x7f \x01(\x0c\x42\x06\x82\xe2\x18\x02\x10\x01\x42\x07\n\x05_typeB\x08\n\x06_param\"\xc9\x01\n\rUpstreamError\x12\x13\n\x0bhttp_status\x18\x01 \x01(\x05\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x12\n\ndeployment\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x39\n\x07headers\x18\x05 \x03(\x0b\x32(.batchyard.v1.UpstreamError.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_APIERROR'].fields_by_name['code_json']._loaded_options = None
   _globals['_APIERROR'].fields_by_name['code_json']._serialized_options = b'\202\342\030\002\030\001'
-  _globals['_APIERROR']._serialized_start=75
-  _globals['_APIERROR']._serialized_end=193
+  _globals['_APIERROR'].fields_by_name['extra_json']._loaded_options = None
+  _globals['_APIERROR'].fields_by_name['extra_json']._serialized_options = b'\202\342\030\002\020\001'
+  _globals['_UPSTREAMERROR_HEADERSENTRY']._loaded_options = None
+  _globals['_UPSTREAMERROR_HEADERSENTRY']._serialized_options = b'8\001'
+  _globals['_APIERROR']._serialized_start=76
+  _globals['_APIERROR']._serialized_end=222
+  _globals['_UPSTREAMERROR']._serialized_start=225
+  _globals['_UPSTREAMERROR']._serialized_end=426
+  _globals['_UPSTREAMERROR_HEADERSENTRY']._serialized_start=380
+  _globals['_UPSTREAMERROR_HEADERSENTRY']._serialized_end=426
 # @@protoc_insertion_point(module_scope)

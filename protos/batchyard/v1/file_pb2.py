@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from batchyard.options.v1 import json_pb2 as batchyard_dot_options_dot_v1_dot_json__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61tchyard/v1/file.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1f\x62\x61tchyard/options/v1/json.proto\"\x94\x02\n\x04\x46ile\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\x12\x17\n\nexpires_at\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08\x66ilename\x18\x05 \x01(\t\x12\x0f\n\x07purpose\x18\x06 \x01(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x1b\n\x0estatus_details\x18\x08 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x08provider\x18\x64 \x01(\tB\x06\x82\xe2\x18\x02 \x01\x12.\n\x05stats\x18\x66 \x01(\x0b\x32\x17.batchyard.v1.FileStatsB\x06\x82\xe2\x18\x02 \x01:\x08\x82\xe2\x18\x04\x66ileB\r\n\x0b_expires_atB\x11\n\x0f_status_details\"T\n\tFileStats\x12\r\n\x05lines\x18\x01 \x01(\x03\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x18\n\x10\x65stimated_tokens\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\"/\n\x0c\x45xpiresAfter\x12\x0e\n\x06\x61nchor\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61tchyard/v1/file.proto\x12\x0c\x62\x61tchyard.v1\x1a\x1f\x62\x61tchyard/options/v1/json.proto\"\xcc\x02\n\x04\x46ile\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\x12\x17\n\nexpires_at\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08\x66ilename\x18\x05 \x01(\t\x12\x0f\n\x07purpose\x18\x06 \x01(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x1b\n\x0estatus_details\x18\x08 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x08provider\x18\x64 \x01(\tB\x06\x82\xe2\x18\x02 \x01\x12\x1a\n\ndeployment\x18\x65 \x01(\tB\x06\x82\xe2\x18\x02 \x01\x12.\n\x05stats\x18\x66 \x01(\x0b\x32\x17.batchyard.v1.FileStatsB\x06\x82\xe2\x18\x02 \x01\x12\x1a\n\nextra_json\x18\x7f \x01(\x0c\x42\x06\x82\xe2\x18\x02\x10\x01:\x08\x82\xe2\x18\x04\x66ileB\r\n\x0b_expires_atB\x11\n\x0f_status_details\"T\n\tFileStats\x12\r\n\x05lines\x18\x01 \x01(\x03\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x18\n\x10\x65stimated_tokens\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\"/\n\x0c\x45xpiresAfter\x12\x0e\n\x06\x61nchor\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FILE'].fields_by_name['provider']._loaded_options = None
   _globals['_FILE'].fields_by_name['provider']._serialized_options = b'\202\342\030\002 \001'
+  _globals['_FILE'].fields_by_name['deployment']._loaded_options = None
+  _globals['_FILE'].fields_by_name['deployment']._serialized_options = b'\202\342\030\002 \001'
   _globals['_FILE'].fields_by_name['stats']._loaded_options = None
   _globals['_FILE'].fields_by_name['stats']._serialized_options = b'\202\342\030\002 \001'
+  _globals['_FILE'].fields_by_name['extra_json']._loaded_options = None
+  _globals['_FILE'].fields_by_name['extra_json']._serialized_options = b'\202\342\030\002\020\001'
   _globals['_FILE']._loaded_options = None
   _globals['_FILE']._serialized_options = b'\202\342\030\004file'
   _globals['_FILE']._serialized_start=75
-  _globals['_FILE']._serialized_end=351
-  _globals['_FILESTATS']._serialized_start=353
-  _globals['_FILESTATS']._serialized_end=437
-  _globals['_EXPIRESAFTER']._serialized_start=439
-  _globals['_EXPIRESAFTER']._serialized_end=486
+  _globals['_FILE']._serialized_end=407
+  _globals['_FILESTATS']._serialized_start=409
+  _globals['_FILESTATS']._serialized_end=493
+  _globals['_EXPIRESAFTER']._serialized_start=495
+  _globals['_EXPIRESAFTER']._serialized_end=542
 # @@protoc_insertion_point(module_scope)

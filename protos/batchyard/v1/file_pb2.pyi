@@ -33,9 +33,11 @@ class File(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     STATUS_DETAILS_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The file's id, "file-..."."""
+    """The file's id: the provider's own where the file lives at a provider, ours ("file-...") where we hold it."""
     bytes: _builtins.int
     """Size of the content in bytes."""
     created_at: _builtins.int
@@ -52,6 +54,10 @@ class File(_message.Message):
     """Why the status is error."""
     provider: _builtins.str
     """The provider that holds the file."""
+    deployment: _builtins.str
+    """The deployment of that provider, as named in the configuration; empty for what we hold ourselves."""
+    extra_json: _builtins.bytes
+    """A JSON object: members that the provider sent beyond the fields above."""
     @_builtins.property
     def stats(self) -> Global___FileStats:
         """What the scan of a batch input found; absent where the file was not scanned."""
@@ -68,11 +74,13 @@ class File(_message.Message):
         status: _builtins.str = ...,
         status_details: _builtins.str | None = ...,
         provider: _builtins.str = ...,
+        deployment: _builtins.str = ...,
         stats: Global___FileStats | None = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_status_details", b"_status_details", "expires_at", b"expires_at", "stats", b"stats", "status_details", b"status_details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_status_details", b"_status_details", "bytes", b"bytes", "created_at", b"created_at", "expires_at", b"expires_at", "filename", b"filename", "id", b"id", "provider", b"provider", "purpose", b"purpose", "stats", b"stats", "status", b"status", "status_details", b"status_details"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_status_details", b"_status_details", "bytes", b"bytes", "created_at", b"created_at", "deployment", b"deployment", "expires_at", b"expires_at", "extra_json", b"extra_json", "filename", b"filename", "id", b"id", "provider", b"provider", "purpose", b"purpose", "stats", b"stats", "status", b"status", "status_details", b"status_details"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
     _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015

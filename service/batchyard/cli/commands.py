@@ -10,7 +10,7 @@ import uvloop
 
 from batchyard.cli import report
 from batchyard.common import logs
-from batchyard.service.loading import load_settings, provider_variables
+from batchyard.service.loading import load_settings
 from batchyard.service.settings import Settings
 
 _OPTIONS = ("host", "port", "grpc_port", "metrics_port", "data_dir", "service_address")
@@ -39,6 +39,6 @@ def _serve(given: argparse.Namespace, settings: Settings, environ: Mapping[str, 
     # Imported by name, so that a service and a shim alone need only their own half's dependencies.
     server = import_module(f".{given.command}", __package__)
     logs.configure(settings.log_level, settings.log_format)
-    report.log_found(given.config, settings, provider_variables(environ))
+    report.log_found(given.config, settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run(settings))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from batchyard.service.layers import key_name, keys
@@ -14,11 +14,12 @@ log = logging.getLogger("batchyard.cli")
 def settings(found: Settings) -> str:
     """A line for each key, `batchyard.port: 4000`, and one for each warning. Secrets are `set` or `not set`."""
     lines = [f"{key_name(path)}: {_shown(found, path)}" for path in keys()]
+    lines += [f"deployment {one.name}: {one.provider} at {one.api_base}" for one in found.deployments]
     return "".join(f"{line}\n" for line in [*lines, *(f"warning: {text}" for text in found.warnings)])
 
 
-def log_found(config: Path | None, found: Settings, seen: Sequence[str]) -> None:
-    """Logs what a server starts with. `seen` are the providers' own variables, which configure nothing."""
+def log_found(config: Path | None, found: Settings) -> None:
+    """Logs what a server starts with."""
     log.info(
         "settings from %s; providers: %s; default: %s; data in %s",
         config or "the environment",
@@ -26,8 +27,6 @@ def log_found(config: Path | None, found: Settings, seen: Sequence[str]) -> None
         found.default_provider or "none",
         found.data_dir,
     )
-    if seen:
-        log.info("set, and not used by this version: %s", ", ".join(seen))
     for warning in found.warnings:
         log.warning("%s", warning)
 
@@ -35,6 +34,8 @@ def log_found(config: Path | None, found: Settings, seen: Sequence[str]) -> None
 def _providers(found: Settings) -> Iterator[str]:
     if found.local is not None:
         yield "local (echo)" if found.local.echo else "local"
+    for deployment in found.deployments:
+        yield f"{deployment.name} ({deployment.provider} at {deployment.api_base})"
 
 
 def _shown(found: Settings, path: tuple[str, ...]) -> str:

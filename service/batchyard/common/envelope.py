@@ -28,6 +28,8 @@ def request_id(headers: Headers) -> str:
     return given.decode() if re.fullmatch(rb"[A-Za-z0-9._-]{1,128}", given) else f"req_{secrets.token_hex(16)}"
 
 
-def marks(name: str) -> list[tuple[bytes, bytes]]:
-    """The headers of every answer to the request `name`."""
-    return [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
+def marks(name: str, headers: Headers = ()) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer to the request `name`, beside another server's id where `headers` pass one on."""
+    passed_on = any(header == b"x-request-id" for header, _ in headers)
+    own = b"x-batchyard-request-id" if passed_on else b"x-request-id"
+    return [(own, name.encode()), (b"x-content-type-options", b"nosniff")]

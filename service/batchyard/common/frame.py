@@ -50,7 +50,8 @@ class Frame:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 closing = [(b"connection", b"close")] if status == 408 or scope["state"].get("close") else []
-                message = {**message, "headers": [*message.get("headers", ()), *envelope.marks(request_id), *closing]}
+                given = list(message.get("headers", ()))
+                message = {**message, "headers": [*given, *envelope.marks(request_id, given), *closing]}
             size = len(message.get("body", b""))
             sent += size
             await send(message)

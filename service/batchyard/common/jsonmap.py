@@ -1,6 +1,7 @@
 """Messages as the REST API's JSON and back, compiled from descriptors and the options in `batchyard.options.v1`.
 
-protobuf's own JSON differs where it matters to REST clients: int64 as strings, absent members, enum names.
+protobuf's own JSON differs where it matters to REST clients: int64 as strings, absent members, enum names. Members
+that a message doesn't know are kept where it has a field for them (the option `extra`), both ways.
 A field that has no JSON form (a float, bytes that aren't raw JSON) is a TypeError when its message is compiled.
 """
 
@@ -73,6 +74,7 @@ def writer(kind: type[Message]) -> Write:
     """Compile message -> JSON values: every visible member is written, null where an optional one is absent."""
     constants = _constants(kind)
     fields = [(name, _field_writer(field)) for name, field in visible_fields(kind).items()]
+    extra = _extra_field(kind)
 
     def write(message: Any) -> dict[str, Any]:
         out: dict[str, Any] = dict(constants)
@@ -80,6 +82,8 @@ def writer(kind: type[Message]) -> Write:
             value = get(message)
             if value is not _OMITTED:
                 out[name] = value
+        if extra and (raw := getattr(message, extra)):
+            out = {**(_raw_value(raw) or {}), **out}
         return out
 
     return write
@@ -91,10 +95,14 @@ def merger(kind: type[Message]) -> Merge:
     What is compiled raises JsonError where the values don't fit.
     """
     constants = _constants(kind)
-    setters = {alias: (name, _setter(field)) for alias, (name, field) in readable_names(kind).items()}
+    setters = {alias: (name, _setter(field, merger)) for alias, (name, field) in readable_names(kind).items()}
+    extra = _extra_field(kind)
+    fields: Iterable[Any] = kind.DESCRIPTOR.fields
+    hidden = {field.name for field in fields} - setters.keys()
 
     def merge(message: Any, value: Any, path: str) -> None:
         seen: dict[str, Any] = {}
+        unknown: dict[str, Any] = {}
         for key, item in _expect(value, dict, path).items():
             at = f"{path}.{key}" if path else key
             if key in setters and item is not None:
@@ -103,9 +111,40 @@ def merger(kind: type[Message]) -> Merge:
                     raise JsonError(f"'{at}' is given twice, with two values.", param=at, code="invalid_value")
                 _set(setter, message, item, at)
             elif key not in setters and item != constants.get(key, _OMITTED):
-                raise JsonError(f"Unknown parameter: '{at}'.", param=at, code="unknown_parameter")
+                if not extra or key in hidden:
+                    raise unknown_parameter(at)
+                unknown[key] = item
+        _set_extra(message, extra, unknown)
 
     return merge
+
+
+def absorber(kind: type[Message]) -> Merge:
+    """Compile what `merger` does for an object that a provider sent, which is never refused.
+
+    What is compiled leaves members out that don't fit, and writes an enum's unknown word to its fallback.
+    """
+    constants = _constants(kind)
+    setters = {name: (field, _setter(field, absorber)) for name, field in visible_fields(kind).items()}
+    extra = _extra_field(kind)
+
+    def absorb(message: Any, value: Any, path: str) -> None:
+        members = _expect(value, dict, path)
+        for name, (field, setter) in setters.items():
+            if (item := members.get(name)) is not None:
+                try:
+                    _set(setter, message, item, name)
+                except JsonError:
+                    if (fallback := options(field).fallback) and isinstance(item, str):
+                        setattr(message, fallback, item)
+        _set_extra(message, extra, {key: members[key] for key in members.keys() - setters.keys() - constants.keys()})
+
+    return absorb
+
+
+def unknown_parameter(path: str) -> JsonError:
+    """What is said of a member that nobody knows."""
+    return JsonError(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
 
 
 def visible_fields(kind: type[Message]) -> Mapping[str, FieldDescriptor]:
@@ -114,7 +153,7 @@ def visible_fields(kind: type[Message]) -> Mapping[str, FieldDescriptor]:
     return {
         field.name if field.json_name.lower() == field.name.replace("_", "") else field.json_name: field
         for field in fields
-        if not options(field).hidden
+        if not (options(field).hidden or options(field).extra)
     }
 
 
@@ -158,8 +197,23 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(word)
 
 
+def _extra_field(kind: type[Message]) -> str:
+    fields: Iterable[Any] = kind.DESCRIPTOR.fields
+    return next((field.name for field in fields if options(field).extra), "")
+
+
+def _set_extra(message: Any, extra: str, unknown: dict[str, Any]) -> None:
+    if extra and unknown:
+        try:
+            setattr(message, extra, json.dumps(unknown, sort_keys=True, ensure_ascii=False).encode())
+        except UnicodeError as error:
+            raise JsonError("A member that is not known is not valid Unicode.", code="invalid_value") from error
+
+
 def _field_writer(field: FieldDescriptor) -> Write:
     name, absent, write = field.name, options(field).absent, _shape_writer(field)
+    if fallback := options(field).fallback:
+        return lambda message: write(number) if (number := getattr(message, name)) else getattr(message, fallback)
     empty = _OMITTED if absent == json_pb2.JsonField.ABSENT_OMIT else None
     if field.has_presence:
         return lambda message: write(getattr(message, name)) if message.HasField(name) else empty
@@ -206,9 +260,9 @@ def _set(setter: Merge, message: Any, item: Any, path: str) -> None:
         raise JsonError(text, param=path, code="invalid_value") from error
 
 
-def _setter(field: FieldDescriptor) -> Merge:
+def _setter(field: FieldDescriptor, compile_: Callable[[type[Message]], Merge]) -> Merge:
     name = field.name
-    read = _value_reader(map_value(field) or field)
+    read = _value_reader(map_value(field) or field, compile_)
 
     def set_map(message: Any, item: Any, path: str) -> None:
         values = _expect(item, dict, path).items()
@@ -225,9 +279,9 @@ def _setter(field: FieldDescriptor) -> Merge:
     return lambda message, item, path: setattr(message, name, read(item, path))
 
 
-def _value_reader(field: FieldDescriptor) -> Read:
+def _value_reader(field: FieldDescriptor, compile_: Callable[[type[Message]], Merge]) -> Read:
     if field.message_type is not None:
-        return _message_reader(GetMessageClass(field.message_type))
+        return _message_reader(GetMessageClass(field.message_type), compile_)
     if field.enum_type is not None:
         return _enum_reader(field.enum_type)
     if options(field).raw:
@@ -236,8 +290,8 @@ def _value_reader(field: FieldDescriptor) -> Read:
     return lambda value, path: _expect(value, kind, path)
 
 
-def _message_reader(kind: type[Message]) -> Read:
-    merge = merger(kind)
+def _message_reader(kind: type[Message], compile_: Callable[[type[Message]], Merge]) -> Read:
+    merge = compile_(kind)
 
     def read(value: Any, path: str) -> Message:
         message = kind()

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from hashlib import sha256
 from hmac import compare_digest
 from inspect import isasyncgen
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 from grpc import aio
@@ -17,7 +17,19 @@ DEFAULT_TENANT = "default"
 _MOST_PUBLIC_STREAMS = 64
 PUBLIC_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
-current_tenant: ContextVar[str] = ContextVar("current_tenant")
+API_VERSION, KEY_SCHEME = "batchyard-api-version", "batchyard-key-scheme"
+"""Metadata by which a shim says how a REST client spoke: its api-version, and that its key was in `api-key`."""
+
+
+class Caller(NamedTuple):
+    """Who calls: the tenant, whether its key is the master's, and whether its client speaks as Azure's own do."""
+
+    tenant: str
+    master: bool
+    azure: bool = False
+
+
+current_caller: ContextVar[Caller] = ContextVar("current_caller")
 
 # grpc's classes take type parameters for the checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -31,10 +43,10 @@ class Keys:
     def __init__(self, master_key: str | None) -> None:
         self._master = sha256(master_key.encode()).digest() if master_key else None
 
-    def tenant(self, authorization: str | None) -> str:
-        """The tenant of an authorization header, in constant time. Raises Unauthenticated."""
+    def caller(self, authorization: str | None) -> Caller:
+        """Who an authorization header stands for, in constant time. Raises Unauthenticated."""
         if self._master is None:
-            return DEFAULT_TENANT
+            return Caller(DEFAULT_TENANT, master=True)
         if not authorization:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
@@ -44,11 +56,11 @@ class Keys:
         digest = sha256(key.strip().encode(errors="replace")).digest()
         if not compare_digest(digest, self._master) or scheme.lower() != "bearer":
             raise Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
-        return DEFAULT_TENANT
+        return Caller(DEFAULT_TENANT, master=True)
 
 
 class KeyInterceptor(aio.ServerInterceptor):
-    """Sets `current_tenant`, or answers UNAUTHENTICATED with a handler that never reads the request."""
+    """Sets `current_caller`, or answers UNAUTHENTICATED with a handler that never reads the request."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -57,7 +69,9 @@ class KeyInterceptor(aio.ServerInterceptor):
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
         if not details.method.startswith(PUBLIC_SERVICES):
             try:
-                current_tenant.set(self._keys.tenant(metadata_value(details, "authorization")))
+                caller = self._keys.caller(metadata_value(details, "authorization"))
+                azure = any(metadata_value(details, name) for name in (API_VERSION, KEY_SCHEME))
+                current_caller.set(caller._replace(azure=azure))
             except Unauthenticated as error:
                 return refusing(error)
             return await continuation(details)

@@ -1,6 +1,7 @@
 """Around every call: its log line, its request id, its bound in time, and the border from our errors to gRPC's."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import re
@@ -21,18 +22,19 @@ from batchyard.service.auth import (
     Continuation,
     Handler,
     MaybeHandler,
-    current_tenant,
+    current_caller,
     metadata_value,
     refusing,
 )
-from batchyard.service.errors import BatchyardError, Busy, Defect, Late, Unavailable
+from batchyard.service.errors import BatchyardError, Busy, Defect, Late, Refused, Unavailable
 from batchyard.service.metrics import ServiceMetrics, method_label
-from batchyard.v1 import ApiError
+from batchyard.v1 import ApiError, UpstreamError
 
 DOMAIN = "batchyard"
 _DETAILS = "grpc-status-details-bin"
 _CUT = " [...] "
-_MOST_MESSAGE, _MOST_PARAM = 1200, 300  # bytes; a message travels three times, and gRPC drops more than 7.5 KB
+# Bytes; a message travels three times, and gRPC drops more than 7.5 KB.
+_MOST_MESSAGE, _MOST_PARAM, _MOST_JSON = 1200, 300, 1000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _HEARD_SECONDS = 0.1
@@ -118,7 +120,7 @@ class _Call:
             "code": code.name,
             "duration_ms": round(seconds * 1000, 1),
             "request_id": self.request_id,
-            "tenant": current_tenant.get(None),
+            "tenant": caller.tenant if (caller := current_caller.get(None)) else None,
         }
         _log.log(logging.ERROR if ours else logging.INFO, "call", extra=fields)
 
@@ -194,10 +196,13 @@ def _wrapped(handler: Handler, call: _Call) -> Handler:
 def _details(error: BatchyardError) -> status_pb2.Status:
     """The status of an error: ErrorInfo (its reason) and ApiError (OpenAI's wording), RetryInfo where it may pass."""
     message = _cut(error.message, _MOST_MESSAGE)
-    api = ApiError(message=message, type=error.type, code_json=json.dumps(error.code).encode())
+    api = ApiError(message=message, type=_cut(error.type, _MOST_PARAM), code_json=_small(error.code, "null"))
     if error.param is not None:
         api.param = _cut(error.param, _MOST_PARAM)
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN), api]
+    if isinstance(error, Refused):
+        api.extra_json = _small(error.extra, "") if error.extra else b""
+        details.append(UpstreamError(**dataclasses.asdict(error.upstream)))
     if isinstance(error, Busy):
         delay = duration_pb2.Duration(seconds=int(error.retry_after))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -207,6 +212,12 @@ def _details(error: BatchyardError) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _small(value: Any, otherwise: str) -> bytes:
+    """JSON, or what stands for it where it is too long to travel."""
+    written = json.dumps(value)
+    return (written if len(written) <= _MOST_JSON else otherwise).encode()
 
 
 def _cut(text: str, most: int) -> str:

@@ -13,12 +13,18 @@
      +- StorageFull              our disk is full, or its configured bound is reached
      +- DataLoss                 bytes that we hold are damaged
      +- Unavailable              not now: starting, draining, or the registry can't be reached
+     +- Refused                  a provider answered with an error; `upstream` is what it said
+     +- Unsure                   ... or with nothing, so that nobody knows whether it did what it was asked
      +- LeaseLost                (never sent) somebody else holds this work now
 
 Errors change type at three borders only: upstream HTTP to these, these to a gRPC status with details
 (`calls.py`), that status to OpenAI's envelope (the shim). Everything else that is raised is a Defect: logged with its
 traceback, answered without it.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from grpc import StatusCode
 
@@ -33,9 +39,7 @@ class BatchyardError(Exception):
     reason = "UNKNOWN"
     type = INVALID_REQUEST
 
-    def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, reason: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: Any = None, reason: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -120,6 +124,50 @@ class DataLoss(BatchyardError):
 class Unavailable(BatchyardError):
     status = StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
+    type = SERVER_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What a provider answered: its HTTP status (0: it never did), its request id, and headers worth keeping."""
+
+    http_status: int
+    provider: str
+    deployment: str
+    request_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Refused(BatchyardError):
+    """A provider's own error, which REST callers get as it was: the status is that of `upstream`.
+
+    `type` and `extra`, members beyond the four that OpenAI has, are the provider's.
+    """
+
+    def __init__(
+        self,
+        status: StatusCode,
+        message: str,
+        upstream: Upstream,
+        *,
+        type: str | None = None,  # noqa: A002 - the member's name
+        param: str | None = None,
+        code: Any = None,
+        reason: str = "UPSTREAM",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, reason=reason)
+        self.status = status
+        self.upstream = upstream
+        self.type = type or (SERVER_ERROR if upstream.http_status >= 500 else INVALID_REQUEST)
+        self.extra = dict(extra or {})
+
+
+class Unsure(BatchyardError):
+    """A change was asked for and the answer did not come: it may have happened, so nobody should repeat it blindly."""
+
+    status = StatusCode.UNAVAILABLE
+    reason = "UNSURE"
     type = SERVER_ERROR
 
 

@@ -10,14 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, get_type_hints
 
-from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings
+from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, Upstream
 from batchyard.service.yamlfile import Document, dotted
 
 Path: TypeAlias = tuple[str, ...]
 BLOCK = "batchyard"
 PREFIX = "BATCHYARD_"
 MASTER_KEY = ("master_key",)
-SECTIONS: Mapping[str, type] = {"local": LocalSettings, "limits": Limits, "retention": Retention}
+SECTIONS: Mapping[str, type] = {
+    "local": LocalSettings,
+    "upstream": Upstream,
+    "limits": Limits,
+    "retention": Retention,
+}
+_LOADED = {"deployments", "warnings"}  # what the loader itself makes
 _TESTS = "BATCHYARD_TEST_"
 _CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}
@@ -37,13 +43,13 @@ Layer: TypeAlias = dict[Path, Found]
 
 
 def keys() -> dict[Path, Any]:
-    """Every key path with its annotated type. `warnings` is the loader's answer, so it isn't one."""
+    """Every key path with its annotated type."""
     hints: dict[Path, Any] = {}
     for name, hint in get_type_hints(Settings, include_extras=True).items():
         if name in SECTIONS:
             inner = get_type_hints(SECTIONS[name], include_extras=True)
             hints |= {(name, key): kind for key, kind in inner.items()}
-        elif name != "warnings":
+        elif name not in _LOADED:
             hints[(name,)] = hint
     return hints
 

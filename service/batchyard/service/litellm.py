@@ -1,9 +1,10 @@
 """The parts of the file that are LiteLLM's: which of its keys count here, and a word about those that don't."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from batchyard.service.layers import BLOCK, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys, resolve, unset
+from batchyard.service.deployments import KEYS
+from batchyard.service.layers import BLOCK, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys
 from batchyard.service.settings import Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
@@ -74,13 +75,8 @@ def _wrong_model(document: Document, path: KeyPath, entry: dict[str, Any]) -> It
         yield Problem(dotted(inner), "expected a text, such as azure/my-deployment", document.where(inner))
 
 
-def warnings(document: Document, environ: Mapping[str, str]) -> Iterator[str]:
-    """One warning for each entry that misses a variable, and one that names every key that isn't used."""
-    for path, entry in _entries(document):
-        missing = sorted(set(_missing(entry, environ)))
-        if missing:
-            reasons = ", ".join(unset(name) for name in missing)
-            yield f"{dotted(path)} is disabled: {reasons} ({document.where(path)})"
+def warnings(document: Document) -> Iterator[str]:
+    """One warning that names every key that isn't used."""
     names = [_annotated(path) for path in _unused(document)]
     if names:
         yield f"keys that are not used: {', '.join(names)} ({document.name})"
@@ -93,20 +89,24 @@ def _entries(document: Document) -> Iterator[tuple[KeyPath, Any]]:
             yield from (((section, index), entry) for index, entry in enumerate(entries))
 
 
-def _missing(value: object, environ: Mapping[str, str]) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from resolve(value, environ)[1]
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _missing(inner, environ)
-
-
 def _unused(document: Document) -> Iterator[KeyPath]:
     """Every key that nothing reads; a section of which nothing is read stands for its keys."""
     for key, value in document.data.items():
         if key in _SECTIONS and isinstance(value, dict):
             yield from ((key, inner) for inner in value if (key, inner) != (_GENERAL, "master_key"))
-        elif key != BLOCK and value is not None:
+        elif key not in (BLOCK, *_ENTRIES) and value is not None:
+            yield (key,)
+    for path, entry in _entries(document):
+        yield from (path + inner for inner in _unused_of(entry))
+
+
+def _unused_of(entry: dict[str, Any]) -> Iterator[KeyPath]:
+    """Keys of an entry that no deployment is made of; until model groups use them, most of `model_list`'s."""
+    for key, value in entry.items():
+        if key in {"litellm_params", "model_info"} and isinstance(value, dict):
+            known = KEYS if key == "litellm_params" else {"id"}
+            yield from ((key, inner) for inner in value if inner not in known)
+        elif key not in KEYS | {"model_name"}:
             yield (key,)
 
 

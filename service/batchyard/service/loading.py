@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.service import layers, litellm, yamlfile
+from batchyard.service.deployments import OPENAI, Deployments
 from batchyard.service.layers import MASTER_KEY, Found, Layer, key_name
 from batchyard.service.parsing import UnfitError, Value, parse
-from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError
+from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError, Upstream
 
 WEAK_KEY = "sk-1234"
 _NO_PROVIDER = (
-    "no provider is configured; set batchyard.local.api_base to an OpenAI-compatible endpoint, "
-    "or batchyard.local.echo: true to try Batchyard out"
+    "no provider is configured; set OPENAI_API_KEY, or AZURE_API_BASE and AZURE_API_KEY, or batchyard.local.api_base "
+    "to an OpenAI-compatible endpoint; or batchyard.local.echo: true to try Batchyard out"
 )
-_PROVIDER_VARIABLES = ("OPENAI_", "AZURE_")
 
 
 def load_settings(
@@ -38,11 +38,6 @@ def load_settings(
     return _Loader(document, environ, serves).load(options or {})
 
 
-def provider_variables(environ: Mapping[str, str]) -> list[str]:
-    """The variables of OpenAI and Azure that are set. They configure nothing by themselves."""
-    return sorted(name for name, value in environ.items() if value and name.startswith(_PROVIDER_VARIABLES))
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches `host`: localhost, 127.0.0.0/8 and ::1."""
     if host == "localhost":
@@ -53,15 +48,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def choose_default(name: str | None, configured: Sequence[str]) -> str:
-    """The default provider: the one that is named, else the only one. Raises ValueError saying what to set."""
+def choose_default(name: str | None, in_file: Sequence[str], others: Sequence[str] = ()) -> str:
+    """The default provider: the one that is named, else the only one of the file, else the only one of `others`.
+
+    Of several in the environment it is OpenAI, as with LiteLLM. Raises ValueError saying what to set.
+    """
+    configured = [*in_file, *(other for other in others if other not in in_file)]
     if not configured:
         raise ValueError(_NO_PROVIDER)
-    if name is None and len(configured) > 1:
-        raise ValueError(f"several providers are configured; name one of {', '.join(configured)}")
     if name is not None and name not in configured:
         raise ValueError(f"{name} is not configured; configured: {', '.join(configured)}")
-    return name or configured[0]
+    if name is None and len(in_file) > 1:
+        raise ValueError(f"several providers are configured; name one of {', '.join(configured)}")
+    return name or (in_file[0] if in_file else OPENAI if OPENAI in others else configured[0])
 
 
 class _Loader:
@@ -73,9 +72,10 @@ class _Loader:
         self._found: Layer = {}
         self._values: dict[layers.Path, Value] = {}
         self._sections: set[str] = set()
+        self._deployments = Deployments(document, environ)
 
     def load(self, options: Mapping[str, object]) -> Settings:
-        self._problems += litellm.shape(self._document)
+        self._problems += litellm.shape(self._document) or self._deployments.problems
         self._collect(options)
         self._parse()
         self._check_local()
@@ -145,7 +145,10 @@ class _Loader:
         if not self._serves or self._refused(path):
             return str(name or "")
         try:
-            return choose_default(None if name is None else str(name), sorted({"local"} & self._sections))
+            local = ["local"] if "local" in self._sections else []
+            in_file = list(dict.fromkeys([*local, *self._deployments.in_file]))
+            others = list(dict.fromkeys(found.provider for found in self._deployments.all()))
+            return choose_default(None if name is None else str(name), in_file, others)
         except ValueError as error:
             self._add(path, str(error))
             return ""
@@ -154,11 +157,17 @@ class _Loader:
         top: dict[str, Any] = {path[0]: value for path, value in self._values.items() if len(path) == 1}
         top |= {"default_provider": default, "warnings": tuple(self._warnings())}
         local = LocalSettings(**self._section("local")) if "local" in self._sections else None
-        limits, retention = Limits(**self._section("limits")), Retention(**self._section("retention"))
-        return Settings(**top, local=local, limits=limits, retention=retention)
+        return Settings(
+            **top,
+            local=local,
+            deployments=self._deployments.all() if self._serves else (),
+            upstream=Upstream(**self._section("upstream")),
+            limits=Limits(**self._section("limits")),
+            retention=Retention(**self._section("retention")),
+        )
 
     def _section(self, name: str) -> dict[str, Any]:
         return {path[1]: value for path, value in self._values.items() if path[0] == name and len(path) > 1}
 
     def _warnings(self) -> list[str]:
-        return list(litellm.warnings(self._document, self._environ))
+        return [*self._deployments.warnings, *litellm.warnings(self._document)]

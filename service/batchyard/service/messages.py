@@ -1,5 +1,6 @@
-"""The registry's records as messages of the contract."""
+"""The registry's records as messages of the contract: from columns, or as the deployment has it where one does."""
 
+from batchyard.common.jsonmap import absorber
 from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.v1 import (
     Batch,
@@ -12,8 +13,16 @@ from batchyard.v1 import (
     FileStats,
 )
 
+_absorb_batch = absorber(Batch)
+_absorb_file = absorber(File)
+
 
 def file_message(file: FileRecord) -> File:
+    if file.upstream is not None:
+        found = File()
+        _absorb_file(found, file.upstream, "")
+        found.id, found.provider, found.deployment = file.id, file.provider, file.deployment or ""
+        return found
     stats = None
     if file.stats:
         stats = FileStats(**{**file.stats, "sha256": bytes.fromhex(file.stats["sha256"])})
@@ -27,11 +36,23 @@ def file_message(file: FileRecord) -> File:
         status=file.status,
         status_details=file.status_details,
         provider=file.provider,
+        deployment=file.deployment or "",
         stats=stats,
     )
 
 
 def batch_message(batch: BatchRecord) -> Batch:
+    if batch.upstream is not None:
+        message = Batch()
+        _absorb_batch(message, batch.upstream, "")
+        message.id, message.provider, message.deployment = batch.id, batch.provider, batch.deployment or ""
+        message.input_file_id = batch.input_file_id
+        for name in ("output_file_id", "error_file_id"):
+            message.ClearField(name)
+            if found := getattr(batch, name):
+                setattr(message, name, found)
+        message.observed_at = batch.observed_at or 0
+        return message
     return Batch(
         id=batch.id,
         endpoint=batch.endpoint,

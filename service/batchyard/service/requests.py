@@ -1,7 +1,10 @@
 """What callers may ask for: requests become checked values, or an error in OpenAI's words that names the field."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import msgspec
 
 from batchyard.service.errors import InvalidArgument
 from batchyard.service.providers.base import FileDescription, NewBatch
@@ -17,6 +20,11 @@ MOST_IDEMPOTENCY_KEY = 255
 MOST_ID = 256
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MEDIA_TYPE = re.compile(r"([\w.+-]{1,64}/[\w.+-]{1,64}(;[ !-~]{0,128})?)?", re.ASCII)
+_STEERING = re.compile(
+    r"(?:^|[^a-z])(?:ur[il]s?|blobs?|folder|base|keys?|token|secret|credentials?|identity|tenant|headers?|provider"
+    r"|deployment|endpoint)(?:$|[^a-z])"
+)
 
 
 def new_batch(request: CreateBatchRequest) -> NewBatch:
@@ -26,19 +34,27 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
             raise _missing(name)
     if len(request.input_file_id) > MOST_ID:
         raise _too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
-    endpoint = endpoint_of(request.endpoint)
-    if endpoint not in NAMES:
-        _one_of(request.endpoint, "endpoint", NAMES)
+    if len(request.endpoint) > MOST_ID:
+        raise _too_long("endpoint", MOST_ID, len(request.endpoint), "a string")
     _one_of(request.completion_window, "completion_window", WINDOWS)
     after = request.output_expires_after if request.HasField("output_expires_after") else None
     return NewBatch(
         input_file_id=request.input_file_id,
-        endpoint=endpoint,
+        endpoint=endpoint if (endpoint := endpoint_of(request.endpoint)) in NAMES else request.endpoint,
         completion_window=request.completion_window,
         metadata=_metadata(dict(request.metadata)),
         output_seconds=_expiry(after, "output_expires_after"),
         key=_key(request.idempotency_key),
+        extra=_extra(request.extra_json),
     )
+
+
+def check_ours(new: NewBatch) -> None:
+    """Raises InvalidArgument for what only other providers may know."""
+    if new.endpoint not in NAMES:
+        _one_of(new.endpoint, "endpoint", NAMES)
+    for name in new.extra:
+        raise unknown(name)
 
 
 def file_description(metadata: UploadFileMetadata) -> FileDescription:
@@ -46,8 +62,19 @@ def file_description(metadata: UploadFileMetadata) -> FileDescription:
     if not metadata.purpose:
         raise InvalidArgument("'purpose' is a required property", param="purpose")
     check_upload(metadata)
+    return begun_file(metadata)
+
+
+def begun_file(metadata: UploadFileMetadata) -> FileDescription:
+    """What is known of a file whose content begins. Raises InvalidArgument."""
     after = metadata.expires_after if metadata.HasField("expires_after") else None
-    return FileDescription(metadata.purpose, metadata.filename or "upload", _expiry(after, "expires_after"))
+    return FileDescription(
+        metadata.purpose,
+        metadata.filename or "upload",
+        _expiry(after, "expires_after"),
+        metadata.content_type or "application/octet-stream",
+        metadata.size_hint if metadata.HasField("size_hint") else None,
+    )
 
 
 def check_upload(metadata: UploadFileMetadata) -> None:
@@ -61,6 +88,10 @@ def check_upload(metadata: UploadFileMetadata) -> None:
             param="file",
         )
     # The SDKs send bytes without a name as `upload`; what has an extension must have the right one.
+    if not _MEDIA_TYPE.fullmatch(metadata.content_type):
+        raise InvalidArgument("Invalid 'content_type': expected a media type.", param="content_type")
+    if metadata.size_hint < 0:
+        raise InvalidArgument("Invalid 'size_hint': expected a value >= 0.", param="size_hint")
     if metadata.purpose == "batch" and "." in metadata.filename and not metadata.filename.endswith(".jsonl"):
         raise InvalidArgument("Invalid file format for Batch API. Must be .jsonl")
 
@@ -76,6 +107,31 @@ def _one_of(given: str, param: str, supported: Collection[str]) -> None:
         listed = f"{', '.join(most)}, and {last}" if most else last
         message = f"Invalid value: '{given}'. Supported values are: {listed}."
         raise InvalidArgument(message, param=param, code="invalid_value")
+
+
+def unknown(name: str) -> InvalidArgument:
+    """The refusal of a member that nobody knows."""
+    return InvalidArgument(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+
+
+def _extra(raw: bytes) -> dict[str, Any]:
+    """Members for the provider. Raises InvalidArgument where one could select a provider, a URL or an identity."""
+    try:
+        members = msgspec.json.decode(raw or b"{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        raise InvalidArgument("Invalid 'extra_json': expected a JSON object.", param="extra_json") from None
+    for name in _names(members):
+        if _STEERING.search(name.lower()):
+            raise unknown(name)
+    return members
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Every member's name, at any depth."""
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(inner)
+    if isinstance(value, dict):
+        yield from value
 
 
 def _key(key: str) -> str:

@@ -1,25 +1,51 @@
-"""Which provider a request goes to: the one it names, the one its row names, or the default."""
+"""Where a request goes: to the place that it names, the one that its row names, or the default."""
 
+import asyncio
 from collections.abc import Iterable
 
-from batchyard.service.errors import InvalidArgument
+from batchyard.service.errors import FailedPrecondition, InvalidArgument
 from batchyard.service.providers.base import Provider
+from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.service.registry.tenant import TenantRegistry
+
+_OPENAI, _AZURE = "openai", "azure"
 
 
 class Router:
-    """The configured providers by name, one of them the default."""
+    """The configured places by name: deployments, and providers, which stand for their first deployment."""
 
     def __init__(self, providers: Iterable[Provider], default: str) -> None:
-        self._providers = {provider.name: provider for provider in providers}
+        self._places: dict[str, Provider] = {}
+        for provider in providers:
+            self._places.setdefault(provider.name, provider)
+            self._places[provider.place] = provider
         self._default = default
 
     def provider(self, name: str) -> Provider:
-        """The provider of a name, the default for none. Raises InvalidArgument."""
-        return self._providers[self.checked(name) or self._default]
+        """The place of a name that `checked` gave, the default for none."""
+        return self._places[name or self._default]
 
-    def checked(self, name: str) -> str:
-        """A filter's provider name as it is, if it is configured or empty. Raises InvalidArgument."""
-        if name and name not in self._providers:
-            known = ", ".join(sorted(self._providers))
+    def of(self, row: FileRecord | BatchRecord) -> Provider:
+        """Where a row's file or batch lives. Raises FailedPrecondition where that is not configured any more."""
+        name = row.deployment or row.provider
+        if name not in self._places:
+            raise FailedPrecondition(f"'{row.id}' is at '{name}', which is not configured any more.", param="provider")
+        return self._places[name]
+
+    async def refresh(self, owner: TenantRegistry, place: str) -> None:
+        """Looks again at the owner's live batches, at one place or at all."""
+        places = [self._places[place]] if place else set(self._places.values())
+        await asyncio.gather(*(provider.refresh(owner) for provider in places))
+
+    def checked(self, name: str, *, azure: bool = False) -> str:
+        """The place that a request means, empty where it names none. Raises InvalidArgument.
+
+        `/openai/...` is both our path for OpenAI and what Azure's own clients call: it means Azure where the request
+        shows a sign of such a client (`azure`), and where no OpenAI is configured.
+        """
+        if name == _OPENAI and _AZURE in self._places and (azure or _OPENAI not in self._places):
+            return _AZURE
+        if name and name not in self._places:
+            known = ", ".join(sorted(self._places))
             raise InvalidArgument(f"There is no provider '{name}' here. Configured: {known}.", param="provider")
         return name

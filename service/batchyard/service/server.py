@@ -27,9 +27,14 @@ from batchyard.service.filestore import FileStore
 from batchyard.service.health import Health
 from batchyard.service.metrics import ServiceMetrics, batches_look, store_look
 from batchyard.service.mutations import Mutations
+from batchyard.service.places import UploadPlaces
+from batchyard.service.providers.base import Provider
 from batchyard.service.providers.echo import Echo
 from batchyard.service.providers.endpoint import LineRunner, open_endpoint
+from batchyard.service.providers.identity import MissingExtra
 from batchyard.service.providers.local import LocalProvider
+from batchyard.service.providers.opening import Opener
+from batchyard.service.providers.own import OwnBatches
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.retention import Retention
@@ -113,8 +118,8 @@ async def _work(
     stack: AsyncExitStack,
 ) -> tuple[Engine, Servicer]:
     """Everything behind the port: locked, swept, running, and closed by `stack` in the opposite order."""
-    if settings.local is None:
-        raise StartupError("No provider is configured: set batchyard.local.api_base, or batchyard.local.echo: true.")
+    if settings.local is None and not settings.deployments:
+        raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
     stack.enter_context(DirectoryLock(settings.data_dir))
     (settings.data_dir / "work").mkdir(mode=0o700, exist_ok=True)  # synced with its sibling, by FileStore
@@ -124,7 +129,8 @@ async def _work(
     database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
-    work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch)
+    idle = [] if settings.local else ["local"]  # its batches wait until it is configured again
+    work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch, idle=idle)
     await _check_pair(settings.data_dir / "registry.id", await work.identity(uuid4().hex))
     limits = settings.limits
     store = FileStore(
@@ -134,41 +140,46 @@ async def _work(
     stack.enter_context(metrics.asking(batches_look(work, clock)))
     stack.enter_context(metrics.asking(store_look(store, disk, settings.data_dir / "store")))
 
+    own = settings.local or LocalSettings()
     chunks = ChunkRunner(
         work,
         store,
         disk,
         settings.data_dir / "work",
-        await _line_runner(settings.local, figures, tracing, stack),
+        await _line_runner(own, figures, tracing, stack),
         figures,
         tracing,
-        line_slots=settings.local.max_concurrency,
-        line_seconds=settings.local.line_timeout_seconds,
+        line_slots=own.max_concurrency,
+        line_seconds=own.line_timeout_seconds,
         lease_seconds=LEASE_SECONDS,
         clock=clock,
     )
     lifecycle = Lifecycle(
         work,
         chunks,
-        batch_slots=settings.local.max_active_batches,
+        batch_slots=own.max_active_batches,
         limits=limits,
         clock=clock,
     )
     engine = Engine(work, lifecycle, changes, clock)
-    local = LocalProvider(store, work, engine, settings.local, settings.limits, settings.retention, tracing, clock)
+    batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
+    places = UploadPlaces(limits.max_concurrent_uploads)
+    local = LocalProvider(store, work, batches, own, limits, settings.retention, places, clock)
     retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, figures)
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
+    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, stack)
+    providers: list[Provider] = [local] if settings.local else []
+    providers += [await opener.opened(deployment) for deployment in settings.deployments]
     mutations = Mutations()
     stack.push_async_callback(mutations.drained)
     servicer = Servicer(
         database,
-        Router([local], settings.default_provider),
+        Router(providers, settings.default_provider),
         mutations,
         changes,
         figures,
         upload_idle_seconds=settings.limits.upload_idle_seconds,
-        clock=clock,
     )
     return engine, servicer
 
@@ -221,6 +232,8 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         yield
     except DirectoryInUse as error:
         raise StartupError(error.message) from None
+    except MissingExtra as error:
+        raise StartupError(str(error)) from None
     except OSError as error:
         raise StartupError(f"The data directory {settings.data_dir} can't be used: {error.strerror}.") from error
     except (SQLAlchemyError, sqlite3.Error, CommandError) as error:

@@ -7,10 +7,17 @@ means to an operator. A field's annotation holds what the loader checks: its typ
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 MIB = 1 << 20
 DAY = 86_400
+
+
+class Rate(NamedTuple):
+    """At most so many in so many seconds."""
+
+    most: int
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,49 @@ class LocalSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """An account at a provider: an OpenAI project, an Azure resource, or a server that speaks OpenAI's API.
+
+    `api_base` is a URL without credentials and query; OpenAI's ends in /v1 as the SDKs have it, Azure's is the
+    resource's endpoint. Of Azure, one of `api_key`, `ad_token`, and `tenant_id` with `client_id` and `client_secret`
+    is set, or none where the machine's own identity is to be used; an `api_version` of `v1` asks for the newer URLs.
+    """
+
+    name: str
+    provider: Literal["openai", "azure"]
+    api_base: Annotated[str, Form.HTTP_URL]
+    api_key: Secret = field(default=None, repr=False)
+    organization: str | None = None
+    project: str | None = None
+    api_version: str = ""
+    ad_token: Secret = field(default=None, repr=False)
+    tenant_id: str | None = None
+    client_id: str | None = None
+    client_secret: Secret = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """How deployments of other providers are called."""
+
+    max_connections: Annotated[int, Bounds(1, 4096)] = 64
+    """Connections at once to a deployment."""
+    connect_seconds: SomeSeconds = 10.0
+    call_seconds: Annotated[float, Bounds(0.001, 55)] = 45.0
+    """For a call that moves no file, its retries included."""
+    idle_seconds: SomeSeconds = 60.0
+    """How long a provider may neither take nor send a byte of a file."""
+    max_attempts: Annotated[int, Bounds(1, 10)] = 3
+    """Calls that a read may cost, the first included; what changes something is never repeated blindly."""
+    openai_poll_seconds: SomeSeconds = 5.0
+    """How often the live batches of an OpenAI deployment are looked at."""
+    azure_poll_seconds: SomeSeconds = 60.0
+    """The same for Azure, which asks for no more than once a minute."""
+    azure_file_seconds: Annotated[int, Bounds(0, 30 * DAY)] = 14 * DAY
+    """When batch inputs at Azure expire that don't say so: Azure keeps 500 that never do; 0: they never do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one caller may ask for; beyond a limit is an error that names it."""
 
@@ -105,6 +155,16 @@ class Limits:
     """How long an upload may send nothing."""
     max_concurrent_calls: Count = 1024
     """Calls at once in the service, and requests at once in the shim."""
+
+    @property
+    def file_rate(self) -> Rate | None:
+        """What bounds a tenant's uploads, if anything does."""
+        return Rate(self.max_files_per_minute, 60) if self.max_files_per_minute else None
+
+    @property
+    def batch_rate(self) -> Rate | None:
+        """What bounds a tenant's creations of batches, if anything does."""
+        return Rate(self.max_batches_per_hour, 3600) if self.max_batches_per_hour else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +208,9 @@ class Settings:
     service_address: Annotated[str | None, Form.ADDRESS] = None
     """HOST:PORT of the service that a shim alone calls; none: `grpc_port` on loopback."""
     local: LocalSettings | None = None
+    deployments: tuple[Deployment, ...] = ()
+    """Of the other providers, in the order in which they are chosen."""
+    upstream: Upstream = field(default_factory=Upstream)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
     warnings: tuple[str, ...] = ()

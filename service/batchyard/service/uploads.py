@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from batchyard.service.auth import Caller
 from batchyard.service.errors import InvalidArgument, Late
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider, Upload
 from batchyard.service.registry.records import FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.requests import check_upload, file_description
+from batchyard.service.requests import begun_file, check_upload, file_description
 from batchyard.service.router import Router
 from batchyard.v1 import UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
@@ -24,12 +25,14 @@ class UploadStream:
     def __init__(
         self,
         router: Router,
+        caller: Caller,
         owner: TenantRegistry,
         mutations: Mutations,
         metrics: ServiceMetrics,
         idle_seconds: float,
     ) -> None:
         self._router = router
+        self._azure = caller.azure
         self._owner = owner
         self._mutations = mutations
         self._received = metrics.uploaded
@@ -72,7 +75,7 @@ class UploadStream:
             raise InvalidArgument(f"An upload has at most {MOST_DESCRIPTIONS} metadata messages.", param="metadata")
         if self._metadata is None:
             self._metadata = UploadFileMetadata()
-        elif self._provider and metadata.provider and self._router.provider(metadata.provider) is not self._provider:
+        elif self._provider and metadata.provider and self._named(metadata.provider) is not self._provider:
             raise InvalidArgument("The provider can't change once data has come.", param="provider")
         self._metadata.MergeFrom(metadata)
         check_upload(self._metadata)
@@ -89,9 +92,13 @@ class UploadStream:
         if self._metadata is None:
             raise InvalidArgument("An upload begins with its metadata.", param="metadata")
         if self._upload is None:
-            self._provider = self._router.provider(self._metadata.provider)
-            self._upload = await stack.enter_async_context(self._provider.upload(self._owner, self._metadata.purpose))
+            self._provider = self._named(self._metadata.provider)
+            upload = self._provider.upload(self._owner, begun_file(self._metadata))
+            self._upload = await stack.enter_async_context(upload)
         return self._upload
+
+    def _named(self, provider: str) -> Provider:
+        return self._router.provider(self._router.checked(provider, azure=self._azure))
 
     async def _finish(self, finish: UploadFileFinish, stack: AsyncExitStack) -> FileRecord:
         async with stack:

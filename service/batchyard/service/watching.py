@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 from batchyard.service.errors import Unavailable
-from batchyard.service.registry.records import LIVE, BatchRecord
+from batchyard.service.registry.records import ENDED, BatchRecord
 from batchyard.service.registry.tenant import TenantRegistry
 
 _LOOK_SECONDS = 5.0  # for what another process wrote
@@ -56,7 +56,7 @@ async def states(owner: TenantRegistry, batch_id: str, provider: str, changes: C
             if batch != sent:
                 yield batch
                 sent = batch
-            if batch.status not in LIVE:
+            if batch.status in ENDED:
                 return
             if changes.stopping:
                 raise Unavailable("The service is stopping. Watch the batch again in a moment.")

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from batchyard.common import envelope
 from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import CallError
-from batchyard.v1 import ApiError
+from batchyard.v1 import ApiError, UpstreamError
 
 DOMAIN = "batchyard"
 
@@ -61,6 +61,14 @@ class RequestError(Exception):
         self.headers: dict[str, str] = {}
         self.error = envelope.error(status, message, param=param, code=code)
 
+    def passed_on(self, upstream: UpstreamError, *, keep_status: bool) -> None:
+        """Makes it a provider's own answer: its status, its headers, and the request id that its support asks for."""
+        if keep_status and 400 <= upstream.http_status < 600:
+            self.status = upstream.http_status
+        self.headers |= upstream.headers
+        if upstream.request_id:
+            self.headers["x-request-id"] = upstream.request_id
+
     def response(self) -> Response:
         """The error as an HTTP response."""
         return Response(envelope.body(self.error), self.status, self.headers, "application/json")
@@ -76,7 +84,9 @@ def from_call(failure: CallError) -> RequestError:
     error = RequestError(status, failure.message)
     if api := _detail(failure, ApiError):
         error.error |= {name: value for name, value in _WRITE(api).items() if value is not None}
-    if status in {409, 507}:  # the official SDKs retry these unless they are told not to
+    if upstream := _detail(failure, UpstreamError):
+        error.passed_on(upstream, keep_status=info.reason in {"UPSTREAM", "UNSURE"})
+    if error.status in {409, 507} or info.reason == "UNSURE":  # the official SDKs retry these unless told not to
         error.headers["x-should-retry"] = "false"
     if retry := _detail(failure, error_details_pb2.RetryInfo):
         delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9

@@ -34,6 +34,7 @@ MAX_FIELDS = 64
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
 _LAST_BYTE = 2**63 - 1
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 _FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:(\[)|\.)(anchor|seconds)(?(3)\])")
 
 
@@ -58,7 +59,7 @@ class Files:
             parser, metadata, provider = _parser(request), metadata_of(request), provider_of(request)
             async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
                 await within(self._bounds.deadline, call.accepted())
-                await Form(call, provider, self._bounds.idle).forward(parser, body)
+                await Form(call, provider, self._bounds.idle, _length(request)).forward(parser, body)
                 stored = await while_connected(request.receive, within(self._bounds.deadline, call.result()))
                 return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
@@ -118,9 +119,13 @@ class Files:
 class Form:
     """Passes a form on to an upload: metadata when the file begins, its data, late fields, and finish last."""
 
-    def __init__(self, call: Upload, provider: str, idle: float) -> None:
+    def __init__(self, call: Upload, provider: str, idle: float, length: int | None) -> None:
+        """`length` is the form's, in bytes, where it is known."""
         self._call = call
         self._idle = idle
+        self._length = length
+        self._read = bytearray()  # what came before the file
+        self._parts = 0
         self._metadata = UploadFileMetadata(provider=provider)
         self._given: dict[str, str] = {}
         self._name, self._value = "", bytearray()
@@ -130,8 +135,10 @@ class Form:
         """Read the body to its end; RequestError where the form is not a whole and valid upload."""
         try:
             while piece := await body.read():
+                if not self._has_file and len(self._read) <= MAX_FIELD:
+                    self._read += piece
                 for event in _events(parser, piece):
-                    await self._take(event)
+                    await self._take(event, parser.boundary)
             parser.close()
         except (multipart.MultipartError, UnicodeError) as error:
             raise RequestError(400, "We could not parse the form of your request: it is wrong or cut off.") from error
@@ -142,9 +149,9 @@ class Form:
             await self._send(UploadFileRequest(metadata=self._metadata))
         await self._send(UploadFileRequest(finish=UploadFileFinish(size=self._size)))
 
-    async def _take(self, event: multipart.MultipartSegment | bytes | None) -> None:
+    async def _take(self, event: multipart.MultipartSegment | bytes | None, boundary: bytes) -> None:
         if isinstance(event, multipart.MultipartSegment):
-            await self._begin(event)
+            await self._begin(event, boundary)
         elif event is None:
             await self._end()
         else:
@@ -154,17 +161,34 @@ class Form:
             elif len(self._value) > MAX_FIELD:
                 raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
 
-    async def _begin(self, segment: multipart.MultipartSegment) -> None:
+    async def _begin(self, segment: multipart.MultipartSegment, boundary: bytes) -> None:
         self._name, self._value = segment.name or "", bytearray()
+        self._parts += 1
         if self._name == "file":
             if self._has_file:
                 raise _refusal("file", "a form holds one file.")
             self._has_file = True
             self._metadata.filename = segment.filename or ""
+            if (kind := segment.content_type) and _MEDIA_TYPE.fullmatch(kind):
+                self._metadata.content_type = kind
+            if (room := self._room(boundary)) is not None:
+                self._metadata.size_hint = room
+            self._read.clear()
             await self._send(UploadFileRequest(metadata=self._metadata))
         elif not _FORM_FIELDS.fullmatch(self._name):
             text = f"Unknown parameter: '{self._name}'."
             raise RequestError(400, text, param=self._name, code="unknown_parameter")
+
+    def _room(self, boundary: bytes) -> int | None:
+        """How many bytes the file may have: those of the form that are neither before it nor its last delimiter."""
+        if self._length is None or len(self._read) > MAX_FIELD:
+            return None
+        at = self._read.find(b"--" + boundary)
+        for _ in range(1, self._parts):
+            at = self._read.find(b"\r\n--" + boundary, at + 1)
+        start = self._read.find(b"\r\n\r\n", at) + 4
+        room = self._length - start - len(b"\r\n----\r\n") - len(boundary)
+        return room if room >= 0 else None
 
     async def _end(self) -> None:
         if self._name == "file":
@@ -201,6 +225,11 @@ class Form:
 
 def _refusal(name: str, problem: str) -> RequestError:
     return RequestError(400, f"Invalid '{name}': {problem}", param=name, code="invalid_value")
+
+
+def _length(request: Request) -> int | None:
+    given = request.headers.get("content-length", "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
 
 
 def _parser(request: Request) -> multipart.PushMultipartParser:

@@ -21,11 +21,21 @@ T = TypeVar("T")
 
 
 def metadata_of(request: Request) -> list[tuple[str, str]]:
-    """The call's metadata: the request's id, and the caller's authorization, unchanged; empty where there is none."""
-    key = request.headers.get("authorization", "")
-    if not (key.isascii() and key.isprintable() and len(key) <= MAX_HEADER):
-        raise RequestError(400, f"The authorization header must be at most {MAX_HEADER} printable ASCII characters.")
-    return [("x-request-id", str(request.state.request_id)), ("authorization", key)]
+    """The call's metadata: the request's id, the caller's authorization, unchanged, and how its client speaks.
+
+    Azure's own clients send an api-version, and their key in a header `api-key`, which goes on as a bearer's.
+    """
+    key, api_key = request.headers.get("authorization", ""), request.headers.get("api-key", "")
+    version = request.query_params.get("api-version", "")
+    for name, value in (("authorization", key), ("api-key", api_key), ("api-version", version)):
+        if not (value.isascii() and value.isprintable() and len(value) <= MAX_HEADER):
+            raise RequestError(400, f"The {name} must be at most {MAX_HEADER} printable ASCII characters.", param=name)
+    spoken = {"batchyard-key-scheme": "api-key" if api_key else "", "batchyard-api-version": version}
+    return [
+        ("x-request-id", str(request.state.request_id)),
+        ("authorization", key or (f"Bearer {api_key}" if api_key else "")),
+        *((name, value) for name, value in spoken.items() if value),
+    ]
 
 
 def provider_of(request: Request, *, body: str = "") -> str:

@@ -51,16 +51,24 @@ class JsonField(_message.Message):
     """null (for maps, which have no presence: null when empty)."""
 
     ABSENT_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
     absent: Global___JsonField.Absent.ValueType
     """How an absent value is written."""
+    extra: _builtins.bool
+    """This bytes field holds a JSON object: its members are written as members of the enclosing object, and members
+    that the message doesn't know are read into it. A member that the message knows always wins.
+    """
     raw: _builtins.bool
     """This bytes field holds one JSON value, written and read verbatim."""
     hidden: _builtins.bool
     """For gRPC callers only: never written to JSON, and refused in it."""
+    fallback: _builtins.str
+    """For an enum field at its zero value: the string field whose value is written instead."""
     header: _builtins.str
     """The HTTP header that this field is read from, in lower case."""
     @_builtins.property
@@ -71,14 +79,16 @@ class JsonField(_message.Message):
         self,
         *,
         absent: Global___JsonField.Absent.ValueType = ...,
+        extra: _builtins.bool = ...,
         raw: _builtins.bool = ...,
         hidden: _builtins.bool = ...,
+        fallback: _builtins.str = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "aliases", b"aliases", "header", b"header", "hidden", b"hidden", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "aliases", b"aliases", "extra", b"extra", "fallback", b"fallback", "header", b"header", "hidden", b"hidden", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,24 +7,34 @@ Every id that it makes is registered with the owner before the call returns.
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from batchyard.service.errors import InvalidArgument, OutOfRange, TooLarge
 from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.settings import Limits
 
 
 class FileDescription(NamedTuple):
-    """What the caller says of a file; `seconds` is how long it is kept, None for the provider's default."""
+    """What the caller says of a file; `seconds` is how long it is kept, None for the provider's default.
+
+    `purpose` is empty while it isn't known; `announced` is the most bytes that are to come, where that is known.
+    """
 
     purpose: str
     filename: str
     seconds: int | None = None
+    content_type: str = "application/octet-stream"
+    announced: int | None = None
 
 
 class NewBatch(NamedTuple):
-    """A batch as it is asked for, checked. `output_seconds` as in `FileDescription`; `key` is the idempotency key."""
+    """A batch as it is asked for, checked as far as all providers agree.
+
+    `output_seconds` as in `FileDescription`; `key` is the idempotency key; `extra` are members that we don't know.
+    """
 
     input_file_id: str
     endpoint: str
@@ -32,6 +42,7 @@ class NewBatch(NamedTuple):
     metadata: dict[str, str]
     output_seconds: int | None = None
     key: str = ""
+    extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
     def once(self, provider: str, now: int) -> Once | None:
         """What makes a repeat of this request recognisable at a provider, where its caller gave a key."""
@@ -56,22 +67,77 @@ class Upload(Protocol):
         """
 
 
+class Span(NamedTuple):
+    """The part of a file that is asked for: from `offset` (negative: from the end), `limit` bytes (0: to the end)."""
+
+    offset: int = 0
+    limit: int = 0
+
+
+class Content(NamedTuple):
+    """Bytes of a file in pieces that fit a message, and what is known of them before they come."""
+
+    pieces: AsyncIterator[bytes]
+    total: int | None
+    offset: int
+    length: int | None
+
+
+def check_size(size: int, purpose: str, limits: Limits) -> None:
+    """Raises TooLarge. OpenAI's wording for batch inputs (facts 3.5) has no room for a file without a model."""
+    most = limits.max_batch_file_bytes if purpose == "batch" else limits.max_file_bytes
+    if size > most:
+        kind = "batch input file" if purpose == "batch" else "file"
+        raise TooLarge(f"The {kind} is larger than the maximum of {most} bytes.", param="file")
+
+
+def check_digest(digest: bytes | None, found: bytes) -> None:
+    """Raises InvalidArgument where the content is not the one that was announced."""
+    if digest is not None and digest != found:
+        raise InvalidArgument("The content does not have the SHA-256 that was announced.", param="finish.sha256")
+
+
+def span_within(span: Span, size: int) -> tuple[int, int]:
+    """Offset and length of a part of `size` bytes. Raises OutOfRange where it starts behind the end."""
+    start = span.offset
+    offset = max(0, size + start) if start < 0 else start
+    if offset > size or (offset == size and start > 0):
+        raise OutOfRange(f"The file has {size} bytes; a read can't start at {start}.", param="read_offset")
+    left = size - offset
+    return offset, min(left, span.limit) if span.limit > 0 else left
+
+
 class Provider(Protocol):
-    """One place where files and batches live."""
+    """One place where files and batches live: ours, or a deployment of somebody else's."""
 
     name: str
+    """The provider's name."""
+    place: str
+    """The deployment's name; for what is ours, the provider's."""
 
-    def upload(self, owner: TenantRegistry, purpose: str) -> AbstractAsyncContextManager[Upload]:
-        """Begins an upload; `purpose` is empty while it isn't known. Raises Busy."""
+    def upload(self, owner: TenantRegistry, begun: FileDescription) -> AbstractAsyncContextManager[Upload]:
+        """Begins an upload, of which `begun` is known. Raises Busy."""
 
-    def content(self, owner: TenantRegistry, file: FileRecord, offset: int, length: int) -> AsyncIterator[bytes]:
-        """Bytes of a file, in pieces that fit a message. Raises DataLoss."""
+    def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AbstractAsyncContextManager[Content]:
+        """Opens a file's content. Raises OutOfRange; the pieces raise DataLoss where they end too early."""
+
+    async def file(self, owner: TenantRegistry, file: FileRecord) -> FileRecord:
+        """The file as it is now, where that may have changed."""
 
     async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
-        """Removes the bytes of a file that the registry has marked as deleted; a repeat is fine."""
+        """Removes a file, for its owner first. Raises FailedPrecondition while a batch reads it."""
 
-    async def create_batch(self, owner: TenantRegistry, new: NewBatch) -> BatchRecord:
-        """Starts a batch, once."""
+    async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
+        """Starts a batch over a file, once; one over no file fails by itself (facts 2)."""
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         """Asks a batch to stop. Raises FailedPrecondition where it has ended otherwise."""
+
+    async def refresh(self, owner: TenantRegistry) -> bool:
+        """Looks again at the owner's live batches, whose results it may not know yet; False: there was no need."""
+
+    async def find_file(self, native_id: str) -> FileRecord:
+        """A file that is there and not in the registry, for who may see everything. Raises NotFound."""
+
+    async def find_batch(self, native_id: str) -> BatchRecord:
+        """A batch that is there and not in the registry, for who may see everything. Raises NotFound."""

@@ -3,31 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-import aiohttp
 import httpx
 import msgspec
-from httpx_aiohttp import AiohttpTransport
 
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import LocalSettings
+from batchyard.service.upstream import answers, http
 
 _REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
 _NOT_BEGUN = {409, 425, 429, 503, 529}  # of these, the ones that say that nothing was begun
 _STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
-_UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _BACKOFF_SECONDS = (0.5, 30.0)
 _LONGEST_HINT = 600.0  # seconds; a longer Retry-After is taken for this
-_REQUEST_IDS = ("x-request-id", "apim-request-id")
-_USER_AGENT = "batchyard"
 
 
 class LineRunner(Protocol):
@@ -121,8 +115,8 @@ class Endpoint:
             async with self._client.stream("POST", path.removeprefix("/v1"), content=body, headers=headers) as response:
                 status = f"{response.status_code // 100}xx"
                 return self._judged(path, response, await self._read(response))
-        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
-            if isinstance(error.__cause__, _UNREACHED):  # the transport calls these and others ConnectTimeout
+        except http.BROKEN as error:
+            if http.unreached(error):
                 return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
             broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
             return _Attempt(broken, repeatable=path not in _STATEFUL)
@@ -143,8 +137,7 @@ class Endpoint:
             message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
             return _Attempt(Failure("response_too_large", message), repeatable=False)
         body = compact_json(data)
-        request_id = next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), "")
-        request_id = request_id or f"req_{uuid4().hex}"
+        request_id = answers.request_id(response.headers) or f"req_{uuid4().hex}"
         if 200 <= status < 300 and body is not None:
             return _Attempt(Answer(status, request_id, body, tokens_of(body)), repeatable=False)
         if status < 400:
@@ -153,7 +146,7 @@ class Endpoint:
             )
         body = body or error_body(data.decode(errors="replace")[:1000] or f"HTTP status {status}", "upstream_error")
         repeatable = status in (_NOT_BEGUN if path in _STATEFUL else _REFUSED) and b'"insufficient_quota"' not in body
-        return _Attempt(Answer(status, request_id, body), repeatable, retry_after(response.headers))
+        return _Attempt(Answer(status, request_id, body), repeatable, http.retry_after(response.headers))
 
 
 @asynccontextmanager
@@ -162,21 +155,9 @@ async def open_endpoint(
 ) -> AsyncIterator[Endpoint]:
     """An endpoint with its client; the key never leaves the client's headers."""
 
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=settings.max_concurrency, keepalive_timeout=30)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    headers = {"user-agent": _USER_AGENT}
-    if settings.api_key:
-        headers["authorization"] = f"Bearer {settings.api_key}"
-    async with httpx.AsyncClient(
-        base_url=settings.api_base or "",
-        headers=headers,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        transport=AiohttpTransport(client=session),
-        timeout=httpx.Timeout(None, connect=10),  # the line's own deadline bounds the rest
-        trust_env=False,
-    ) as client:
+    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    connections = settings.max_concurrency  # the line's own deadline bounds what comes after the connection
+    async with http.opened(settings.api_base or "", headers, connections=connections, connect=10, read=None) as client:
         yield Endpoint(client, settings, metrics, tracing, Random())  # noqa: S311 - jitter
 
 
@@ -189,27 +170,6 @@ def error_kind(outcome: Answer | Failure) -> str:
     if outcome.status_code == 429:
         return "rate_limited"
     return "server_error" if outcome.status_code >= 500 else "client_error"
-
-
-def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the endpoint asks to wait: retry-after-ms, or Retry-After as seconds or as a date."""
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return max(0.0, milliseconds / 1000)
-    seconds = _number(headers.get("retry-after"))
-    if seconds is not None:
-        return max(0.0, seconds)
-    try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
-    except (KeyError, ValueError, OverflowError):
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
 
 
 def compact_json(data: bytes) -> bytes | None:

@@ -6,67 +6,77 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
-from batchyard.common.tracing import Tracing
-from batchyard.service.engine.engine import Engine
-from batchyard.service.errors import Busy, InvalidArgument, TooLarge
+from batchyard.service.errors import DataLoss, InvalidArgument
 from batchyard.service.filestore import FileStore, Part, Writer
-from batchyard.service.identifiers import new_batch_id, new_file_id
+from batchyard.service.identifiers import new_file_id
 from batchyard.service.jsonl import Scan, Scanner
-from batchyard.service.providers.base import FileDescription, NewBatch, Upload
-from batchyard.service.registry.records import BatchRecord, FileRecord, Status
-from batchyard.service.registry.tenant import Rate, TenantRegistry
+from batchyard.service.places import UploadPlaces
+from batchyard.service.providers.base import (
+    Content,
+    FileDescription,
+    NewBatch,
+    Span,
+    Upload,
+    check_digest,
+    check_size,
+    span_within,
+)
+from batchyard.service.providers.own import OwnBatches
+from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
 from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.requests import check_ours
 from batchyard.service.settings import Limits, LocalSettings, Retention
 
 _PIECE = 256 << 10
-_WINDOW_SECONDS = 86_400  # of a completion window of 24h, the only one (facts 1.4)
 
 
 class LocalProvider:
     """A `Provider`. Takes files of any purpose; scans those that batches may read."""
 
-    name = "local"
+    name = place = "local"
 
     def __init__(
         self,
         store: FileStore,
         work: WorkRegistry,
-        engine: Engine,
+        batches: OwnBatches,
         settings: LocalSettings,
         limits: Limits,
         retention: Retention,
-        tracing: Tracing,
+        places: UploadPlaces,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._work = work
-        self._engine = engine
+        self._batches = batches
         self._settings = settings
         self._limits = limits
         self._retention = retention
-        self._tracing = tracing
+        self._places = places
         self._clock = clock
-        self._uploads = 0
 
     @asynccontextmanager
-    async def upload(self, owner: TenantRegistry, purpose: str) -> AsyncIterator[Upload]:
-        if self._uploads >= self._limits.max_concurrent_uploads:
-            raise Busy(f"More than {self._limits.max_concurrent_uploads} uploads are under way. Try again soon.")
-        self._uploads += 1
-        try:
-            await owner.check_uploads(_rate(self._limits.max_files_per_minute, 60), int(self._clock()))
+    async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
+        with self._places.taken():
+            await owner.check_uploads(self._limits.file_rate, int(self._clock()))
             file_id = new_file_id()
             async with self._store.writer(f"files/{file_id}") as writer:
-                scanner = self._scanner() if purpose in {"", "batch"} else None
-                yield _LocalUpload(self, owner, purpose, file_id, writer, scanner)
-        finally:
-            self._uploads -= 1
+                scanner = self._scanner() if begun.purpose in {"", "batch"} else None
+                yield _LocalUpload(self, owner, begun.purpose, file_id, writer, scanner, self._limits)
 
-    async def content(self, owner: TenantRegistry, file: FileRecord, offset: int, length: int) -> AsyncIterator[bytes]:
-        async for piece in self._store.read(await owner.parts(file), offset, length):
-            yield piece
+    @asynccontextmanager
+    async def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AsyncIterator[Content]:
+        offset, length = span_within(span, file.bytes)
+        pieces = self._store.read(await owner.parts(file), offset, length)
+        yield Content(_or_gone(pieces, owner, file), file.bytes, offset, length)
+
+    async def file(self, owner: TenantRegistry, file: FileRecord) -> FileRecord:
+        return file
 
     async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
+        """First the row's mark, then the bytes: a crash in between leaves nothing that anybody sees."""
+        await owner.delete_file(file.id, "", int(self._clock()))
         await self.forget(await owner.parts(file))
 
     async def forget(self, parts: list[Part]) -> None:
@@ -75,37 +85,22 @@ class LocalProvider:
             await self._store.delete(part.key)
         await self._work.forget_parts(parts)
 
-    async def create_batch(self, owner: TenantRegistry, new: NewBatch) -> BatchRecord:
-        now = int(self._clock())
-        values = {
-            "id": new_batch_id(),
-            "provider": self.name,
-            "endpoint": new.endpoint,
-            "input_file_id": new.input_file_id,
-            "completion_window": new.completion_window,
-            "status": Status.VALIDATING,
-            "created_at": now,
-            "expires_at": now + _WINDOW_SECONDS,
-            "metadata": new.metadata,
-            "output_seconds": new.output_seconds or self._retention.output_file_seconds,
-            "traceparent": self._tracing.carrier().get("traceparent"),
-        }
-        rate = _rate(self._limits.max_batches_per_hour, 3600)
-        batch = await owner.add_batch(values, new.once(self.name, now), rate)
-        self._engine.wake()
-        return batch
+    async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
+        """The engine looks for the file itself, when it begins."""
+        check_ours(new)
+        return await self._batches.add(owner, new, self.name)
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
-        cancelling = await owner.cancel_batch(batch.id, "", int(self._clock()))
-        self._engine.changed(batch)
-        return cancelling
+        return await self._batches.cancel(owner, batch)
 
-    def check_size(self, size: int, purpose: str) -> None:
-        """Raises TooLarge. OpenAI's wording for batch inputs (facts 3.5) has no room for a file without a model."""
-        most = self._limits.max_batch_file_bytes if purpose == "batch" else self._limits.max_file_bytes
-        if size > most:
-            kind = "batch input file" if purpose == "batch" else "file"
-            raise TooLarge(f"The {kind} is larger than the maximum of {most} bytes.", param="file")
+    async def refresh(self, owner: TenantRegistry) -> bool:
+        return False
+
+    async def find_file(self, native_id: str) -> FileRecord:
+        raise no_file(native_id)
+
+    async def find_batch(self, native_id: str) -> BatchRecord:
+        raise no_batch(native_id)
 
     async def register(
         self,
@@ -152,8 +147,10 @@ class _LocalUpload:
         file_id: str,
         writer: Writer,
         scanner: Scanner | None,
+        limits: Limits,
     ) -> None:
         self.size = 0
+        self._limits = limits
         self._provider = provider
         self._owner = owner
         self._purpose = purpose
@@ -165,16 +162,15 @@ class _LocalUpload:
 
     async def write(self, data: bytes) -> None:
         self.size += len(data)
-        self._provider.check_size(self.size, self._purpose)
+        check_size(self.size, self._purpose, self._limits)
         self._held += data
         if len(self._held) >= _PIECE:
             await self._pass_on()
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
-        self._provider.check_size(self.size, description.purpose)
+        check_size(self.size, description.purpose, self._limits)
         await self._pass_on()
-        if digest is not None and digest != self._sha256.digest():
-            raise InvalidArgument("The content does not have the SHA-256 that was announced.", param="finish.sha256")
+        check_digest(digest, self._sha256.digest())
         scan = await self._scanned(description)
         await self._writer.commit()
         part = Part(f"files/{self._file_id}", self.size)
@@ -201,8 +197,13 @@ class _LocalUpload:
         return scan
 
 
-def _rate(most: int | None, seconds: int) -> Rate | None:
-    return Rate(most, seconds) if most else None
+async def _or_gone(pieces: AsyncIterator[bytes], owner: TenantRegistry, file: FileRecord) -> AsyncIterator[bytes]:
+    try:
+        async for piece in pieces:
+            yield piece
+    except DataLoss:
+        await owner.get_file(file.id)  # NotFound where it was deleted meanwhile: nothing is damaged then
+        raise
 
 
 def _stats(scan: Scan, digest: str) -> dict[str, object]:

@@ -22,6 +22,8 @@ class Status(StrEnum):
 
 
 LIVE = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
+ENDED = (Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED)
+"""What is neither, a word of a provider that we don't know, may still change."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -41,7 +43,11 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A file. `stats` is what FileStats carries (lines, models, estimated_tokens, sha256), for scanned files."""
+    """A file. `stats` is what FileStats carries (lines, models, estimated_tokens, sha256), for scanned files.
+
+    One at a deployment has its own id there, what that last said of it in OpenAI's form (none: not asked yet), and
+    when. A `seq` of 0 is a file that is at the deployment and not in the registry.
+    """
 
     seq: int
     id: str
@@ -55,12 +61,17 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     status_details: str | None
     stats: dict[str, Any] | None
+    deployment: str | None
+    native_id: str | None
+    upstream: dict[str, Any] | None
+    observed_at: int | None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's.
 
-    `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one.
+    `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one. For a batch at a
+    deployment see `FileRecord`.
     """
 
     seq: int
@@ -95,6 +106,10 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     output_seconds: int
     traceparent: str | None
     epoch: int
+    deployment: str | None
+    native_id: str | None
+    upstream: dict[str, Any] | None
+    observed_at: int | None
 
     def not_before(self, now: int) -> int:
         """`now`, or the latest of the batch's timestamps where the clock was put back behind it."""

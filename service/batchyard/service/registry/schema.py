@@ -37,6 +37,19 @@ def _lease() -> list[Column[object]]:
     ]
 
 
+def _upstream() -> list[Column[object]]:
+    """Where the thing lives: the deployment and its own id there, what it last said of it in OpenAI's form, and when.
+
+    All null for what we hold ourselves.
+    """
+    return [
+        Column("deployment", String),
+        Column("native_id", String),
+        Column("upstream", JSON(none_as_null=True)),
+        Column("observed_at", Int),
+    ]
+
+
 def _count(name: str) -> Column[int]:
     return Column(name, Int, nullable=False, server_default="0")
 
@@ -60,8 +73,10 @@ files = Table(
     Column("stats", JSON(none_as_null=True)),
     Column("scan", JSON(none_as_null=True)),
     Column("deleted_at", Int),
+    *_upstream(),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
+    Index(None, "deployment", "native_id", unique=True),
     Index(None, "expires_at", sqlite_where=text("deleted_at IS NULL AND expires_at IS NOT NULL")),
     Index(None, "deleted_at", sqlite_where=text("deleted_at IS NOT NULL")),
     sqlite_autoincrement=True,
@@ -113,8 +128,11 @@ batches = Table(
     Column("output_seconds", Int, nullable=False),
     *_lease(),
     Column("traceparent", String),
+    *_upstream(),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
+    Index(None, "deployment", "native_id", unique=True),
+    Index(None, "deployment", "status"),
     Index(None, "tenant", "input_file_id"),
     Index(None, "status", "seq"),
     Index(None, "lease_until"),
@@ -131,6 +149,21 @@ idempotency_keys = Table(
     Column("batch_seq", Int, nullable=False),
     Column("created_at", Int, nullable=False),
     Index(None, "created_at"),
+)
+
+# A batch that a deployment was, or is about to be, asked to create, and whose answer is not known.
+intents = Table(
+    "intents",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("deployment", String, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("key", String),
+    Column("digest", String),
+    Column("created_at", Int, nullable=False),
+    UniqueConstraint("tenant", "key"),
+    Index(None, "deployment"),
 )
 
 # A run of a batch's input lines: the unit of work, of leases and of sealed results.

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Select, Table, delete, insert, select, update
+from sqlalchemy import Connection, Select, Table, delete, insert, or_, select, update
 
 from batchyard.service.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import LIVE, BatchRecord, FileRecord, Status
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
 from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys
+from batchyard.service.settings import Rate
 
 FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]
 BATCH_COLUMNS = [batches.c[field.name] for field in msgspec.structs.fields(BatchRecord)]
@@ -27,17 +28,10 @@ class Once(NamedTuple):
     created_at: int
 
 
-class Rate(NamedTuple):
-    """At most so many rows in so many seconds."""
-
-    most: int
-    seconds: int
-
-
 class TenantRegistry:
     """Files and batches of one tenant. An id of another tenant's is NotFound, by the same query as a missing one.
 
-    `provider`, where it is not empty, filters: a row of another provider is NotFound.
+    `provider`, where it is not empty, filters, by a provider's name or a deployment's: a row elsewhere is NotFound.
     """
 
     def __init__(self, database: Database, tenant: str) -> None:
@@ -53,7 +47,7 @@ class TenantRegistry:
         """Raises Busy where the tenant has uploaded its share of files."""
         if rate:
             uploads = select(files.c.created_at).where(files.c.purpose != "batch_output").order_by(files.c.seq.desc())
-            await self._database.read(lambda connection: self._check_rate(connection, uploads, rate, now))
+            await self._database.read(lambda connection: check_rate(connection, uploads, rate, self.tenant, now))
 
     async def get_file(self, file_id: str, provider: str = "") -> FileRecord:
         return await self._database.read(lambda connection: self._file(connection, file_id, provider))
@@ -79,18 +73,15 @@ class TenantRegistry:
 
         def work(connection: Connection) -> FileRecord:
             file = self._file(connection, file_id, provider)
-            readers = select(batches.c.id).where(batches.c.tenant == self.tenant, batches.c.status.in_(LIVE))
-            reader = connection.scalar(readers.where(batches.c.input_file_id == file_id).limit(1))
-            if reader:
-                raise FailedPrecondition(
-                    f"File '{file_id}' is being read by batch '{reader}'. Cancel the batch or wait for its end.",
-                    param="file_id",
-                    reason="FILE_IN_USE",
-                )
+            self._check_unread(connection, file_id)
             connection.execute(update(files).where(files.c.seq == file.seq).values(deleted_at=now))
             return file
 
         return await self._database.write(work)
+
+    async def check_unread(self, file: FileRecord) -> None:
+        """Raises FailedPrecondition while a batch reads the file."""
+        await self._database.read(lambda connection: self._check_unread(connection, file.id))
 
     async def add_batch(
         self, values: dict[str, Any], once: Once | None = None, rate: Rate | None = None
@@ -103,10 +94,10 @@ class TenantRegistry:
         newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
         def work(connection: Connection) -> BatchRecord:
-            if once and (made := self._made(connection, once)):
+            if once and (made := self.made(connection, once)):
                 return made
             if rate:
-                self._check_rate(connection, newest, rate, values["created_at"])
+                check_rate(connection, newest, rate, self.tenant, values["created_at"])
             batch = BatchRecord(**connection.execute(query).mappings().one())
             if once:
                 row = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}
@@ -131,7 +122,7 @@ class TenantRegistry:
             batch = self._batch(connection, batch_id, provider)
             if batch.status in {Status.CANCELLING, Status.CANCELLED}:
                 return batch
-            if batch.status not in LIVE:
+            if batch.status in ENDED:
                 message = f"Cannot cancel a batch with status '{batch.status}'."
                 raise FailedPrecondition(message, reason="BATCH_ENDED")
             query = update(batches).where(batches.c.seq == batch.seq).returning(*BATCH_COLUMNS)
@@ -140,19 +131,17 @@ class TenantRegistry:
 
         return await self._database.write(work)
 
-    def _check_rate(self, connection: Connection, newest: Select[Any], rate: Rate, now: int) -> None:
-        """`newest` selects when rows were created, the newest first."""
-        (column,) = newest.selected_columns
-        mine = newest.where(column.table.c.tenant == self.tenant).limit(1).offset(rate.most - 1)
-        oldest = connection.scalar(mine)
-        if oldest is not None and oldest > now - rate.seconds:
-            raise Busy(
-                f"Rate limit reached: at most {rate.most} in {rate.seconds} seconds. Please try again later.",
-                retry_after=min(oldest + rate.seconds - now, rate.seconds),
-                code="rate_limit_exceeded",
+    def _check_unread(self, connection: Connection, file_id: str) -> None:
+        readers = select(batches.c.id).where(batches.c.tenant == self.tenant, batches.c.status.not_in(ENDED))
+        reader = connection.scalar(readers.where(batches.c.input_file_id == file_id).limit(1))
+        if reader:
+            raise FailedPrecondition(
+                f"File '{file_id}' is being read by batch '{reader}'. Cancel the batch or wait for its end.",
+                param="file_id",
+                reason="FILE_IN_USE",
             )
 
-    def _made(self, connection: Connection, once: Once) -> BatchRecord | None:
+    def made(self, connection: Connection, once: Once) -> BatchRecord | None:
         """What a key made within its time; one that is older is forgotten."""
         mine = (idempotency_keys.c.tenant == self.tenant, idempotency_keys.c.key == once.key)
         found = connection.execute(select(idempotency_keys).where(*mine)).one_or_none()
@@ -169,20 +158,20 @@ class TenantRegistry:
 
     def _of(self, table: Table, columns: Iterable[Any], provider: str) -> Select[Any]:
         query = select(*columns).where(table.c.tenant == self.tenant)
-        return query.where(table.c.provider == provider) if provider else query
+        return query.where(or_(table.c.provider == provider, table.c.deployment == provider)) if provider else query
 
     def _file(self, connection: Connection, file_id: str, provider: str) -> FileRecord:
         query = self._of(files, FILE_COLUMNS, provider).where(files.c.id == file_id, files.c.deleted_at.is_(None))
         row = connection.execute(query).mappings().one_or_none()
         if row is None:
-            raise NotFound(f"No such File object: {file_id}", param="id")
+            raise no_file(file_id)
         return FileRecord(**row)
 
     def _batch(self, connection: Connection, batch_id: str, provider: str) -> BatchRecord:
         query = self._of(batches, BATCH_COLUMNS, provider).where(batches.c.id == batch_id)
         row = connection.execute(query).mappings().one_or_none()
         if row is None:
-            raise NotFound(f"No batch found with id '{batch_id}'.")
+            raise no_batch(batch_id)
         return BatchRecord(**row)
 
     async def _page(
@@ -200,6 +189,29 @@ class TenantRegistry:
             return rows[:limit], len(rows) > limit
 
         return await self._database.read(work)
+
+
+def no_file(file_id: str) -> NotFound:
+    """What is said of a file that is not there for its caller (facts 4)."""
+    return NotFound(f"No such File object: {file_id}", param="id")
+
+
+def no_batch(batch_id: str) -> NotFound:
+    """What is said of a batch that is not there for its caller (facts 4)."""
+    return NotFound(f"No batch found with id '{batch_id}'.")
+
+
+def check_rate(connection: Connection, newest: Select[Any], rate: Rate, tenant: str, now: int) -> None:
+    """Raises Busy where a tenant has too many rows; `newest` selects when they were created, the newest first."""
+    (column,) = newest.selected_columns
+    mine = newest.where(column.table.c.tenant == tenant).limit(1).offset(rate.most - 1)
+    oldest = connection.scalar(mine)
+    if oldest is not None and oldest > now - rate.seconds:
+        raise Busy(
+            f"Rate limit reached: at most {rate.most} in {rate.seconds} seconds. Please try again later.",
+            retry_after=min(oldest + rate.seconds - now, rate.seconds),
+            code="rate_limit_exceeded",
+        )
 
 
 def insert_file(connection: Connection, row: dict[str, Any], parts: Iterable[Part]) -> FileRecord:

@@ -15,6 +15,7 @@ from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database, Work
 from batchyard.service.registry.records import (
+    ENDED,
     LIVE,
     BatchRecord,
     ChunkRecord,
@@ -55,11 +56,18 @@ class NoRoom(Exception):
 class WorkRegistry:
     """Everything of every tenant that the background work needs; no call of a caller reads through it."""
 
-    def __init__(self, database: Database, owner: str, touch: Callable[[int], None] = lambda _: None) -> None:
-        """`touch` is told the `seq` of each batch whose row was written."""
+    def __init__(
+        self,
+        database: Database,
+        owner: str,
+        touch: Callable[[int], None] = lambda _: None,
+        idle: Iterable[str] = (),
+    ) -> None:
+        """`touch` is told the `seq` of each batch whose row was written; batches of the providers `idle` just wait."""
         self._database = database
         self._owner = owner
         self._touch = touch
+        self._idle = tuple(idle)
 
     async def identity(self, new: str) -> str:
         """Which registry this is: the id that it was given when it was first opened, `new` where that is now."""
@@ -80,7 +88,8 @@ class WorkRegistry:
     async def claim_batch(self, now: float, until: float) -> BatchRecord | None:
         """Leases the oldest live batch that nobody holds; ours stay ours until released, whatever the clock says."""
         others = or_(batches.c.lease_until == 0, batches.c.lease_owner != self._owner)
-        free = select(batches.c.seq).where(batches.c.status.in_(LIVE), batches.c.lease_until <= now, others)
+        ours = [batches.c.deployment.is_(None)] + ([batches.c.provider.not_in(self._idle)] if self._idle else [])
+        free = select(batches.c.seq).where(batches.c.status.in_(LIVE), batches.c.lease_until <= now, others, *ours)
         oldest = free.order_by(batches.c.seq).limit(1).scalar_subquery()
         query = self._taken(batches, until).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
 
@@ -133,6 +142,7 @@ class WorkRegistry:
     async def input_of(self, batch: BatchRecord) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
         """The batch's input file with its scan and its parts, or None where its tenant has no such file."""
         query = select(*FILE_COLUMNS, files.c.scan).where(files.c.tenant == batch.tenant, files.c.deleted_at.is_(None))
+        query = query.where(files.c.deployment.is_(None))
         parts = select(file_parts.c.key, file_parts.c.size).order_by(file_parts.c.n)
 
         def work(connection: Connection) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
@@ -232,7 +242,7 @@ class WorkRegistry:
         reader = select(batches.c.seq).where(
             batches.c.tenant == files.c.tenant,
             batches.c.input_file_id == files.c.id,
-            batches.c.status.in_(LIVE),
+            batches.c.status.not_in(ENDED),
         )
         due = select(files.c.seq).where(files.c.deleted_at.is_(None), files.c.expires_at <= now, ~reader.exists())
         query = update(files).where(files.c.seq.in_(due.limit(most))).values(deleted_at=now)

@@ -1,0 +1,134 @@
+"""Follows the live batches of one deployment, with one list where that serves: however many callers poll them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from batchyard.service.errors import BatchyardError, Refused
+from batchyard.service.providers.creating import Creating
+from batchyard.service.providers.objects import batch_values, file_values, is_id, native_id, unseen_result
+from batchyard.service.providers.openai import OpenAI
+from batchyard.service.registry.records import BatchRecord
+from batchyard.service.registry.remote import RemoteRegistry
+from batchyard.service.upstream.client import UpstreamClient, segment
+
+_RESULTS = ("output_file_id", "error_file_id")
+_PAGES = 5
+_MOST_SINGLY = 20  # batches that a round asks for one by one
+
+_log = logging.getLogger("batchyard.follower")
+
+
+class Follower:
+    """Looks every `poll_seconds` of the dialect while a batch is live or a creation is in doubt."""
+
+    def __init__(
+        self,
+        client: UpstreamClient,
+        dialect: OpenAI,
+        registry: RemoteRegistry,
+        creating: Creating,
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._registry = registry
+        self._creating = creating
+        self._clock = clock
+        self._name = client.deployment.provider
+        self._woken = asyncio.Event()
+        self._round = asyncio.Lock()
+        self._last = -dialect.poll_seconds
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._loop())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def wake(self) -> None:
+        """There is something to follow."""
+        self._woken.set()
+
+    async def refresh(self, tenant: str) -> bool:
+        """Looks at once for a tenant that has live batches, though not twice in `poll_seconds`; False: it has none."""
+        if not await self._registry.live(tenant):
+            return False
+        asked = asyncio.get_running_loop().time()
+        async with self._round:
+            if self._last < asked - self._dialect.poll_seconds:
+                await self._look()
+        return True
+
+    async def seen(self, batch: BatchRecord, answer: Mapping[str, Any]) -> BatchRecord:
+        """Registers what the deployment said of a batch, with the result files that it names."""
+        members = self._dialect.batch(dict(answer))
+        now = int(self._clock())
+        values, results = batch_values(members, now), {}
+        for column in _RESULTS:
+            named = members.get(column)
+            if isinstance(named, str) and is_id(named) and getattr(batch, column) is None:
+                row = await self._result(named, batch, column, now)
+                if row is not None:
+                    results[column] = row
+        return await self._registry.observe(batch, values, results)
+
+    async def _result(self, named: str, batch: BatchRecord, column: str, now: int) -> dict[str, Any] | None:
+        """Columns of a result file; none for an error file that says that there were no errors."""
+        try:
+            members = self._dialect.file(await self._client.read("files", f"/files/{segment(named)}"))
+        except BatchyardError:
+            return unseen_result(named, batch.id, column, self._name, now)
+        if column == "error_file_id" and self._dialect.no_errors(members):
+            return None
+        return file_values(members, self._name, now) | {"native_id": named}
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                self._woken.clear()
+                if await self._registry.live() or await self._registry.intents():
+                    async with self._round:
+                        await self._look()
+                    await asyncio.sleep(self._dialect.poll_seconds)
+                else:
+                    await self._woken.wait()
+            except Refused as error:
+                _log.warning("a deployment can't be asked", extra={"deployment": error.upstream.deployment})
+                await asyncio.sleep(self._dialect.poll_seconds)
+            except Exception:
+                _log.exception("a look at a deployment failed, will try again")
+                await asyncio.sleep(self._dialect.poll_seconds)
+
+    async def _look(self) -> None:
+        """One round: a list as far as it shows live batches, then those that it did not show, one by one."""
+        self._last = asyncio.get_running_loop().time()
+        await self._creating.settle()
+        waiting = {batch.native_id: batch for batch in await self._registry.live()}
+        after: dict[str, str] = {}
+        for _ in range(_PAGES if waiting else 0):
+            answer = await self._client.read("batches", "/batches", {"limit": "100", **after})
+            entries, more = self._dialect.page(answer)
+            for entry in entries:
+                if batch := waiting.pop(native_id(entry), None):
+                    await self.seen(batch, entry)
+            if not (waiting and more and entries):
+                break
+            after = {"after": native_id(entries[-1])}
+        for batch in sorted(waiting.values(), key=lambda batch: batch.observed_at or 0)[:_MOST_SINGLY]:
+            await self._ask(batch)
+
+    async def _ask(self, batch: BatchRecord) -> None:
+        try:
+            answer = await self._client.read("batches", f"/batches/{segment(batch.native_id or '')}")
+        except Refused as error:
+            if error.upstream.http_status != 404:
+                raise
+            _log.warning("a live batch is not at its deployment", extra={"batch": batch.id})
+        else:
+            await self.seen(batch, answer)

@@ -1,0 +1,64 @@
+"""How an Azure resource is shown who calls: a key, a token, or an identity whose tokens are renewed."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from batchyard.service.settings import Deployment
+
+_SCOPES = {True: "https://ai.azure.com/.default", False: "https://cognitiveservices.azure.com/.default"}  # facts 5.1
+
+
+class MissingExtra(Exception):
+    """An identity needs the extra `azure`, which isn't installed."""
+
+
+class Credential(Protocol):
+    """What shows a resource who calls."""
+
+    async def headers(self) -> Mapping[str, str]: ...
+
+
+class Fixed:
+    """A key or a token that doesn't change."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    async def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+
+class Identity:
+    """An identity of Microsoft Entra; azure-identity keeps its token and renews it in time."""
+
+    def __init__(self, source: Any, scope: str) -> None:
+        self._source = source
+        self._scope = scope
+
+    async def headers(self) -> Mapping[str, str]:
+        token = await self._source.get_token(self._scope)
+        return {"authorization": f"Bearer {token.token}"}
+
+
+@asynccontextmanager
+async def opened(deployment: Deployment) -> AsyncIterator[Credential]:
+    """The credential of an Azure deployment, closed with the context. Raises MissingExtra."""
+    if deployment.api_key:
+        yield Fixed({"api-key": deployment.api_key})
+    elif deployment.ad_token:
+        yield Fixed({"authorization": f"Bearer {deployment.ad_token}"})
+    else:
+        try:
+            from azure.identity.aio import ClientSecretCredential, DefaultAzureCredential  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            name = deployment.name
+            raise MissingExtra(
+                f"The deployment '{name}' has no key: install batchyard[azure] to use an identity."
+            ) from error
+        if deployment.tenant_id and deployment.client_id and deployment.client_secret:
+            source = ClientSecretCredential(deployment.tenant_id, deployment.client_id, deployment.client_secret)
+        else:
+            source = DefaultAzureCredential()
+        async with source:
+            yield Identity(source, _SCOPES[deployment.api_version == "v1"])

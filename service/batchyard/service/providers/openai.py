@@ -1,0 +1,73 @@
+"""OpenAI's API, or any server that speaks it: what other providers' objects are turned into."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchyard.service.providers.base import FileDescription, NewBatch
+from batchyard.service.settings import Deployment, Upstream
+
+Members = dict[str, Any]
+
+
+class OpenAI:
+    """Access to a deployment, and a `Dialect`."""
+
+    def __init__(self, deployment: Deployment, settings: Upstream) -> None:
+        self.base = deployment.api_base
+        self.params: Mapping[str, str] = {}
+        self.poll_seconds = settings.openai_poll_seconds
+        named = {
+            "authorization": f"Bearer {deployment.api_key}" if deployment.api_key else None,
+            "openai-organization": deployment.organization,
+            "openai-project": deployment.project,
+        }
+        self._headers = {name: value for name, value in named.items() if value}
+
+    async def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+    def file_fields(self, description: FileDescription) -> Iterator[tuple[str, str]]:
+        """The fields of an upload's form beside the file, as far as they are known."""
+        if description.purpose:
+            yield "purpose", description.purpose
+        if description.seconds is not None:
+            yield from expiry_fields(description.seconds)
+
+    def usual_fields(self, description: FileDescription) -> Iterator[tuple[str, str]]:
+        """The fields that an upload gets where its caller doesn't say otherwise."""
+        yield from ()
+
+    def create(self, new: NewBatch, input_file_id: str) -> Members:
+        """The body that creates a batch."""
+        body: Members = {
+            **new.extra,
+            "input_file_id": input_file_id,
+            "endpoint": new.endpoint,
+            "completion_window": new.completion_window,
+        }
+        if new.output_seconds is not None:
+            body["output_expires_after"] = {"anchor": "created_at", "seconds": new.output_seconds}
+        return body
+
+    def file(self, members: Members) -> Members:
+        """A file's description in OpenAI's form."""
+        return members
+
+    def batch(self, members: Members) -> Members:
+        """A batch in OpenAI's form; "" is no id, whoever writes it (facts 2)."""
+        return members | {name: members.get(name) or None for name in ("output_file_id", "error_file_id")}
+
+    def page(self, answer: Members) -> tuple[list[Members], bool]:
+        """A list's entries, and whether more follow."""
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, dict)]
+        return entries, bool(answer.get("has_more"))
+
+    def no_errors(self, file: Members) -> bool:
+        """Whether an error file stands for no errors."""
+        return False
+
+
+def expiry_fields(seconds: int) -> Iterator[tuple[str, str]]:
+    """A file's expiry as fields of its form."""
+    yield "expires_after[anchor]", "created_at"
+    yield "expires_after[seconds]", str(seconds)

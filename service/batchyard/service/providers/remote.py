@@ -1,0 +1,250 @@
+"""Files and batches at a deployment of another provider: OpenAI, Azure, or whatever speaks OpenAI's API."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+from grpc import StatusCode
+
+from batchyard.service.errors import DataLoss, FailedPrecondition, NotFound, OutOfRange, Refused, Unavailable, Unsure
+from batchyard.service.places import UploadPlaces
+from batchyard.service.providers.base import Content, FileDescription, NewBatch, Span, Upload, span_within
+from batchyard.service.providers.creating import Creating
+from batchyard.service.providers.follower import Follower
+from batchyard.service.providers.objects import adopted_values, file_values, is_id, native_id
+from batchyard.service.providers.openai import OpenAI
+from batchyard.service.providers.own import OwnBatches
+from batchyard.service.providers.sending import Sending
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
+from batchyard.service.registry.remote import RemoteRegistry
+from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
+from batchyard.service.settings import Limits, Upstream
+from batchyard.service.upstream import answers
+from batchyard.service.upstream.client import UpstreamClient, segment
+
+R = TypeVar("R", FileRecord, BatchRecord)
+
+_PIECE = 256 << 10
+_READY_SECONDS = 30.0  # how long a creation waits for its input to be processed
+_READY_PAUSE = 0.5
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
+
+
+class RemoteProvider:
+    """A `Provider` for one deployment."""
+
+    def __init__(
+        self,
+        client: UpstreamClient,
+        dialect: OpenAI,
+        registry: RemoteRegistry,
+        creating: Creating,
+        follower: Follower,
+        batches: OwnBatches,
+        settings: Upstream,
+        limits: Limits,
+        places: UploadPlaces,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name: str = client.deployment.provider
+        self.place = client.deployment.name
+        self._client = client
+        self._dialect = dialect
+        self._registry = registry
+        self._follower = follower
+        self._batches = batches
+        self._creating = creating
+        self._settings = settings
+        self._limits = limits
+        self._places = places
+        self._clock = clock
+
+    @asynccontextmanager
+    async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
+        async def register(answer: dict[str, Any]) -> FileRecord:
+            members = self._dialect.file(answer)
+            return await self._registry.add_file(owner.tenant, self._made(members), self._values(members))
+
+        with self._places.taken():
+            await owner.check_uploads(self._limits.file_rate, int(self._clock()))
+            sending = Sending(self._client, self._dialect, begun, self._limits, self._settings.idle_seconds, register)
+            try:
+                yield sending
+            finally:
+                await sending.close()
+
+    @asynccontextmanager
+    async def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AsyncIterator[Content]:
+        path = f"/files/{segment(_native(file))}/content"
+        try:
+            async with self._client.download("files.content", path, _range(span)) as response:
+                yield _content(self._client, response, span)
+        except Refused as error:
+            if error.upstream.http_status != 416:
+                raise
+            raise OutOfRange(f"A read of '{file.id}' can't start at {span.offset}.", param="read_offset") from None
+
+    async def file(self, owner: TenantRegistry, file: FileRecord) -> FileRecord:
+        """Asks where the registry knows less than the deployment: a file that is not processed, or never described."""
+        if file.seq == 0 or (file.upstream is not None and file.status == "processed"):
+            return file
+        members = self._dialect.file(await self._client.read("files", f"/files/{segment(_native(file))}"))
+        return await self._registry.describe(file, self._values(members))
+
+    async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
+        """First there, then here: what fails there can be tried again, and what is gone there already is no failure."""
+        if file.seq:
+            await owner.check_unread(file)
+        await self._client.remove("files", f"/files/{segment(_native(file))}")
+        if file.seq:
+            await owner.delete_file(file.id, "", int(self._clock()))
+
+    async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
+        if file is None:
+            return await self._batches.add(owner, new, self.name)
+        await self._ready(owner, file)
+        batch = await self._creating.run(owner, new, _native(file))
+        self._follower.wake()
+        return batch
+
+    async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
+        if batch.deployment is None:
+            return await self._batches.cancel(owner, batch)
+        if batch.seq and batch.status in ENDED and batch.status != "cancelled":
+            message = f"Cannot cancel a batch with status '{batch.status}'."
+            raise FailedPrecondition(message, reason="BATCH_ENDED")
+        answer = await self._client.again("batches.cancel", f"/batches/{segment(_native(batch))}/cancel")
+        if batch.seq == 0:
+            return self._unregistered(answer)
+        return await self._follower.seen(batch, answer)
+
+    async def refresh(self, owner: TenantRegistry) -> bool:
+        return await self._follower.refresh(owner.tenant)
+
+    async def find_file(self, native_id: str) -> FileRecord:
+        members = self._dialect.file(await self._asked("files", native_id, no_file))
+        ids = {"seq": 0, "id": native_id, "tenant": "", "deployment": self.place, "native_id": native_id}
+        return _record(FileRecord, {**self._values(members), **ids})
+
+    async def find_batch(self, native_id: str) -> BatchRecord:
+        return self._unregistered(await self._asked("batches", native_id, no_batch))
+
+    async def adopt_file(self, tenant: str, native_id: str) -> FileRecord:
+        """Registers a file that came there without us. Raises NotFound."""
+        members = self._dialect.file(await self._asked("files", native_id, no_file))
+        return await self._registry.add_file(tenant, native_id, self._values(members))
+
+    async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
+        """Registers a batch that came there without us, with its result files. Raises NotFound."""
+        answer = await self._asked("batches", native_id, no_batch)
+        members = self._dialect.batch(answer)
+        values = adopted_values(members, self.name, int(self._clock()))
+        values["status"] = "validating" if values["status"] in ENDED else values["status"]
+        batch = await self._registry.adopt_batch(tenant, native_id, values)
+        self._follower.wake()
+        return await self._follower.seen(batch, answer)
+
+    async def _asked(self, kind: str, native_id: str, missing: Callable[[str], NotFound]) -> dict[str, Any]:
+        if not is_id(native_id):
+            raise missing(native_id)
+        try:
+            return await self._client.read(kind, f"/{kind}/{segment(native_id)}")
+        except Refused as error:
+            raise missing(native_id) if error.upstream.http_status == 404 else error from None
+
+    async def _ready(self, owner: TenantRegistry, file: FileRecord) -> None:
+        """Waits until the deployment has processed an input, without which Azure refuses the batch."""
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + _READY_SECONDS, _READY_PAUSE
+        while (file := await self.file(owner, file)).status == "uploaded":
+            if loop.time() + pause > end:
+                raise Unavailable(f"File '{file.id}' is still being processed by its provider. Try again in a moment.")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    def _values(self, members: dict[str, Any]) -> dict[str, Any]:
+        return file_values(members, self.name, int(self._clock()))
+
+    def _made(self, members: dict[str, Any]) -> str:
+        found = native_id(members)
+        if not found:
+            raise Unsure("The provider's answer names no id.")
+        return found
+
+    def _unregistered(self, answer: dict[str, Any]) -> BatchRecord:
+        members = self._dialect.batch(answer)
+        values = adopted_values(members, self.name, int(self._clock()))
+        named = {name: members.get(name) for name in ("output_file_id", "error_file_id")}
+        ids = {"id": native_id(members), "native_id": native_id(members), "deployment": self.place}
+        return _record(BatchRecord, {**values, **named, **ids, "seq": 0, "tenant": "", "epoch": 0})
+
+
+def _record(kind: type[R], values: Mapping[str, Any]) -> R:
+    """A record that no row stands for; what is not given is null."""
+    return msgspec.convert({name: values.get(name) for name in kind.__struct_fields__}, kind)
+
+
+def _native(record: FileRecord | BatchRecord) -> str:
+    if record.native_id is None:
+        raise DataLoss(f"'{record.id}' is at no deployment.")
+    return record.native_id
+
+
+def _range(span: Span) -> dict[str, str]:
+    if span.offset < 0:
+        return {"range": f"bytes={span.offset}"}
+    if not span.offset and not span.limit:
+        return {}
+    last = span.offset + span.limit - 1 if span.limit else ""
+    return {"range": f"bytes={span.offset}-{last}"}
+
+
+def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Content:
+    """What is coming. A deployment that ignores ranges sends the whole file: then what wasn't asked for is left out."""
+    announced = response.headers.get("content-length", "")
+    length = int(announced) if announced.isdecimal() else None
+    given = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    pieces = client.pieces(response, _PIECE)
+    if response.status_code == 206 and given:
+        offset, total = int(given[1]), int(given[2]) if given[2] != "*" else None
+        if span.offset < 0 < span.limit and length is not None:  # of an end, HTTP can't ask for the beginning only
+            wanted = min(length, span.limit)
+            return Content(_part(_whole(pieces, length), 0, wanted), total, offset, wanted)
+        return Content(_whole(pieces, length), total, offset, length)
+    if span == Span():
+        return Content(_whole(pieces, length), length, 0, length)
+    if length is None:
+        raise Refused(
+            StatusCode.UNIMPLEMENTED,
+            "The provider can't send a part of this file.",
+            answers.upstream(client.deployment, response),
+            reason="NO_RANGES",
+        )
+    offset, wanted = span_within(span, length)
+    return Content(_part(_whole(pieces, length), offset, wanted), length, offset, wanted)
+
+
+async def _whole(pieces: AsyncIterator[bytes], length: int | None) -> AsyncIterator[bytes]:
+    """All of it. Raises DataLoss where it ends too early, so that no short file looks whole."""
+    came = 0
+    async for piece in pieces:
+        came += len(piece)
+        yield piece
+    if length is not None and came != length:
+        raise DataLoss(f"The provider sent {came} of {length} bytes.")
+
+
+async def _part(pieces: AsyncIterator[bytes], skip: int, wanted: int) -> AsyncIterator[bytes]:
+    async with aclosing(pieces):  # type: ignore[type-var]
+        async for piece in pieces:
+            part = piece[skip : skip + wanted]
+            skip = max(0, skip - len(piece))
+            wanted -= len(part)
+            if part:
+                yield part
+            if not wanted:
+                return

@@ -1,0 +1,99 @@
+"""An upload that goes on to a deployment as it comes: nothing is kept here but what is on its way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
+from typing import Any
+
+from batchyard.service.errors import InvalidArgument, Late
+from batchyard.service.providers.base import FileDescription, check_digest, check_size
+from batchyard.service.providers.openai import OpenAI
+from batchyard.service.registry.records import FileRecord
+from batchyard.service.settings import Limits
+from batchyard.service.upstream.client import UpstreamClient
+from batchyard.service.upstream.form import Fields, Form
+
+Register = Callable[[dict[str, Any]], Awaitable[FileRecord]]
+
+
+class Sending:
+    """An `Upload`. Closed before `finish`, it breaks the form off without its end, so that nothing is kept there."""
+
+    def __init__(
+        self,
+        client: UpstreamClient,
+        dialect: OpenAI,
+        begun: FileDescription,
+        limits: Limits,
+        idle_seconds: float,
+        register: Register,
+    ) -> None:
+        self.size = 0
+        self._dialect = dialect
+        self._begun = begun
+        self._limits = limits
+        self._idle_seconds = idle_seconds
+        self._register = register
+        self._fields = dict(dialect.file_fields(begun))
+        reserved = list(dialect.usual_fields(begun))  # they come last: the caller may still say otherwise
+        self._form = Form(begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced)
+        self._sha256 = sha256()
+        self._pieces: asyncio.Queue[bytes | Fields] = asyncio.Queue(1)
+        body = self._form.body(self._coming())
+        self._answer = asyncio.create_task(client.send("files", "/files", body, self._form.headers()))
+
+    async def write(self, data: bytes) -> None:
+        self.size += len(data)
+        check_size(self.size, self._begun.purpose, self._limits)
+        self._form.take(len(data))
+        self._sha256.update(data)
+        await self._pass_on(data)
+
+    async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
+        check_size(self.size, description.purpose, self._limits)
+        check_digest(digest, self._sha256.digest())
+        late = self._late_fields(description)
+        self._form.check_end(late)
+        await self._pass_on(late)
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await self._register(await self._answer)
+        except TimeoutError as error:
+            raise Late("The provider did not answer when the file was there.") from error
+
+    async def close(self) -> None:
+        """Breaks off what is still on its way."""
+        self._answer.cancel()
+        await asyncio.gather(self._answer, return_exceptions=True)
+
+    async def _pass_on(self, piece: bytes | Fields) -> None:
+        """Waits until the deployment has taken what came before. Raises its refusal, which may come at any time."""
+        putting = asyncio.ensure_future(self._pieces.put(piece))
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                await asyncio.wait({putting, self._answer}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError as error:
+            raise Late(f"The provider took nothing for {self._idle_seconds:g} seconds.") from error
+        finally:
+            if not putting.done():
+                putting.cancel()
+        if self._answer.done():
+            await self._answer
+            if not putting.done() or putting.cancelled():
+                raise InvalidArgument("The provider answered before the file had ended; it may have kept a part.")
+
+    async def _coming(self) -> AsyncIterator[bytes | Fields]:
+        while True:
+            piece = await self._pieces.get()
+            yield piece
+            if not isinstance(piece, bytes):
+                return
+
+    def _late_fields(self, description: FileDescription) -> Fields:
+        """The fields that were not known when the file began. Raises InvalidArgument where one was, and changed."""
+        fields = dict(self._dialect.file_fields(description))
+        for name, value in self._fields.items():
+            if fields.get(name) != value:
+                raise InvalidArgument(f"'{name}' can't change once data has come", param=name)
+        fields = {name: value for name, value in self._dialect.usual_fields(description) if name not in fields} | fields
+        return [(name, value) for name, value in fields.items() if name not in self._fields]

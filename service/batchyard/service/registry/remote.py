@@ -1,0 +1,195 @@
+"""The registry's part for deployments of other providers: what they were asked to create, and what they last said.
+
+Rows are found by (deployment, native id) and keep their owner: who registered an id first. Ended batches are final.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Table, delete, insert, select, update
+
+from batchyard.service.errors import AlreadyExists
+from batchyard.service.identifiers import new_batch_id, new_file_id
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
+from batchyard.service.registry.schema import batches, files, idempotency_keys, intents
+from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, Once, TenantRegistry, check_rate
+from batchyard.service.settings import Rate
+
+Values = Mapping[str, Any]
+_REUSED = "This idempotency key was used for another request in the last 24 hours."
+
+
+class Intent(NamedTuple):
+    """A batch that a deployment was asked to create, for a tenant.
+
+    `request` has `native_input` (the input file's id there), `marked` (whether the batch's metadata carry `id`), and
+    columns of `batches` that the caller chose.
+    """
+
+    id: str
+    tenant: str
+    deployment: str
+    request: dict[str, Any]
+    key: str | None
+    digest: str | None
+    created_at: int
+
+
+_INTENT_COLUMNS = [intents.c[name] for name in Intent._fields]
+_LATER: Mapping[str, set[str]] = {Status.CANCELLING: {Status.VALIDATING, Status.IN_PROGRESS}}
+"""What a deployment may say for a moment of a batch that is further already."""
+
+
+class RemoteRegistry:
+    """Rows of one deployment, of all tenants."""
+
+    def __init__(self, database: Database, deployment: str, touch: Callable[[int], None]) -> None:
+        """`touch` is told the `seq` of each batch whose row was written."""
+        self._database = database
+        self._deployment = deployment
+        self._touch = touch
+
+    async def begin(
+        self, owner: TenantRegistry, intent: Intent, once: Once | None, rate: Rate | None
+    ) -> BatchRecord | Intent:
+        """Writes down what will be asked for; or gives what the same idempotency key made, or is making.
+
+        Raises AlreadyExists where the key stands for another request, and Busy where `rate` is exceeded.
+        """
+        newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
+
+        def work(connection: Connection) -> BatchRecord | Intent:
+            if once:
+                if made := owner.made(connection, once):
+                    return made
+                mine = select(*_INTENT_COLUMNS).where(intents.c.tenant == owner.tenant, intents.c.key == once.key)
+                if row := connection.execute(mine).mappings().one_or_none():
+                    if row["digest"] != once.digest:
+                        raise AlreadyExists(_REUSED, param="idempotency_key")
+                    return Intent(**row)
+            if rate:
+                check_rate(connection, newest, rate, owner.tenant, intent.created_at)
+            connection.execute(insert(intents).values(**intent._asdict()))
+            return intent
+
+        return await self._database.write(work)
+
+    async def complete(self, intent: Intent, native_id: str, values: Values) -> BatchRecord:
+        """Registers the batch that came of an intent, once; `values` are columns of `batches`."""
+
+        def work(connection: Connection) -> BatchRecord:
+            batch = _found(connection, batches, self._deployment, native_id, BATCH_COLUMNS)
+            if batch is None:
+                row = {**intent.request, **values, "tenant": intent.tenant, "native_id": native_id}
+                del row["native_input"], row["marked"]
+                row |= {"deployment": self._deployment, "id": _free(connection, batches, native_id, new_batch_id)}
+                batch = connection.execute(insert(batches).values(**row).returning(*BATCH_COLUMNS)).mappings().one()
+                if intent.key:
+                    connection.execute(
+                        insert(idempotency_keys).values(
+                            tenant=intent.tenant,
+                            key=intent.key,
+                            digest=intent.digest,
+                            batch_seq=batch["seq"],
+                            created_at=intent.created_at,
+                        )
+                    )
+            connection.execute(delete(intents).where(intents.c.id == intent.id))
+            return BatchRecord(**batch)
+
+        made = await self._database.write(work)
+        self._touch(made.seq)
+        return made
+
+    async def drop(self, intent: Intent) -> None:
+        """Forgets an intent of which nothing came."""
+        await self._database.write(
+            lambda connection: connection.execute(delete(intents).where(intents.c.id == intent.id))
+        )
+
+    async def intents(self) -> list[Intent]:
+        """What was asked for and not answered yet, oldest first."""
+        query = select(*_INTENT_COLUMNS).where(intents.c.deployment == self._deployment).order_by(intents.c.created_at)
+        return await self._database.read(lambda c: [Intent(**row) for row in c.execute(query).mappings()])
+
+    async def live(self, tenant: str = "") -> list[BatchRecord]:
+        """Batches that have not ended, newest first; of all tenants, or one."""
+        query = select(*BATCH_COLUMNS).where(batches.c.deployment == self._deployment, batches.c.status.not_in(ENDED))
+        query = query.where(batches.c.tenant == tenant) if tenant else query
+        query = query.order_by(batches.c.seq.desc())
+        return await self._database.read(lambda c: [BatchRecord(**row) for row in c.execute(query).mappings()])
+
+    async def known(self, native_ids: Iterable[str]) -> set[str]:
+        """Those of these batches that are registered."""
+        query = select(batches.c.native_id).where(batches.c.deployment == self._deployment)
+        query = query.where(batches.c.native_id.in_(list(native_ids)))
+        return await self._database.read(lambda c: set(c.scalars(query)))
+
+    async def observe(self, batch: BatchRecord, values: Values, results: Mapping[str, Values]) -> BatchRecord:
+        """Writes what the deployment said of a batch, unless it has ended or was further already.
+
+        `values` are columns of `batches`; `results` those of `files` by the batch's column, for result files, which
+        become the batch owner's in the same commit.
+        """
+
+        def work(connection: Connection) -> BatchRecord:
+            current = select(*BATCH_COLUMNS).where(batches.c.seq == batch.seq)
+            now = BatchRecord(**connection.execute(current).mappings().one())
+            if now.status in ENDED or values["status"] in _LATER.get(now.status, ()):
+                return now
+            made = {column: self._result(connection, batch, row) for column, row in results.items()}
+            query = update(batches).where(batches.c.seq == batch.seq).values(**values, **made)
+            return BatchRecord(**connection.execute(query.returning(*BATCH_COLUMNS)).mappings().one())
+
+        seen = await self._database.write(work)
+        if seen != batch:
+            self._touch(batch.seq)
+        return seen
+
+    async def adopt_batch(self, tenant: str, native_id: str, values: Values) -> BatchRecord:
+        """Registers a batch that was made elsewhere; one that is registered keeps its owner."""
+
+        def work(connection: Connection) -> BatchRecord:
+            batch = _found(connection, batches, self._deployment, native_id, BATCH_COLUMNS)
+            if batch is None:
+                row = {**values, "tenant": tenant, "deployment": self._deployment, "native_id": native_id}
+                row["id"] = _free(connection, batches, native_id, new_batch_id)
+                batch = connection.execute(insert(batches).values(**row).returning(*BATCH_COLUMNS)).mappings().one()
+            return BatchRecord(**batch)
+
+        return await self._database.write(work)
+
+    async def add_file(self, tenant: str, native_id: str, values: Values) -> FileRecord:
+        """Registers a file of the deployment; one that is registered keeps its owner."""
+        row = {**values, "native_id": native_id}
+        return await self._database.write(lambda connection: self._file(connection, tenant, row))
+
+    async def describe(self, file: FileRecord, values: Values) -> FileRecord:
+        """Writes what the deployment said of a file."""
+        query = update(files).where(files.c.seq == file.seq).values(**values).returning(*FILE_COLUMNS)
+        return await self._database.write(lambda c: FileRecord(**c.execute(query).mappings().one()))
+
+    def _result(self, connection: Connection, batch: BatchRecord, row: Values) -> str | None:
+        """The id of a result file; none where somebody else has it."""
+        file = self._file(connection, batch.tenant, row)
+        return file.id if file.tenant == batch.tenant else None
+
+    def _file(self, connection: Connection, tenant: str, row: Values) -> FileRecord:
+        found = _found(connection, files, self._deployment, row["native_id"], FILE_COLUMNS)
+        if found is None:
+            whole = {**row, "tenant": tenant, "deployment": self._deployment}
+            whole["id"] = _free(connection, files, row["native_id"], new_file_id)
+            found = connection.execute(insert(files).values(**whole).returning(*FILE_COLUMNS)).mappings().one()
+        return FileRecord(**found)
+
+
+def _found(connection: Connection, table: Table, deployment: str, native_id: str, columns: Iterable[Any]) -> Any:
+    query = select(*columns).where(table.c.deployment == deployment, table.c.native_id == native_id)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def _free(connection: Connection, table: Table, native_id: str, new: Callable[[], str]) -> str:
+    """The provider's own id, or one of ours where another deployment's thing has that."""
+    taken = connection.scalar(select(table.c.seq).where(table.c.id == native_id))
+    return native_id if taken is None else new()

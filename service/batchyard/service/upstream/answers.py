@@ -1,0 +1,103 @@
+"""A provider's HTTP errors as ours: the first of the three borders at which errors change type (`errors.py`)."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+from grpc import StatusCode
+
+from batchyard.service.errors import INVALID_REQUEST, SERVER_ERROR, Refused, Upstream
+from batchyard.service.settings import Deployment
+
+BY_HTTP: Mapping[int, StatusCode] = {
+    **dict.fromkeys((400, 413, 415, 422), StatusCode.INVALID_ARGUMENT),
+    **dict.fromkeys((404, 410), StatusCode.NOT_FOUND),
+    **dict.fromkeys((408, 504), StatusCode.DEADLINE_EXCEEDED),
+    **dict.fromkeys((502, 503, 529), StatusCode.UNAVAILABLE),
+    416: StatusCode.OUT_OF_RANGE,
+    429: StatusCode.RESOURCE_EXHAUSTED,
+    500: StatusCode.INTERNAL,
+    501: StatusCode.UNIMPLEMENTED,
+}
+_KEPT = ("retry-after", "retry-after-ms")
+_KEPT_PREFIX = "x-ratelimit-"
+_MOST_HEADERS, _MOST_HEADER = 16, 200
+_REQUEST_IDS = ("x-request-id", "apim-request-id")
+_OURS = {"message", "type", "param", "code"}
+_OF_OURS = "The provider refused the credentials of this service; its operators have to set them right."
+
+
+class Told(NamedTuple):
+    """The members of a provider's error, as far as it has them."""
+
+    message: str
+    type: str | None
+    param: str | None
+    code: Any
+    extra: dict[str, Any]
+
+
+def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Refused:
+    """The error of an answer that is one."""
+    status, of = response.status_code, upstream(deployment, response)
+    if status in {401, 403}:  # our key, not the caller's; what the provider says of it is nobody's business
+        code, reason = StatusCode.FAILED_PRECONDITION, "PROVIDER_AUTH"
+        return Refused(code, _OF_OURS, of, type=SERVER_ERROR, reason=reason)
+    told = _told(body, status)
+    return Refused(
+        BY_HTTP.get(status, StatusCode.UNKNOWN if status >= 500 else StatusCode.FAILED_PRECONDITION),
+        told.message,
+        of,
+        type=told.type or _type(status),
+        param=told.param,
+        code=told.code,
+        extra=told.extra,
+    )
+
+
+def silence(
+    deployment: Deployment,
+    message: str,
+    code: StatusCode = StatusCode.UNAVAILABLE,
+    headers: Mapping[str, str] | None = None,
+) -> Refused:
+    """The error of a provider that never answered; `headers` are for the caller."""
+    nothing = Upstream(0, deployment.provider, deployment.name, headers=headers or {})
+    return Refused(code, message, nothing, type=SERVER_ERROR)
+
+
+def request_id(headers: httpx.Headers) -> str:
+    """The provider's name for a request; empty where it has none that could be repeated in a header."""
+    found = next((headers[name] for name in _REQUEST_IDS if name in headers), "")
+    return found if found.isascii() and found.isprintable() and len(found) <= 128 else ""
+
+
+def upstream(deployment: Deployment, response: httpx.Response) -> Upstream:
+    """What of an answer is kept for callers, whatever it said."""
+    kept = {
+        name: value
+        for name, value in response.headers.items()
+        if (name in _KEPT or name.startswith(_KEPT_PREFIX)) and len(value) <= _MOST_HEADER and value.isascii()
+    }
+    headers = dict(list(kept.items())[:_MOST_HEADERS])
+    return Upstream(response.status_code, deployment.provider, deployment.name, request_id(response.headers), headers)
+
+
+def _told(body: bytes, status: int) -> Told:
+    try:
+        whole = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        whole = None
+    error = whole.get("error", whole) if isinstance(whole, dict) else None  # Azure's oldest form has no `error`
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return Told(f"The provider answered with HTTP status {status}.", None, None, None, {})
+    kind, param = (error.get(name) if isinstance(error.get(name), str) else None for name in ("type", "param"))
+    extra = {name: value for name, value in error.items() if name not in _OURS | {"statusCode"}}
+    return Told(error["message"], kind, param, error.get("code"), extra)
+
+
+def _type(status: int) -> str:
+    if status == 429:
+        return "requests"
+    return SERVER_ERROR if status >= 500 else INVALID_REQUEST

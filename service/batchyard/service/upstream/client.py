@@ -1,0 +1,276 @@
+"""One deployment as the provider modules call it: its HTTP calls, what repeats them, and what becomes of errors."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
+from time import perf_counter
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from grpc import StatusCode
+
+from batchyard.common.tracing import Tracing
+from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure
+from batchyard.service.metrics import ServiceMetrics
+from batchyard.service.settings import Deployment, Upstream
+from batchyard.service.upstream import answers, http
+from batchyard.service.upstream.breaker import Breaker
+
+LOST = {408, 500, 502, 504}
+"""Answers by which a change may have happened all the same."""
+_PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_BACKOFF_SECONDS = 0.25
+_LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
+_MOST_JSON = 16 << 20
+
+
+class Access(Protocol):
+    """How a deployment is reached: its base URL, what every call's query has, and the headers that show its key."""
+
+    base: str
+    params: Mapping[str, str]
+
+    async def headers(self) -> Mapping[str, str]: ...
+
+
+class UpstreamClient:
+    """Calls of one deployment. Paths are relative to its base; `operation` names a call in metrics and traces.
+
+    An answer that is an error raises Refused, and so does a deployment that can't be reached or is left alone for a
+    while. A read that got no answer raises Refused too, a change Unsure.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        deployment: Deployment,
+        access: Access,
+        settings: Upstream,
+        metrics: ServiceMetrics,
+        tracing: Tracing,
+    ) -> None:
+        self.deployment = deployment
+        self._client = client
+        self._access = access
+        self._settings = settings
+        self._metrics = metrics
+        self._tracing = tracing
+        self._breaker = Breaker(asyncio.get_running_loop().time)
+        self._random = Random()  # noqa: S311 - jitter
+
+    async def read(self, operation: str, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The JSON object at a path, tried again where that may help."""
+        async with self._bounded():
+            return await self._repeated(operation, "GET", path, params)
+
+    async def remove(self, operation: str, path: str) -> None:
+        """Deletes what is at a path; what is gone already is fine, so that it may be tried again."""
+        try:
+            async with self._bounded():
+                await self._repeated(operation, "DELETE", path, None)
+        except Refused as error:
+            if error.upstream.http_status not in {404, 410}:
+                raise
+
+    async def again(self, operation: str, path: str) -> dict[str, Any]:
+        """POSTs to a path what does no harm when it comes twice."""
+        async with self._bounded():
+            return await self._repeated(operation, "POST", path, None)
+
+    async def once(self, operation: str, path: str, members: Mapping[str, Any]) -> dict[str, Any]:
+        """POSTs a JSON object, one time. Raises Unsure, or Refused with a status of `LOST`: it may have worked."""
+        async with self._bounded(changes=True):
+            headers = {"content-type": "application/json"}
+            content = msgspec.json.encode(members)
+            async with self._open(operation, "POST", path, content=content, headers=headers) as response:
+                return await self._json(response)
+
+    async def send(
+        self, operation: str, path: str, content: AsyncIterator[bytes], headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """POSTs a body as it comes, one time, however long that takes; its author bounds the wait for each piece."""
+        async with self._open(operation, "POST", path, content=content, headers=headers) as response:
+            return await self._json(response)
+
+    @asynccontextmanager
+    async def download(self, operation: str, path: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """The answer to a GET, its body unread; tried again until its head is there."""
+        for attempt in range(self._settings.max_attempts):
+            opened = self._open(operation, "GET", path, headers={"accept-encoding": "identity", **headers})
+            try:
+                response = await opened.__aenter__()
+            except Refused as error:
+                if await self._pause(error, attempt):
+                    continue
+                raise
+            except Unsure as error:
+                raise self._silent(error) from error
+            try:
+                yield response
+            finally:
+                await opened.__aexit__(None, None, None)
+            return
+
+    async def pieces(self, response: httpx.Response, size: int) -> AsyncIterator[bytes]:
+        """The rest of a body in pieces of `size`. Raises DataLoss where it breaks off, Late where nothing comes."""
+        try:
+            async for piece in response.aiter_raw(size):
+                yield piece
+        except httpx.TimeoutException as error:
+            raise Late(f"The provider sent nothing for {self._settings.idle_seconds:g} seconds.") from error
+        except http.BROKEN as error:
+            raise DataLoss("The provider's answer broke off.") from error
+
+    async def _repeated(
+        self, operation: str, method: str, path: str, params: Mapping[str, str] | None
+    ) -> dict[str, Any]:
+        for attempt in range(self._settings.max_attempts):
+            try:
+                async with self._open(operation, method, path, params=params) as response:
+                    return await self._json(response)
+            except Unsure as error:
+                last: BatchyardError = self._silent(error)
+            except Refused as error:
+                last = error
+            if not await self._pause(last, attempt):
+                raise last
+            self._metrics.upstream_retries.labels(_kind(last)).inc()
+        raise last
+
+    async def _pause(self, error: BatchyardError, attempt: int) -> bool:
+        """Waits before another try; False where none can help."""
+        upstream = error.upstream if isinstance(error, Refused) else None
+        hint = http.retry_after(upstream.headers) if upstream else None
+        final = upstream and upstream.http_status and upstream.http_status not in _PASSING
+        out_of_credit = isinstance(error, Refused) and error.code == "insufficient_quota"
+        last = attempt + 1 >= self._settings.max_attempts
+        if final or out_of_credit or last or (hint or 0) > _LONGEST_HINT:
+            return False
+        await asyncio.sleep(max(hint or 0.0, _BACKOFF_SECONDS * 2**attempt * self._random.uniform(0.5, 1)))
+        return True
+
+    @asynccontextmanager
+    async def _bounded(self, *, changes: bool = False) -> AsyncIterator[None]:
+        seconds = self._settings.call_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            message = f"The provider did not answer in {seconds:g} seconds."
+            if changes:
+                raise Unsure(message) from error
+            raise answers.silence(self.deployment, message, StatusCode.DEADLINE_EXCEEDED) from None
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        content: bytes | AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer that is no error, its body unread."""
+        if wait := self._breaker.wait():
+            self._refuse(wait)
+        request = self._client.build_request(
+            method,
+            self._access.base + path,
+            params={**self._access.params, **(params or {})},
+            content=content,
+            headers={**await self._access.headers(), **(headers or {}), **self._tracing.carrier()},
+        )
+        with self._tracing.span(f"{method} {operation}", "client") as span, self._timed(operation) as told:
+            with self._judged():
+                response = await self._client.send(request, stream=True)
+            told(f"{response.status_code // 100}xx")
+            span.mark(http__request__method=method, http__response__status_code=response.status_code)
+            try:
+                await self._check(response)
+                yield response
+            finally:
+                await response.aclose()
+
+    @contextmanager
+    def _timed(self, operation: str) -> Any:
+        began, status = perf_counter(), "none"
+
+        def told(found: str) -> None:
+            nonlocal status
+            status = found
+
+        try:
+            yield told
+        except (Refused, Unsure) as error:
+            self._metrics.upstream_errors.labels(_kind(error)).inc()
+            raise
+        finally:
+            self._metrics.upstream_seconds.labels(operation, status).observe(perf_counter() - began)
+
+    @contextmanager
+    def _judged(self) -> Any:
+        """What a call that brought no answer comes to, for the caller and for the breaker."""
+        try:
+            yield
+        except http.BROKEN as error:
+            self._breaker.failed()
+            if http.unreached(error):
+                raise answers.silence(self.deployment, "The provider could not be reached.") from None
+            raise Unsure("The connection to the provider broke before it answered.") from None
+
+    async def _check(self, response: httpx.Response) -> None:
+        if response.status_code >= 500:
+            self._breaker.failed()
+        else:
+            self._breaker.succeeded()
+        if not 200 <= response.status_code < 300:
+            body = b""
+            with self._judged():
+                body = await _read(response)
+            raise answers.refusal(self.deployment, response, body)
+
+    async def _json(self, response: httpx.Response) -> dict[str, Any]:
+        with self._judged():
+            body = await _read(response)
+        try:
+            found = msgspec.json.decode(body) if body else {}
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise Unsure("The provider's answer is not a JSON object.")
+        return found
+
+    def _refuse(self, wait: float) -> None:
+        """Raises the error of a deployment that is left alone."""
+        name, seconds = self.deployment.name, max(1, round(wait))
+        message = f"The deployment '{name}' failed repeatedly; it is tried again in {seconds} s."
+        raise answers.silence(self.deployment, message, headers={"retry-after": str(seconds)})
+
+    def _silent(self, error: Unsure) -> Refused:
+        return answers.silence(self.deployment, error.message)
+
+
+def segment(native_id: str) -> str:
+    """A provider's id as one segment of a path."""
+    return quote(native_id, safe="")
+
+
+async def _read(response: httpx.Response) -> bytes:
+    data = bytearray()
+    async for piece in response.aiter_bytes():
+        data += piece
+        if len(data) > _MOST_JSON:
+            raise httpx.ReadError(f"the answer is larger than {_MOST_JSON} bytes")
+    return bytes(data)
+
+
+def _kind(error: BatchyardError) -> str:
+    if not isinstance(error, Refused) or not error.upstream.http_status:
+        return "connection_error"
+    status = error.upstream.http_status
+    return "rate_limited" if status == 429 else "server_error" if status >= 500 else "client_error"

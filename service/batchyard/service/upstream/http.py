@@ -1,0 +1,70 @@
+"""The HTTP client of everything upstream: httpx over aiohttp, one bounded pool for each place that is called."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import time
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""Causes of errors by which nothing was sent; the transport calls these and others ConnectTimeout."""
+BROKEN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+"""What a call raises that brought no answer."""
+_USER_AGENT = "batchyard"
+_KEEP_ALIVE_SECONDS = 30
+
+
+@asynccontextmanager
+async def opened(
+    base_url: str, headers: Mapping[str, str], *, connections: int, connect: float, read: float | None
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that follows no redirect, keeps no cookie and reads nothing from the environment.
+
+    `connect` bounds the way to the server, `read` the wait for each piece of its answer (None: the caller does), in
+    seconds.
+    """
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        headers={"user-agent": _USER_AGENT, **headers},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        transport=AiohttpTransport(client=session),
+        timeout=httpx.Timeout(None, connect=connect, read=read),
+        trust_env=False,
+    ) as client:
+        yield client
+
+
+def unreached(error: Exception) -> bool:
+    """Whether a call failed before anything of it was sent."""
+    return isinstance(error.__cause__, UNREACHED)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: retry-after-ms, or Retry-After as seconds or as a date."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    seconds = _number(headers.get("retry-after"))
+    if seconds is not None:
+        return max(0.0, seconds)
+    try:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
