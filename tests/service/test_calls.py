@@ -45,6 +45,7 @@ TREE: dict[type[BatchyardError], tuple[StatusCode, str, str]] = {
     errors.TooLarge: (StatusCode.INVALID_ARGUMENT, "TOO_LARGE", INVALID),
     errors.Unauthenticated: (StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", INVALID),
     errors.AlreadyExists: (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", INVALID),
+    errors.PermissionDenied: (StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", INVALID),
     errors.NotFound: (StatusCode.NOT_FOUND, "NOT_FOUND", INVALID),
     errors.FailedPrecondition: (StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION", INVALID),
     errors.OutOfRange: (StatusCode.OUT_OF_RANGE, "OUT_OF_RANGE", INVALID),

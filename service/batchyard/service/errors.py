@@ -4,6 +4,7 @@
      +- InvalidArgument          the caller's request is wrong; `param` names the field
      +- TooLarge                 ... because something in it is beyond a limit
      +- Unauthenticated          no key, or a wrong one
+     +- PermissionDenied         a key that is good, but not for this
      +- NotFound                 no such file or batch for this caller (another tenant's is answered alike)
      +- FailedPrecondition       the request is fine, the thing's state is not; `reason` says which
      +- AlreadyExists            an idempotency key that was used for another request
@@ -59,6 +60,11 @@ class TooLarge(InvalidArgument):
 class Unauthenticated(BatchyardError):
     status = StatusCode.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(BatchyardError):
+    status = StatusCode.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
 
 
 class NotFound(BatchyardError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 
+from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common.metrics import CALL_BUCKETS, OTHER, Look, Metrics
 from batchyard.service.disk import Disk
 from batchyard.service.engine.results import Kind
@@ -20,8 +21,10 @@ from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
 UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-_SERVICE = DESCRIPTOR.services_by_name["BatchService"]
-_METHODS = {f"/{_SERVICE.full_name}/{method.name}": method.name for method in _SERVICE.methods}
+_SERVICES = (DESCRIPTOR.services_by_name["BatchService"], admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"])
+_METHODS = {
+    f"/{service.full_name}/{method.name}": method.name for service in _SERVICES for method in service.methods
+}
 
 
 class ServiceMetrics:

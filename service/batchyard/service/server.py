@@ -15,8 +15,10 @@ from grpc_reflection.v1alpha import reflection
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service_pb2
 from batchyard.common.metrics import Metrics
 from batchyard.common.tracing import OFF, Tracing
+from batchyard.service.admin import AdminServicer
 from batchyard.service.auth import KeyInterceptor, Keys
 from batchyard.service.calls import CallInterceptor
 from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
@@ -46,6 +48,7 @@ from batchyard.v1 import add_BatchServiceServicer_to_server
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
 SERVICE = DESCRIPTOR.services_by_name["BatchService"].full_name
+ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 UNARY_SECONDS = 60.0
 _AHEAD_BYTES = 1 << 20
 
@@ -98,10 +101,10 @@ async def serving(
     figures = ServiceMetrics(metrics)
     async with AsyncExitStack() as stack:
         with _startup_errors(settings):
-            engine, servicer = await _work(settings, metrics, figures, tracing, disk or Disk(), clock, stack)
+            engine, servicer, admin = await _work(settings, metrics, figures, tracing, disk or Disk(), clock, stack)
             checks = Health()
             calls = CallInterceptor(UNARY_SECONDS, figures, tracing)
-            server, port = _listener(settings, calls, servicer, checks)
+            server, port = _listener(settings, calls, servicer, admin, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -116,7 +119,7 @@ async def _work(
     disk: Disk,
     clock: Clock,
     stack: AsyncExitStack,
-) -> tuple[Engine, Servicer]:
+) -> tuple[Engine, Servicer, AdminServicer]:
     """Everything behind the port: locked, swept, running, and closed by `stack` in the opposite order."""
     if settings.local is None and not settings.deployments:
         raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
@@ -171,17 +174,17 @@ async def _work(
     opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, stack)
     providers: list[Provider] = [local] if settings.local else []
     providers += [await opener.opened(deployment) for deployment in settings.deployments]
-    mutations = Mutations()
+    router, mutations = Router(providers, settings.default_provider), Mutations()
     stack.push_async_callback(mutations.drained)
     servicer = Servicer(
         database,
-        Router(providers, settings.default_provider),
+        router,
         mutations,
         changes,
         figures,
         upload_idle_seconds=settings.limits.upload_idle_seconds,
     )
-    return engine, servicer
+    return engine, servicer, AdminServicer(router, mutations)
 
 
 def _registry_folder(settings: Settings) -> Path | None:
@@ -207,7 +210,9 @@ async def _line_runner(
     return await stack.enter_async_context(open_endpoint(settings, figures, tracing))
 
 
-def _listener(settings: Settings, calls: CallInterceptor, servicer: Servicer, checks: Health) -> tuple[aio.Server, int]:
+def _listener(
+    settings: Settings, calls: CallInterceptor, servicer: Servicer, admin: AdminServicer, checks: Health
+) -> tuple[aio.Server, int]:
     server = aio.server(
         interceptors=[calls, KeyInterceptor(Keys(settings.master_key))],
         options=[
@@ -220,8 +225,9 @@ def _listener(settings: Settings, calls: CallInterceptor, servicer: Servicer, ch
         maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,
     )
     add_BatchServiceServicer_to_server(servicer, server)
+    add_AdminServiceServicer_to_server(admin, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection([SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return server, server.add_insecure_port(f"{host}:{settings.grpc_port}")
 

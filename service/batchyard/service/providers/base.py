@@ -141,3 +141,9 @@ class Provider(Protocol):
 
     async def find_batch(self, native_id: str) -> BatchRecord:
         """A batch that is there and not in the registry, for who may see everything. Raises NotFound."""
+
+    async def adopt_file(self, tenant: str, native_id: str) -> FileRecord:
+        """Registers a file that came there without us; one that is registered keeps its owner. Raises NotFound."""
+
+    async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
+        """Registers a batch that came there without us, with its result files, likewise."""

@@ -102,6 +102,12 @@ class LocalProvider:
     async def find_batch(self, native_id: str) -> BatchRecord:
         raise no_batch(native_id)
 
+    async def adopt_file(self, tenant: str, native_id: str) -> FileRecord:
+        raise no_file(native_id)
+
+    async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
+        raise no_batch(native_id)
+
     async def register(
         self,
         owner: TenantRegistry,

@@ -134,17 +134,17 @@ class RemoteProvider:
         return self._unregistered(await self._asked("batches", native_id, no_batch))
 
     async def adopt_file(self, tenant: str, native_id: str) -> FileRecord:
-        """Registers a file that came there without us. Raises NotFound."""
         members = self._dialect.file(await self._asked("files", native_id, no_file))
         return await self._registry.add_file(tenant, native_id, self._values(members))
 
     async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
-        """Registers a batch that came there without us, with its result files. Raises NotFound."""
         answer = await self._asked("batches", native_id, no_batch)
         members = self._dialect.batch(answer)
         values = adopted_values(members, self.name, int(self._clock()))
         values["status"] = "validating" if values["status"] in ENDED else values["status"]
         batch = await self._registry.adopt_batch(tenant, native_id, values)
+        if batch.tenant != tenant:
+            return batch
         self._follower.wake()
         return await self._follower.seen(batch, answer)
 
