@@ -34,7 +34,8 @@ LIMITS: Mapping[str, Schema] = {
     "UploadFileMetadata.purpose": {"enum": PURPOSES},
 }
 _REQUIRED: Mapping[str, list[str]] = {
-    "CreateBatchRequest": ["input_file_id", "endpoint", "completion_window"],
+    "CreateBatchRequest": ["endpoint", "completion_window"],
+    "OutputFolder": ["url"],
     "ExpiresAfter": ["anchor", "seconds"],
 }
 

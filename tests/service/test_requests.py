@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from batchyard.service.errors import InvalidArgument
+from batchyard.service.providers.base import NewBatch
 from batchyard.service.requests import PURPOSES, check_ours, check_upload, file_description, new_batch, page_limit
 from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
 
@@ -29,7 +30,7 @@ def assert_is(error: InvalidArgument, wrong: Wrong) -> None:
 class TestANewBatch:
     def test_has_what_was_asked_for(self) -> None:
         new = new_batch(create_request(metadata={"k": "v"}, output_expires_after=created_plus(3600)))
-        assert new == ("file-abc", "/v1/chat/completions", "24h", {"k": "v"}, 3600, "", {})
+        assert new == NewBatch("file-abc", "/v1/chat/completions", "24h", {"k": "v"}, 3600)
 
     def test_keeps_results_for_the_default_time_when_it_says_nothing(self) -> None:
         assert new_batch(create_request()).output_seconds is None

@@ -76,7 +76,7 @@ def test_the_body_of_a_create_has_the_services_bounds() -> None:
     create = SCHEMAS["CreateBatchRequest"]
     members = create["properties"]
     assert create["additionalProperties"] is True
-    assert create["required"] == ["input_file_id", "endpoint", "completion_window"]
+    assert create["required"] == ["endpoint", "completion_window"]  # and a file or a blob
     assert {"idempotency_key", "object"}.isdisjoint(members)
     assert (members["input_file_id"]["minLength"], members["input_file_id"]["maxLength"]) == (1, requests.MOST_ID)
     assert {endpoint_of(endpoint) for endpoint in members["endpoint"]["enum"]} == set(NAMES)

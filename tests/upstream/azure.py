@@ -114,7 +114,12 @@ class FakeAzure(Upstream):
         return life
 
     def _check_create(self, body: Any) -> tuple[Json, int | None]:
-        asked = check_create(body, ENDPOINTS)
+        blob = isinstance(body, dict) and body.get("input_blob")
+        if blob:
+            if body.get("metadata"):
+                raise Refusal(400, "Metadata is not supported with an input blob.")
+            body = {name: value for name, value in body.items() if name != "input_blob"} | {"input_file_id": blob}
+        asked = check_create(body, ENDPOINTS, ("output_folder",) if blob else ())
         life = check_life("output_expires_after", asked.get("output_expires_after"), 14 * DAY, 30 * DAY)
         stored = self._files.find(asked["input_file_id"])
         if stored and not stored.processed:

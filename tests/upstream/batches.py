@@ -22,6 +22,7 @@ class _Work:
     lines: list[Line] = field(default_factory=list)
     unread: int = 0  # lines of an input that was discarded
     outputs: tuple[str | None, str | None] | None = None
+    folder: str = ""  # of a batch over a blob
 
     @property
     def total(self) -> int:
@@ -74,6 +75,10 @@ class Batches:
             "metadata": asked.get("metadata"),
             **usage,
         }
+        if folder := asked.get("output_folder"):  # the input is a blob, and so will be the results
+            blobs = {"input_blob": asked["input_file_id"], "output_blob": "", "error_blob": ""}
+            self.told[batch_id] |= {"input_file_id": None, **blobs}
+            self._work[batch_id].folder = folder["url"]
         return self.told[batch_id]
 
     def step(self, batch_id: str) -> None:
@@ -107,9 +112,10 @@ class Batches:
 
     def _validate(self, batch: Json) -> None:
         batch_id, work = batch["id"], self._work[batch["id"]]
-        stored = self._files.find(batch["input_file_id"])
+        source = batch.get("input_blob") or batch["input_file_id"]
+        stored = self._files.find(source)
         if stored is None:
-            self.fail(batch_id, [self._dialect.missing_file(batch["input_file_id"])])
+            self.fail(batch_id, [self._dialect.missing_file(source)])
         elif batch["completion_window"] != "24h":
             text = f"Invalid value: '{batch['completion_window']}'. Supported values are: '24h'."
             self.fail(batch_id, [batch_error("invalid_request", text, "completion_window")])
@@ -174,6 +180,13 @@ class Batches:
 
     def _show(self, batch_id: str) -> None:
         outputs = self._work[batch_id].outputs or (None, None)
+        if folder := self._work[batch_id].folder:
+            made = {
+                "output_blob": f"{folder}/{batch_id}/results.jsonl",
+                "error_blob": f"{folder}/{batch_id}/errors.jsonl",
+            }
+            self.told[batch_id] |= made
+            return
         self.told[batch_id].update(zip(("output_file_id", "error_file_id"), outputs, strict=True))
 
     def _store(self, batch_id: str, what: str, outcomes: Sequence[Outcome], life: int | None) -> str:

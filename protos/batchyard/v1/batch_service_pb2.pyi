@@ -77,6 +77,8 @@ class CreateBatchRequest(_message.Message):
     COMPLETION_WINDOW_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     OUTPUT_EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
+    INPUT_BLOB_FIELD_NUMBER: _builtins.int
+    OUTPUT_FOLDER_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
@@ -87,6 +89,10 @@ class CreateBatchRequest(_message.Message):
     """The API endpoint that each line is sent to."""
     completion_window: _builtins.str
     """The time within which the batch is to be done: 24h."""
+    input_blob: _builtins.str
+    """Instead of input_file_id, at Azure: the URL of a blob that holds the input. The service must be configured to allow
+    it, since it is read with the resource's own identity.
+    """
     idempotency_key: _builtins.str
     """A key of the caller's choice, at most 255 characters: a repeat within 24 hours gets the batch that the first one
     made, and another request is refused (ALREADY_EXISTS, over REST 409). Over REST: the header Idempotency-Key.
@@ -103,6 +109,10 @@ class CreateBatchRequest(_message.Message):
     def output_expires_after(self) -> _file_pb2.ExpiresAfter:
         """When output and error files are deleted."""
 
+    @_builtins.property
+    def output_folder(self) -> Global___OutputFolder:
+        """With input_blob: where the results go."""
+
     def __init__(
         self,
         *,
@@ -112,16 +122,40 @@ class CreateBatchRequest(_message.Message):
         completion_window: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         output_expires_after: _file_pb2.ExpiresAfter | None = ...,
+        input_blob: _builtins.str = ...,
+        output_folder: Global___OutputFolder | None = ...,
         idempotency_key: _builtins.str = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output_expires_after", b"output_expires_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output_expires_after", b"output_expires_after", "output_folder", b"output_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_file_id", b"input_file_id", "metadata", b"metadata", "output_expires_after", b"output_expires_after", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_blob", b"input_blob", "input_file_id", b"input_file_id", "metadata", b"metadata", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateBatchRequest: _TypeAlias = CreateBatchRequest  # noqa: Y015
+
+@_typing.final
+class OutputFolder(_message.Message):
+    """OutputFolder is where a batch over a blob writes its results."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The URL of a container, or of a folder in one."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputFolder: _TypeAlias = OutputFolder  # noqa: Y015
 
 @_typing.final
 class CreateBatchResponse(_message.Message):

@@ -22,9 +22,7 @@ from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 _SERVICES = (DESCRIPTOR.services_by_name["BatchService"], admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"])
-_METHODS = {
-    f"/{service.full_name}/{method.name}": method.name for service in _SERVICES for method in service.methods
-}
+_METHODS = {f"/{service.full_name}/{method.name}": method.name for service in _SERVICES for method in service.methods}
 
 
 class ServiceMetrics:

@@ -29,7 +29,9 @@ _STEERING = re.compile(
 
 def new_batch(request: CreateBatchRequest) -> NewBatch:
     """Raises InvalidArgument for the first field that is missing or wrong."""
-    for name in ("input_file_id", "endpoint", "completion_window"):
+    _check_blob(request)
+    source = "input_blob" if request.input_blob else "input_file_id"
+    for name in (source, "endpoint", "completion_window"):
         if not getattr(request, name):
             raise _missing(name)
     if len(request.input_file_id) > MOST_ID:
@@ -46,6 +48,8 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
         output_seconds=_expiry(after, "output_expires_after"),
         key=_key(request.idempotency_key),
         extra=_extra(request.extra_json),
+        input_blob=request.input_blob,
+        output_folder=request.output_folder.url,
     )
 
 
@@ -53,7 +57,7 @@ def check_ours(new: NewBatch) -> None:
     """Raises InvalidArgument for what only other providers may know."""
     if new.endpoint not in NAMES:
         _one_of(new.endpoint, "endpoint", NAMES)
-    for name in new.extra:
+    for name in [*new.extra, *(["input_blob"] if new.input_blob else [])]:
         raise unknown(name)
 
 
@@ -107,6 +111,18 @@ def _one_of(given: str, param: str, supported: Collection[str]) -> None:
         listed = f"{', '.join(most)}, and {last}" if most else last
         message = f"Invalid value: '{given}'. Supported values are: {listed}."
         raise InvalidArgument(message, param=param, code="invalid_value")
+
+
+def _check_blob(request: CreateBatchRequest) -> None:
+    """A blob stands for the file, needs a folder for the results, and takes no metadata (facts 5.3)."""
+    if not request.input_blob:
+        if request.HasField("output_folder"):
+            raise unknown("output_folder")
+    elif request.input_file_id or request.metadata:
+        name = "input_file_id" if request.input_file_id else "metadata"
+        raise InvalidArgument(f"Invalid '{name}': a batch over a blob has none.", param=name, code="invalid_value")
+    elif not request.output_folder.url:
+        raise _missing("output_folder.url")
 
 
 def unknown(name: str) -> InvalidArgument:

@@ -76,7 +76,10 @@ class Servicer(BatchServiceServicer):
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
         new, owner = new_batch(request), self._owner()
-        file, place = await self._input(new.input_file_id, self._place(request.provider))
+        place = self._place(request.provider)
+        file = None
+        if new.input_file_id:
+            file, place = await self._input(new.input_file_id, place)
         batch = await self._mutations.run(self._router.provider(place).create_batch(owner, new, file))
         return CreateBatchResponse(batch=batch_message(batch))
 

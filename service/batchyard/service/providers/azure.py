@@ -41,6 +41,7 @@ class Azure(OpenAI):
         self._credential = credential
         self._expires = version == "v1" or version >= _EXPIRES_SINCE
         self._file_seconds = settings.azure_file_seconds
+        self._blob_prefixes = settings.azure_blob_prefixes or ()
 
     async def headers(self) -> Mapping[str, str]:
         return await self._credential.headers()
@@ -64,6 +65,15 @@ class Azure(OpenAI):
     def create(self, new: NewBatch, input_file_id: str) -> Members:
         """The endpoint goes without /v1, as Azure's documentation has it; the lines may have either."""
         return super().create(new, input_file_id) | {"endpoint": new.endpoint.removeprefix("/v1")}
+
+    def source(self, new: NewBatch, input_file_id: str) -> Members:
+        """A blob is read, and the results are written, with the resource's own identity: only where that is allowed."""
+        if not new.input_blob:
+            return super().source(new, input_file_id)
+        for name, url in (("input_blob", new.input_blob), ("output_folder.url", new.output_folder)):
+            if not any(_lies_below(url, prefix) for prefix in self._blob_prefixes):
+                raise InvalidArgument(f"Invalid '{name}': this service may not use that URL.", param=name)
+        return {"input_blob": new.input_blob, "output_folder": {"url": new.output_folder}}
 
     def file(self, members: Members) -> Members:
         status = str(members.get("status") or "").lower()
@@ -100,6 +110,13 @@ class Azure(OpenAI):
     def no_errors(self, file: Members) -> bool:
         """A batch without errors has an error file all the same, with nothing in it."""
         return not file.get("bytes")
+
+
+def _lies_below(url: str, prefix: str) -> bool:
+    """Whether a URL is a plain path below a prefix: nothing in it could lead elsewhere, or carry a key."""
+    rest = url.removeprefix(prefix if prefix.endswith("/") else prefix + "/")
+    plain = re.fullmatch(r"[A-Za-z0-9._~/-]{0,1024}", rest) and not {".", ".."} & set(rest.split("/"))
+    return prefix.startswith("https://") and rest != url and bool(plain)
 
 
 def _seconds(value: Any) -> int | None:

@@ -33,7 +33,8 @@ class FileDescription(NamedTuple):
 class NewBatch(NamedTuple):
     """A batch as it is asked for, checked as far as all providers agree.
 
-    `output_seconds` as in `FileDescription`; `key` is the idempotency key; `extra` are members that we don't know.
+    `output_seconds` as in `FileDescription`; `key` is the idempotency key; `extra` are members that we don't know. A
+    batch over a blob has no input file, but the URLs of the blob and of the folder for its results.
     """
 
     input_file_id: str
@@ -43,6 +44,8 @@ class NewBatch(NamedTuple):
     output_seconds: int | None = None
     key: str = ""
     extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    input_blob: str = ""
+    output_folder: str = ""
 
     def once(self, provider: str, now: int) -> Once | None:
         """What makes a repeat of this request recognisable at a provider, where its caller gave a key."""

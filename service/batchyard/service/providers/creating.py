@@ -89,9 +89,11 @@ class Creating:
 
     async def _ask(self, intent: Intent, new: NewBatch) -> BatchRecord:
         metadata = {**new.metadata, **({MARK: intent.id} if intent.request["marked"] else {})}
-        body = self._dialect.create(new, intent.request["native_input"])
+        body = self._dialect.create(new, intent.request["source"].get("input_file_id", ""))
         try:
-            answer = await self._client.once("batches", "/batches", {**body, "metadata": metadata})
+            answer = await self._client.once(
+                "batches", "/batches", {**body, **({"metadata": metadata} if metadata else {})}
+            )
             if not native_id(answer):
                 raise Unsure("The provider's answer names no id.")
         except Unsure:
@@ -134,7 +136,8 @@ class Creating:
         if intent.request["marked"]:
             return isinstance(metadata, dict) and metadata.get(MARK) == intent.id
         members = self._dialect.batch(dict(entry))
-        same = members.get("input_file_id") == intent.request["native_input"] and metadata == intent.request["metadata"]
+        source = {name: members.get(name) for name in intent.request["source"]}
+        same = source == intent.request["source"] and (metadata or {}) == intent.request["metadata"]
         return same and self._created_at(entry) >= intent.created_at - _SKEW_SECONDS
 
     def _created_at(self, entry: Mapping[str, Any]) -> int:
@@ -145,9 +148,11 @@ class Creating:
         return await self._registry.complete(intent, native_id(answer), values)
 
     def _intent(self, tenant: str, new: NewBatch, native_input: str) -> Intent:
+        source = self._dialect.source(new, native_input)
+        source.pop("output_folder", None)  # which does not come back
         request = {
-            "native_input": native_input,
-            "marked": len(new.metadata) < MOST_METADATA,
+            "source": source,
+            "marked": len(new.metadata) < MOST_METADATA and not new.input_blob,
             "provider": self._provider,
             "endpoint": new.endpoint,
             "input_file_id": new.input_file_id,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchyard.service.providers.base import FileDescription, NewBatch
+from batchyard.service.requests import unknown
 from batchyard.service.settings import Deployment, Upstream
 
 Members = dict[str, Any]
@@ -41,13 +42,19 @@ class OpenAI:
         """The body that creates a batch."""
         body: Members = {
             **new.extra,
-            "input_file_id": input_file_id,
+            **self.source(new, input_file_id),
             "endpoint": new.endpoint,
             "completion_window": new.completion_window,
         }
         if new.output_seconds is not None:
             body["output_expires_after"] = {"anchor": "created_at", "seconds": new.output_seconds}
         return body
+
+    def source(self, new: NewBatch, input_file_id: str) -> Members:
+        """The members that say where a batch's input is. Raises InvalidArgument for a blob that is not allowed."""
+        if new.input_blob:
+            raise unknown("input_blob")
+        return {"input_file_id": input_file_id}
 
     def file(self, members: Members) -> Members:
         """A file's description in OpenAI's form."""

@@ -104,10 +104,11 @@ class RemoteProvider:
             await owner.delete_file(file.id, "", int(self._clock()))
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
-        if file is None:
+        if file is None and not new.input_blob:
             return await self._batches.add(owner, new, self.name)
-        await self._ready(owner, file)
-        batch = await self._creating.run(owner, new, _native(file))
+        if file:
+            await self._ready(owner, file)
+        batch = await self._creating.run(owner, new, _native(file) if file else "")
         self._follower.wake()
         return batch
 

@@ -23,8 +23,8 @@ _REUSED = "This idempotency key was used for another request in the last 24 hour
 class Intent(NamedTuple):
     """A batch that a deployment was asked to create, for a tenant.
 
-    `request` has `native_input` (the input file's id there), `marked` (whether the batch's metadata carry `id`), and
-    columns of `batches` that the caller chose.
+    `request` has `source` (the members by which it says where its input is), `marked` (whether the batch's metadata
+    carry `id`), and columns of `batches` that the caller chose.
     """
 
     id: str
@@ -82,7 +82,7 @@ class RemoteRegistry:
             batch = _found(connection, batches, self._deployment, native_id, BATCH_COLUMNS)
             if batch is None:
                 row = {**intent.request, **values, "tenant": intent.tenant, "native_id": native_id}
-                del row["native_input"], row["marked"]
+                del row["source"], row["marked"]
                 row |= {"deployment": self._deployment, "id": _free(connection, batches, native_id, new_batch_id)}
                 batch = connection.execute(insert(batches).values(**row).returning(*BATCH_COLUMNS)).mappings().one()
                 if intent.key:
