@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
+from msgspec import structs
+
 from batchyard.service.errors import Unavailable
 from batchyard.service.registry.records import ENDED, BatchRecord
 from batchyard.service.registry.tenant import TenantRegistry
@@ -53,9 +55,10 @@ async def states(owner: TenantRegistry, batch_id: str, provider: str, changes: C
         while True:
             changed.clear()
             batch = await owner.get_batch(batch_id, provider)
-            if batch != sent:
+            state = structs.replace(batch, observed_at=None)
+            if state != sent:
                 yield batch
-                sent = batch
+                sent = state
             if batch.status in ENDED:
                 return
             if changes.stopping:

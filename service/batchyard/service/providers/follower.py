@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from batchyard.service.errors import BatchyardError, Refused
@@ -62,7 +62,8 @@ class Follower:
         asked = asyncio.get_running_loop().time()
         async with self._round:
             if self._last < asked - self._dialect.poll_seconds:
-                await self._look()
+                with suppress(Refused):  # then what is known must do
+                    await self._look()
         return True
 
     async def seen(self, batch: BatchRecord, answer: Mapping[str, Any]) -> BatchRecord:

@@ -29,7 +29,7 @@ from batchyard.service.upstream.client import UpstreamClient, segment
 R = TypeVar("R", FileRecord, BatchRecord)
 
 _PIECE = 256 << 10
-_READY_SECONDS = 30.0  # how long a creation waits for its input to be processed
+_READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
 
