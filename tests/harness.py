@@ -140,10 +140,11 @@ async def service(
     *,
     disk: Disk | None = None,
     clock: Callable[[], float] = time,
+    steady: Callable[[], float] | None = None,
 ) -> AsyncIterator[tuple[Server, Client]]:
     """A running service on a free port, and a client of it."""
     async with (
-        serving(settings, metrics, disk=disk, clock=clock) as server,
+        serving(settings, metrics, disk=disk, clock=clock, steady=steady) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
         yield server, Client(channel)

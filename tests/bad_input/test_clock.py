@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.settings import LocalSettings, Retention, Settings
+from batchyard.service.settings import Limits, LocalSettings, Retention, Settings
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest, ListFilesRequest
 
 HOURS = 3600.0
@@ -173,3 +174,38 @@ async def test_the_clock_jumps_back_with_files_and_idempotency_keys_there(tmp_pa
         listed = await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)
         assert [found.id for found in listed.data] == [ended.output_file_id, later.id, file.id]
         assert await client.read(file.id) == jsonl(chat_lines(1))
+
+
+async def test_the_clock_jumps_forward_beyond_the_expiry_of_files_and_back_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No file is deleted: a time that the clock jumped to is believed only after an hour."""
+    clock, steady = Clock(), Clock()
+    async with gated() as (_, fake), service(settings(tmp_path, fake), clock=clock, steady=steady) as (_, client):
+        batch = await client.ended((await client.create((await client.upload(jsonl(chat_lines(1)))).id)).id)
+        clock.off = 31 * 24 * HOURS
+        await until(lambda: logged(caplog), lambda text: "the clock jumped ahead" in text)
+        clock.off = 0.0
+        assert len(await client.results(batch.output_file_id)) == 1
+        clock.off, steady.off = 31 * 24 * HOURS, 0.0
+        steady.off = 2 * HOURS  # for that long it has been so
+        await until(lambda: names(client), lambda found: not found)
+
+
+async def test_the_clock_jumps_back_behind_what_a_rate_counts(tmp_path: Path) -> None:
+    """What was done in the time that is to come again counts for no limit."""
+    clock = Clock()
+    limits = Limits(max_files_per_minute=1, max_batches_per_hour=1)
+    async with service(settings_for(tmp_path, limits=limits), clock=clock) as (_, client):
+        for off in (0.0, -6 * HOURS):
+            clock.off = off
+            await client.create((await client.upload(jsonl(chat_lines(1)))).id)
+
+
+async def logged(caplog: pytest.LogCaptureFixture) -> str:
+    return caplog.text
+
+
+async def names(client: Client) -> list[str]:
+    listed = await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)
+    return [file.id for file in listed.data]

@@ -80,6 +80,8 @@ INTEGERS = {
 
 
 def values(field: Any) -> st.SearchStrategy[Any]:
+    if field.type == field.TYPE_BYTES:
+        return st.binary(max_size=20) | st.sampled_from([b"{}", b'{"x": [1]}', b'{"api_base": "x"}', b"[" * 5000])
     if field.message_type is None:
         return INTEGERS.get(field.cpp_type, TEXTS)
     if field.message_type.GetOptions().map_entry:

@@ -163,5 +163,5 @@ def test_a_batch_is_told_of_each_line_that_a_plain_reading_finds_wrong(data: byt
     errors |= {line: "invalid_url" for line, url in expected.urls.items() if url != wanted}
     if not expected.lines:
         errors = {0: "empty_file"}
-    found = judge(scan([data]), endpoint, max_errors=1000)
+    found = judge(scan([data]), endpoint, Limits(max_line_errors=1000))
     assert [(error.line or 0, error.code) for error in found] == sorted(errors.items())

@@ -19,6 +19,7 @@ from batchyard.service.auth import KeyInterceptor, Keys, current_caller
 from batchyard.service.calls import CallInterceptor, Context
 from batchyard.service.errors import BatchyardError, Defect, InvalidArgument, NotFound, Refused, Unauthenticated
 from batchyard.service.server import Server
+from batchyard.service.settings import Limits
 from batchyard.v1 import (
     Batch,
     BatchServiceServicer,
@@ -89,7 +90,7 @@ class Behaving(BatchServiceServicer):
 @asynccontextmanager
 async def behaving(behaviour: Behaviour, unary_seconds: float = 60) -> AsyncIterator["BatchServiceAsyncStub"]:
     """A stub of a server whose RPCs do `behaviour` between the interceptors and their answer."""
-    server = aio.server(interceptors=[CallInterceptor(unary_seconds, figures()), KeyInterceptor(Keys(None))])
+    server = aio.server(interceptors=[CallInterceptor(unary_seconds, Limits(), figures()), KeyInterceptor(Keys(None))])
     add_BatchServiceServicer_to_server(Behaving(behaviour), server)  # type: ignore[abstract]  # three RPCs will do
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -117,10 +118,6 @@ async def _unary(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str],
 
 async def _upload(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str], ...]) -> Any:
     return await stub.UploadFile(_nothing_yet(), metadata=metadata)
-
-
-async def _empty_upload(stub: "BatchServiceAsyncStub", metadata: tuple[tuple[str, str], ...]) -> Any:
-    return await stub.UploadFile(iter(()), metadata=metadata)
 
 
 async def _nothing_yet() -> AsyncIterator[UploadFileRequest]:
@@ -330,7 +327,7 @@ class TestTheLog:
         ("call", "method", "code"),
         [
             (_unary, "GetBatch", "NOT_FOUND"),
-            (_empty_upload, "UploadFile", "INVALID_ARGUMENT"),
+            (lambda stub, metadata: stub.UploadFile(iter(()), metadata=metadata), "UploadFile", "INVALID_ARGUMENT"),
             (_download, "DownloadFile", "NOT_FOUND"),
         ],
     )
@@ -390,7 +387,7 @@ class TestABound:
 
     async def test_of_the_message_size_refuses_a_larger_request(self, tmp_path: Path) -> None:
         async with service(settings_for(tmp_path)) as (_, client), refused(StatusCode.RESOURCE_EXHAUSTED):
-            await client.stub.GetFile(GetFileRequest(file_id="x" * (5 << 20)), metadata=client.metadata)
+            await client.stub.GetFile(GetFileRequest(file_id="x" * (9 << 20)), metadata=client.metadata)
 
 
 async def _passed(gate: asyncio.Event) -> None:

@@ -73,6 +73,13 @@ async def test_a_tenant_uploads_so_many_files_in_a_minute(tmp_path: Path) -> Non
         await client.upload(jsonl(chat_lines(1)))
 
 
+async def test_uploads_that_come_together_do_not_pass_the_limit_together(tmp_path: Path) -> None:
+    async with service(limited(tmp_path, max_files_per_minute=2)) as (_, client):
+        sent = [client.upload(b"x", purpose="user_data") for _ in range(20)]
+        ends = await asyncio.gather(*sent, return_exceptions=True)
+        assert sum(not isinstance(end, BaseException) for end in ends) == 2
+
+
 async def test_running_batches_of_a_model_share_its_tokens(tmp_path: Path) -> None:
     slow = LocalSettings(echo=True, echo_delay_ms=60_000)
     settings = replace(limited(tmp_path, max_enqueued_tokens=100), local=slow)

@@ -2,6 +2,8 @@
 
 import json
 
+import msgspec
+
 from batchyard.service.jsonl import LineError, Scanner
 from batchyard.service.settings import Limits
 from batchyard.service.validation import judge
@@ -18,7 +20,7 @@ def request(custom_id: str, url: str = CHAT, model: str | None = "m") -> bytes:
 def judged(*lines: bytes, endpoint: str = CHAT) -> list[LineError]:
     scanner = Scanner(LIMITS, chunk_lines=500, chunk_bytes=4 << 20)
     scanner.feed(b"\n".join(lines))
-    return judge(scanner.finish(), endpoint, max_errors=LIMITS.max_line_errors)
+    return judge(scanner.finish(), endpoint, LIMITS)
 
 
 def codes(errors: list[LineError]) -> list[tuple[str, int | None]]:
@@ -75,5 +77,31 @@ def test_urls_beyond_those_told_apart_get_the_benefit_of_the_doubt() -> None:
     scanner = Scanner(Limits(), chunk_lines=500, chunk_bytes=4 << 20)
     scanner.feed(b"\n".join(request(str(number), f"/v1/{number}") for number in range(10)))
     found = scanner.finish()
-    assert [line for _, line in codes(judge(found, "/v1/9", max_errors=100))] == list(range(1, 9))
-    assert [line for _, line in codes(judge(found, "/v1/7", max_errors=100))] == [1, 2, 3, 4, 5, 6, 7, 9, 10]
+    assert [line for _, line in codes(judge(found, "/v1/9", Limits()))] == list(range(1, 9))
+    assert [line for _, line in codes(judge(found, "/v1/7", Limits()))] == [1, 2, 3, 4, 5, 6, 7, 9, 10]
+
+
+def test_errors_that_would_not_fit_a_message_are_cut_with_a_word_about_it() -> None:
+    limits = Limits(max_line_errors=10_000)
+    scanner = Scanner(limits, chunk_lines=500, chunk_bytes=4 << 20)
+    name = "x" * 500
+    line = b'{"custom_id": "%s", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n' % name.encode()
+    scanner.feed(line * 10_000)
+    found = judge(scanner.finish(), "/v1/chat/completions", limits)
+    assert len(msgspec.json.encode(found)) < 2 << 20
+    assert found[-1].line is None
+    assert found[-1].message == f"{10_000 - len(found) + 1} more errors are not listed: together they are too long."
+
+
+def test_every_error_of_the_file_itself_is_told() -> None:
+    limits = Limits(max_batch_file_bytes=10, max_batch_lines=1)
+    scanner = Scanner(limits, chunk_lines=500, chunk_bytes=4 << 20)
+    line = (
+        b'{"custom_id": "%d", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": 1}}\n'
+    )
+    scanner.feed(line % 1 + line % 2)
+    found = judge(scanner.finish(), "/v1/chat/completions", limits)
+    assert [(error.code, error.line) for error in found] == [("invalid_request", None), ("too_many_tasks", None)]
+    assert found[0].message == (
+        "The batch input file is larger than the 10 maximum for the m model. Please try again with a smaller batch."
+    )

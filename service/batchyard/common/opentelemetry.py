@@ -47,9 +47,8 @@ class OpenTelemetry(Tracing):
         self._propagator.inject(found)
         return found
 
-    def close(self, milliseconds: int) -> None:
-        """Sends what is left, for at most so long."""
-        self._provider.force_flush(milliseconds)
+    def close(self) -> None:
+        """Sends what is left, which may take long where the collector is away."""
         self._provider.shutdown()
 
 

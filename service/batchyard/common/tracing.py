@@ -7,12 +7,13 @@ Off, it costs a call of a function that does nothing. On, it needs the extra `ot
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from threading import Thread
 from typing import Literal
 
 Kind = Literal["server", "client", "internal"]
 Pairs = Iterable[tuple[str | bytes, str | bytes]]
 
-_FLUSH_MS = 5000
+_FLUSH_SECONDS = 5.0
 
 
 class Span:
@@ -62,4 +63,7 @@ async def opened(*, on: bool, service: str, version: str) -> AsyncIterator[Traci
     try:
         yield tracing
     finally:
-        await asyncio.to_thread(tracing.close, _FLUSH_MS)
+        # The SDK takes its time for a collector that is away, so nobody waits for that thread for longer than this.
+        closing = Thread(target=tracing.close, name="tracing-close", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, _FLUSH_SECONDS)

@@ -28,6 +28,7 @@ from batchyard.service.auth import (
 )
 from batchyard.service.errors import BatchyardError, Busy, Defect, Late, Refused, Unavailable
 from batchyard.service.metrics import ServiceMetrics, method_label
+from batchyard.service.settings import Limits
 from batchyard.v1 import ApiError, UpstreamError
 
 DOMAIN = "batchyard"
@@ -126,10 +127,15 @@ class _Call:
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """The outermost interceptor. `unary_seconds` bounds calls that carry no stream."""
+    """The outermost interceptor. `unary_seconds` bounds calls that carry no stream.
 
-    def __init__(self, unary_seconds: float, metrics: ServiceMetrics, tracing: Tracing = OFF) -> None:
+    Streams may last: they get three quarters of the places, so that other calls and health checks have the rest.
+    """
+
+    def __init__(self, unary_seconds: float, limits: Limits, metrics: ServiceMetrics, tracing: Tracing = OFF) -> None:
         self._unary_seconds = unary_seconds
+        self._most_streams = max(1, limits.max_concurrent_calls * 3 // 4)
+        self._streams: set[asyncio.Task[Any]] = set()
         self._metrics = metrics
         self._tracing = tracing
         self._running: set[asyncio.Task[Any]] = set()
@@ -151,17 +157,22 @@ class CallInterceptor(aio.ServerInterceptor):
         handler = refusing(Unavailable(_STOPPING)) if self._stopping else await continuation(details)
         if handler is None:
             return None
-        self._note()
         streams = handler.request_streaming or handler.response_streaming
+        if streams and len(self._streams) >= self._most_streams:
+            handler = refusing(Busy(f"More than {self._most_streams} streams are open. Try again soon."))
+        elif streams:
+            _note(self._streams)
+        if not self._stopping:
+            _note(self._running)
         seconds = None if streams else self._unary_seconds
         return _wrapped(handler, _Call(details, seconds, self._metrics, self._tracing))
 
-    def _note(self) -> None:
-        """The call, whose handler will run in this task, is running."""
-        task = asyncio.current_task()
-        if task and not self._stopping:
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+
+def _note(tasks: set[asyncio.Task[Any]]) -> None:
+    """Adds the task of this call, in which its handler will run, for as long as that runs."""
+    if task := asyncio.current_task():
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
 
 def _wrapped(handler: Handler, call: _Call) -> Handler:

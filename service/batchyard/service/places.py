@@ -1,5 +1,6 @@
 """A bound on uploads at once, of all tenants and providers of this process."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,15 +12,16 @@ class UploadPlaces:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._taken = 0
+        self._running: Counter[str] = Counter()
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Holds a place. Raises Busy where there is none."""
-        if self._taken >= self._most:
+    def taken(self, tenant: str) -> Iterator[int]:
+        """Holds a place; gives how many others the tenant holds. Raises Busy where there is none."""
+        if self._running.total() >= self._most:
             raise Busy(f"More than {self._most} uploads are under way. Try again soon.")
-        self._taken += 1
+        others = self._running[tenant]
+        self._running[tenant] += 1
         try:
-            yield
+            yield others
         finally:
-            self._taken -= 1
+            self._running[tenant] -= 1

@@ -36,8 +36,6 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
             raise _missing(name)
     if len(request.input_file_id) > MOST_ID:
         raise _too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
-    if len(request.endpoint) > MOST_ID:
-        raise _too_long("endpoint", MOST_ID, len(request.endpoint), "a string")
     _one_of(request.completion_window, "completion_window", WINDOWS)
     after = request.output_expires_after if request.HasField("output_expires_after") else None
     return NewBatch(
@@ -59,6 +57,12 @@ def check_ours(new: NewBatch) -> None:
         _one_of(new.endpoint, "endpoint", NAMES)
     for name in [*new.extra, *(["input_blob"] if new.input_blob else [])]:
         raise unknown(name)
+
+
+def check_theirs(new: NewBatch) -> None:
+    """Raises InvalidArgument for what no provider needs to be asked."""
+    if len(new.endpoint) > MOST_ID:
+        raise _too_long("endpoint", MOST_ID, len(new.endpoint), "a string")
 
 
 def file_description(metadata: UploadFileMetadata) -> FileDescription:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from uuid import uuid4
 
 from alembic.util import CommandError
@@ -25,6 +25,7 @@ from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
 from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Lifecycle
+from batchyard.service.errors import BatchyardError
 from batchyard.service.filestore import FileStore
 from batchyard.service.health import Health
 from batchyard.service.metrics import ServiceMetrics, batches_look, store_look
@@ -39,6 +40,7 @@ from batchyard.service.providers.opening import Opener
 from batchyard.service.providers.own import OwnBatches
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.reserve import Reserve
 from batchyard.service.retention import Retention
 from batchyard.service.router import Router
 from batchyard.service.servicer import Servicer
@@ -91,19 +93,23 @@ async def serving(
     *,
     disk: Disk | None = None,
     clock: Clock = time,
+    steady: Clock | None = None,
 ) -> AsyncIterator[Server]:
     """The service, from its locked data directory to its port, until the context ends.
 
     Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or unusable, and
-    for a port in use. Tests pass their own `disk` and `clock` (Unix seconds).
+    for a port in use. Tests pass their own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
     """
-    metrics = metrics or Metrics()
+    steady = steady or (monotonic if clock is time else clock)
+    metrics, limits = metrics or Metrics(), settings.limits
     figures = ServiceMetrics(metrics)
     async with AsyncExitStack() as stack:
         with _startup_errors(settings):
-            engine, servicer, admin = await _work(settings, metrics, figures, tracing, disk or Disk(), clock, stack)
+            engine, servicer, admin = await _work(
+                settings, metrics, figures, tracing, disk or Disk(), clock, steady, stack
+            )
             checks = Health()
-            calls = CallInterceptor(UNARY_SECONDS, figures, tracing)
+            calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
             server, port = _listener(settings, calls, servicer, admin, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
@@ -118,6 +124,7 @@ async def _work(
     tracing: Tracing,
     disk: Disk,
     clock: Clock,
+    steady: Clock,
     stack: AsyncExitStack,
 ) -> tuple[Engine, Servicer, AdminServicer]:
     """Everything behind the port: locked, swept, running, and closed by `stack` in the opposite order."""
@@ -129,7 +136,8 @@ async def _work(
     if settings.database_url and (elsewhere := _registry_folder(settings)):
         stack.enter_context(DirectoryLock(elsewhere))
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
-    database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe)
+    reserve = Reserve(settings.data_dir / "reserve", disk, settings.limits.min_free_bytes)
+    database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe, reserve.give_up)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
     idle = [] if settings.local else ["local"]  # its batches wait until it is configured again
@@ -168,7 +176,7 @@ async def _work(
     batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
     places = UploadPlaces(limits.max_concurrent_uploads)
     local = LocalProvider(store, work, batches, own, limits, settings.retention, places, clock)
-    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, figures)
+    retention = Retention(work, local.forget, reserve, settings.retention.sweep_seconds, clock, steady, figures)
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
     opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, stack)
@@ -240,6 +248,8 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         raise StartupError(error.message) from None
     except MissingExtra as error:
         raise StartupError(str(error)) from None
+    except BatchyardError as error:
+        raise StartupError(error.message) from error
     except OSError as error:
         raise StartupError(f"The data directory {settings.data_dir} can't be used: {error.strerror}.") from error
     except (SQLAlchemyError, sqlite3.Error, CommandError) as error:

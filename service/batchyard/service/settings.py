@@ -128,14 +128,14 @@ class Limits:
     max_file_bytes: Count = 512 * MIB
     """The largest file, of any purpose."""
     max_batch_file_bytes: Count = 200 * MIB
-    """The largest input file of a batch (OpenAI's own limit)."""
+    """The largest input file of a batch (OpenAI's own limit); a larger one is stored, and its batch fails."""
     max_batch_lines: Count = 50_000
     """Lines in a batch's input (OpenAI's own limit)."""
     max_line_bytes: Count = 16 * MIB
     """The longest input line."""
     max_embedding_inputs: Count = 50_000
     """Inputs in all lines of a batch of /v1/embeddings (OpenAI's own limit)."""
-    max_line_errors: Count = 100
+    max_line_errors: Annotated[int, Bounds(1, 10_000)] = 100
     """Bad lines that are reported for one batch."""
     max_files_per_minute: MaybeCount = None
     """Uploads of a tenant that end well; none: as many as come."""
@@ -145,7 +145,7 @@ class Limits:
     """Estimated prompt tokens in the running batches of a tenant and a model; none: as many as come."""
     max_enqueued_embeddings: MaybeCount = None
     """Requests in the running batches of a tenant to /v1/embeddings; none: as many as come."""
-    max_message_bytes: Annotated[int, Bounds(2 * MIB, (1 << 31) - 1)] = 4 * MIB
+    max_message_bytes: Annotated[int, Bounds(2 * MIB, (1 << 31) - 1)] = 8 * MIB
     """The largest gRPC message; pieces of up to 1 MiB must fit."""
     max_stored_bytes: MaybeCount = None
     """Bytes of files and results that are kept at once, of all tenants; none: as many as the disk takes."""

@@ -1,10 +1,15 @@
 """What batch creation makes of a scanned input."""
 
+from msgspec import json
+
 from batchyard.service.jsonl import LineError, Scan
 from batchyard.service.requestline import endpoint_of
+from batchyard.service.settings import Limits
+
+_MOST_BYTES = 1 << 20  # of all errors together, so that a batch fits a message
 
 
-def judge(scan: Scan, endpoint: str, *, max_errors: int) -> list[LineError]:
+def judge(scan: Scan, endpoint: str, limits: Limits) -> list[LineError]:
     """Returns what is wrong with an input for a batch of this endpoint: the file's own errors, then the first lines'.
 
     One error a line: a url that is not the endpoint hides whatever else is wrong with the request. Exact for as many
@@ -12,13 +17,37 @@ def judge(scan: Scan, endpoint: str, *, max_errors: int) -> list[LineError]:
     """
     if not scan.lines:
         return [LineError("empty_file", _EMPTY, None, None)]
-    errors = {error.line or 0: error for error in scan.errors}
+    whole = [*_too_large(scan, limits.max_batch_file_bytes), *(error for error in scan.errors if error.line is None)]
+    errors = {error.line: error for error in scan.errors if error.line is not None}
     errors |= {line: LineError("invalid_url", _URL, "url", line) for line in _elsewhere(scan, endpoint_of(endpoint))}
-    return [errors[line] for line in sorted(errors)][:max_errors]
+    return _fitting([*whole, *(errors[line] for line in sorted(errors))][: limits.max_line_errors])
 
 
 _EMPTY = "The input file is empty. Please ensure that the batch contains at least one request."
 _URL = "The URL provided for this request does not match the batch endpoint."
+
+
+def _too_large(scan: Scan, most: int) -> list[LineError]:
+    """Facts 3.5."""
+    if scan.bytes <= most:
+        return []
+    model = next(iter(scan.models), "chosen")
+    message = (
+        f"The batch input file is larger than the {most} maximum for the {model} model. "
+        "Please try again with a smaller batch."
+    )
+    return [LineError("invalid_request", message, None, None)]
+
+
+def _fitting(errors: list[LineError]) -> list[LineError]:
+    """The first errors, and one that says so where there are too many to tell."""
+    size = 0
+    for told, error in enumerate(errors):
+        size += len(json.encode(error))
+        if size > _MOST_BYTES:
+            message = f"{len(errors) - told} more errors are not listed: together they are too long."
+            return [*errors[:told], LineError("invalid_request", message, None, None)]
+    return errors
 
 
 def _elsewhere(scan: Scan, endpoint: str) -> list[int]:

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
-import multipart  # type: ignore[import-untyped]
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Send
 
+from batchyard.common.forms import FormError, FormReader, Part, media_type
 from batchyard.common.frame import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.caller import Caller, CallError, Metadata, Upload
@@ -34,7 +34,6 @@ MAX_FIELDS = 64
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
 _LAST_BYTE = 2**63 - 1
-_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 _FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:(\[)|\.)(anchor|seconds)(?(3)\])")
 
 
@@ -56,10 +55,10 @@ class Files:
         """Stream a form to the service; nothing is kept of one that is wrong or that ends early."""
         body = Body(request, self._bounds)
         try:
-            parser, metadata, provider = _parser(request), metadata_of(request), provider_of(request)
+            form, metadata, provider = _form(request), metadata_of(request), provider_of(request)
             async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
                 await within(self._bounds.deadline, call.accepted())
-                await Form(call, provider, self._bounds.idle, _length(request)).forward(parser, body)
+                await Form(call, provider, self._bounds.idle, form).forward(body)
                 stored = await while_connected(request.receive, within(self._bounds.deadline, call.result()))
                 return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
@@ -119,28 +118,23 @@ class Files:
 class Form:
     """Passes a form on to an upload: metadata when the file begins, its data, late fields, and finish last."""
 
-    def __init__(self, call: Upload, provider: str, idle: float, length: int | None) -> None:
-        """`length` is the form's, in bytes, where it is known."""
+    def __init__(self, call: Upload, provider: str, idle: float, form: FormReader) -> None:
         self._call = call
         self._idle = idle
-        self._length = length
-        self._read = bytearray()  # what came before the file
-        self._parts = 0
+        self._form = form
         self._metadata = UploadFileMetadata(provider=provider)
         self._given: dict[str, str] = {}
         self._name, self._value = "", bytearray()
         self._has_file, self._late, self._size = False, False, 0
 
-    async def forward(self, parser: multipart.PushMultipartParser, body: Body) -> None:
+    async def forward(self, body: Body) -> None:
         """Read the body to its end; RequestError where the form is not a whole and valid upload."""
         try:
             while piece := await body.read():
-                if not self._has_file and len(self._read) <= MAX_FIELD:
-                    self._read += piece
-                for event in _events(parser, piece):
-                    await self._take(event, parser.boundary)
-            parser.close()
-        except (multipart.MultipartError, UnicodeError) as error:
+                for event in self._form.feed(piece):
+                    await self._take(event)
+            self._form.close()
+        except (FormError, UnicodeError) as error:
             raise RequestError(400, "We could not parse the form of your request: it is wrong or cut off.") from error
         for name, found in (("file", self._has_file), ("purpose", self._metadata.purpose)):
             if not found:
@@ -149,9 +143,9 @@ class Form:
             await self._send(UploadFileRequest(metadata=self._metadata))
         await self._send(UploadFileRequest(finish=UploadFileFinish(size=self._size)))
 
-    async def _take(self, event: multipart.MultipartSegment | bytes | None, boundary: bytes) -> None:
-        if isinstance(event, multipart.MultipartSegment):
-            await self._begin(event, boundary)
+    async def _take(self, event: Part | bytes | None) -> None:
+        if isinstance(event, Part):
+            await self._begin(event)
         elif event is None:
             await self._end()
         else:
@@ -161,34 +155,20 @@ class Form:
             elif len(self._value) > MAX_FIELD:
                 raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
 
-    async def _begin(self, segment: multipart.MultipartSegment, boundary: bytes) -> None:
+    async def _begin(self, segment: Part) -> None:
         self._name, self._value = segment.name or "", bytearray()
-        self._parts += 1
         if self._name == "file":
             if self._has_file:
                 raise _refusal("file", "a form holds one file.")
             self._has_file = True
             self._metadata.filename = segment.filename or ""
-            if (kind := segment.content_type) and _MEDIA_TYPE.fullmatch(kind):
-                self._metadata.content_type = kind
-            if (room := self._room(boundary)) is not None:
+            self._metadata.content_type = media_type(segment)
+            if (room := self._form.room()) is not None:
                 self._metadata.size_hint = room
-            self._read.clear()
             await self._send(UploadFileRequest(metadata=self._metadata))
         elif not _FORM_FIELDS.fullmatch(self._name):
             text = f"Unknown parameter: '{self._name}'."
             raise RequestError(400, text, param=self._name, code="unknown_parameter")
-
-    def _room(self, boundary: bytes) -> int | None:
-        """How many bytes the file may have: those of the form that are neither before it nor its last delimiter."""
-        if self._length is None or len(self._read) > MAX_FIELD:
-            return None
-        at = self._read.find(b"--" + boundary)
-        for _ in range(1, self._parts):
-            at = self._read.find(b"\r\n--" + boundary, at + 1)
-        start = self._read.find(b"\r\n\r\n", at) + 4
-        room = self._length - start - len(b"\r\n----\r\n") - len(boundary)
-        return room if room >= 0 else None
 
     async def _end(self) -> None:
         if self._name == "file":
@@ -227,25 +207,12 @@ def _refusal(name: str, problem: str) -> RequestError:
     return RequestError(400, f"Invalid '{name}': {problem}", param=name, code="invalid_value")
 
 
-def _length(request: Request) -> int | None:
-    given = request.headers.get("content-length", "")
-    return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
-
-
-def _parser(request: Request) -> multipart.PushMultipartParser:
-    kind, options = multipart.parse_options_header(request.headers.get("content-type", ""))
-    if kind != "multipart/form-data" or not 0 < len(options.get("boundary", "")) <= 70:
-        raise RequestError(400, "The request must be multipart/form-data, with a boundary of 1 to 70 characters.")
-    return multipart.PushMultipartParser(options["boundary"], max_segment_count=MAX_FIELDS + 1, strict=True)
-
-
-def _events(parser: multipart.PushMultipartParser, piece: bytes) -> Iterator[multipart.MultipartSegment | bytes | None]:
-    if not parser.closed:
-        try:
-            yield from parser.parse(piece)
-        except multipart.StrictParserError:
-            # Bytes after the last boundary are allowed; close raises where it has not come yet.
-            parser.close()
+def _form(request: Request) -> FormReader:
+    try:
+        return FormReader(request.headers, MAX_FIELDS + 1)
+    except ValueError as error:
+        text = "The request must be multipart/form-data, with a boundary of 1 to 70 characters."
+        raise RequestError(400, text) from error
 
 
 def _span(header: str) -> tuple[int, int] | None:

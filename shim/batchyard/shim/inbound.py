@@ -21,21 +21,16 @@ T = TypeVar("T")
 
 
 def metadata_of(request: Request) -> list[tuple[str, str]]:
-    """The call's metadata: the request's id, the caller's authorization, unchanged, and how its client speaks.
-
-    Azure's own clients send an api-version, and their key in a header `api-key`, which goes on as a bearer's.
-    """
+    """The call's metadata: request id, authorization, and how its client speaks: a key in `api-key`, an api-version."""
     key, api_key = request.headers.get("authorization", ""), request.headers.get("api-key", "")
     version = request.query_params.get("api-version", "")
     for name, value in (("authorization", key), ("api-key", api_key), ("api-version", version)):
         if not (value.isascii() and value.isprintable() and len(value) <= MAX_HEADER):
             raise RequestError(400, f"The {name} must be at most {MAX_HEADER} printable ASCII characters.", param=name)
-    spoken = {"batchyard-key-scheme": "api-key" if api_key else "", "batchyard-api-version": version}
-    return [
-        ("x-request-id", str(request.state.request_id)),
-        ("authorization", key or (f"Bearer {api_key}" if api_key else "")),
-        *((name, value) for name, value in spoken.items() if value),
-    ]
+    found = [("x-request-id", str(request.state.request_id)), ("authorization", key)]
+    if api_key:
+        found[1:] = [("authorization", key or f"Bearer {api_key}"), ("batchyard-key-scheme", "api-key")]
+    return [*found, ("batchyard-api-version", version)] if version else found
 
 
 def provider_of(request: Request, *, body: str = "") -> str:

@@ -106,7 +106,7 @@ class Lifecycle:
         if stored is None:
             return _Input(None, [], [_no_input(batch.input_file_id, found is not None)])
         scan = Scan.from_dict(stored)
-        return _Input(scan, parts, judge(scan, batch.endpoint, max_errors=self._limits.max_line_errors))
+        return _Input(scan, parts, judge(scan, batch.endpoint, self._limits))
 
     async def _plan(
         self, batch: BatchRecord, found: _Input, bounds: Iterable[Enqueued] = (), **values: Any

@@ -86,12 +86,11 @@ class Content(NamedTuple):
     length: int | None
 
 
-def check_size(size: int, purpose: str, limits: Limits) -> None:
-    """Raises TooLarge. OpenAI's wording for batch inputs (facts 3.5) has no room for a file without a model."""
-    most = limits.max_batch_file_bytes if purpose == "batch" else limits.max_file_bytes
+def check_size(size: int, limits: Limits) -> None:
+    """Raises TooLarge. An input that is too large for a batch is another matter: that batch fails."""
+    most = limits.max_file_bytes
     if size > most:
-        kind = "batch input file" if purpose == "batch" else "file"
-        raise TooLarge(f"The {kind} is larger than the maximum of {most} bytes.", param="file")
+        raise TooLarge(f"The file is larger than the maximum of {most} bytes.", param="file")
 
 
 def check_digest(digest: bytes | None, found: bytes) -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import Any
 
-from batchyard.service.errors import DataLoss, InvalidArgument
+from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound
 from batchyard.service.filestore import FileStore, Part, Writer
 from batchyard.service.identifiers import new_file_id
 from batchyard.service.jsonl import Scan, Scanner
@@ -58,8 +58,8 @@ class LocalProvider:
 
     @asynccontextmanager
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
-        with self._places.taken():
-            await owner.check_uploads(self._limits.file_rate, int(self._clock()))
+        with self._places.taken(owner.tenant) as others:
+            await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             file_id = new_file_id()
             async with self._store.writer(f"files/{file_id}") as writer:
                 scanner = self._scanner() if begun.purpose in {"", "batch"} else None
@@ -133,6 +133,14 @@ class LocalProvider:
         }
         return await owner.add_file(values | found, [part])
 
+    async def drop(self, owner: TenantRegistry, file_id: str, part: Part) -> None:
+        """Removes the bytes of a file whose row was refused; where that isn't sure, the next start does."""
+        with suppress(BatchyardError):
+            try:
+                await owner.get_file(file_id)
+            except NotFound:
+                await self._store.delete(part.key)
+
     def _scanner(self) -> Scanner:
         return Scanner(
             self._limits,
@@ -168,20 +176,24 @@ class _LocalUpload:
 
     async def write(self, data: bytes) -> None:
         self.size += len(data)
-        check_size(self.size, self._purpose, self._limits)
+        check_size(self.size, self._limits)
         self._held += data
         if len(self._held) >= _PIECE:
             await self._pass_on()
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
-        check_size(self.size, description.purpose, self._limits)
+        check_size(self.size, self._limits)
         await self._pass_on()
         check_digest(digest, self._sha256.digest())
         scan = await self._scanned(description)
         await self._writer.commit()
         part = Part(f"files/{self._file_id}", self.size)
         found = {"scan": scan.to_dict(), "stats": _stats(scan, self._sha256.hexdigest())} if scan else {}
-        return await self._provider.register(self._owner, description, self._file_id, part, found)
+        try:
+            return await self._provider.register(self._owner, description, self._file_id, part, found)
+        except BatchyardError:
+            await self._provider.drop(self._owner, self._file_id, part)
+            raise
 
     async def _pass_on(self) -> None:
         """Hashes, scans and writes a piece, the first two side by side: hashing needs no interpreter lock."""

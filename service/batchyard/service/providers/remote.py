@@ -22,6 +22,7 @@ from batchyard.service.providers.sending import Sending
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.remote import RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
+from batchyard.service.requests import check_theirs
 from batchyard.service.settings import Limits, Upstream
 from batchyard.service.upstream import answers
 from batchyard.service.upstream.client import UpstreamClient, segment
@@ -69,8 +70,8 @@ class RemoteProvider:
             members = self._dialect.file(answer)
             return await self._registry.add_file(owner.tenant, self._made(members), self._values(members))
 
-        with self._places.taken():
-            await owner.check_uploads(self._limits.file_rate, int(self._clock()))
+        with self._places.taken(owner.tenant) as others:
+            await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             sending = Sending(self._client, self._dialect, begun, self._limits, self._settings.idle_seconds, register)
             try:
                 yield sending
@@ -104,6 +105,7 @@ class RemoteProvider:
             await owner.delete_file(file.id, "", int(self._clock()))
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
+        check_theirs(new)
         if file is None and not new.input_blob:
             return await self._batches.add(owner, new, self.name)
         if file:

@@ -44,13 +44,13 @@ class Sending:
 
     async def write(self, data: bytes) -> None:
         self.size += len(data)
-        check_size(self.size, self._begun.purpose, self._limits)
+        check_size(self.size, self._limits)
         self._form.take(len(data))
         self._sha256.update(data)
         await self._pass_on(data)
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
-        check_size(self.size, description.purpose, self._limits)
+        check_size(self.size, self._limits)
         check_digest(digest, self._sha256.digest())
         late = self._late_fields(description)
         self._form.check_end(late)

@@ -31,9 +31,18 @@ class Database:
     statements are committed, durably, or none is.
     """
 
-    def __init__(self, url: str, committed: Callable[[float], None] = lambda _: None) -> None:
-        """`committed` is told, in the writer's thread, how many seconds each commit took with its writes."""
+    def __init__(
+        self,
+        url: str,
+        committed: Callable[[float], None] = lambda _: None,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`committed` is told, in the writer's thread, how many seconds each commit took with its writes.
+
+        `make_room` is asked, in another thread, where the disk is too full for what makes room itself.
+        """
         self._committed = committed
+        self._make_room = make_room
         self._engine = _sqlite(url)
         with self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -47,8 +56,19 @@ class Database:
         """What `work` returns, from one consistent view of the registry. Raises Unavailable where it can't be read."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
-    async def write(self, work: Work[T]) -> T:
-        """What `work` returns, once committed. Raises what `work` raises, StorageFull or Unavailable."""
+    async def write(self, work: Work[T], *, urgent: bool = False) -> T:
+        """What `work` returns, once committed. Raises what `work` raises, StorageFull or Unavailable.
+
+        `urgent` is what has to work on a full disk too: it ends something, or makes room.
+        """
+        try:
+            return await self._write(work)
+        except StorageFull:
+            if not urgent or not await asyncio.to_thread(self._make_room):
+                raise
+        return await self._write(work)
+
+    async def _write(self, work: Work[T]) -> T:
         future: Future[T] = Future()
         self._pending.put((work, future))
         return await asyncio.wrap_future(future)
@@ -91,7 +111,7 @@ class Database:
                         raise
                     except Exception as error:  # the one's failure, not the group's
                         savepoint.rollback()
-                        future.set_exception(_translated(error))
+                        future.set_exception(_caused(error))
                     else:
                         done.append((future, result))
                 connection.commit()
@@ -99,14 +119,20 @@ class Database:
         except Exception as error:
             for _, future in group:
                 if not future.done():
-                    future.set_exception(_translated(error))
+                    future.set_exception(_caused(error))
         else:
             for future, result in done:
                 future.set_result(result)
 
 
 def _sqlite(url: str) -> Engine:
-    engine = create_engine(url, pool_size=_READERS + 1, max_overflow=0, connect_args={"check_same_thread": False})
+    engine = create_engine(
+        url,
+        pool_size=_READERS + 1,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+        hide_parameters=True,  # errors are logged, and what callers sent is not
+    )
 
     @event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _: object) -> None:
@@ -124,6 +150,14 @@ def migrate(connection: Connection, revision: str = "head") -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
+
+
+def _caused(error: Exception) -> Exception:
+    """The driver's error as ours, which names it as its cause: that is for the log."""
+    ours = _translated(error)
+    if ours is not error:
+        ours.__cause__ = error
+    return ours
 
 
 def _translated(error: Exception) -> Exception:

@@ -43,11 +43,13 @@ class TenantRegistry:
         row = {**values, "tenant": self.tenant}
         return await self._database.write(lambda connection: insert_file(connection, row, parts))
 
-    async def check_uploads(self, rate: Rate | None, now: int) -> None:
-        """Raises Busy where the tenant has uploaded its share of files."""
+    async def check_uploads(self, rate: Rate | None, now: int, running: int) -> None:
+        """Raises Busy where the tenant has uploaded its share of files, those that are still coming included."""
         if rate:
             uploads = select(files.c.created_at).where(files.c.purpose != "batch_output").order_by(files.c.seq.desc())
-            await self._database.read(lambda connection: check_rate(connection, uploads, rate, self.tenant, now))
+            await self._database.read(
+                lambda connection: check_rate(connection, uploads, rate, self.tenant, now, running)
+            )
 
     async def get_file(self, file_id: str, provider: str = "") -> FileRecord:
         return await self._database.read(lambda connection: self._file(connection, file_id, provider))
@@ -77,7 +79,7 @@ class TenantRegistry:
             connection.execute(update(files).where(files.c.seq == file.seq).values(deleted_at=now))
             return file
 
-        return await self._database.write(work)
+        return await self._database.write(work, urgent=True)
 
     async def check_unread(self, file: FileRecord) -> None:
         """Raises FailedPrecondition while a batch reads the file."""
@@ -129,7 +131,7 @@ class TenantRegistry:
             query = query.values(status=Status.CANCELLING, cancelling_at=batch.not_before(now))
             return BatchRecord(**connection.execute(query).mappings().one())
 
-        return await self._database.write(work)
+        return await self._database.write(work, urgent=True)
 
     def _check_unread(self, connection: Connection, file_id: str) -> None:
         readers = select(batches.c.id).where(batches.c.tenant == self.tenant, batches.c.status.not_in(ENDED))
@@ -201,11 +203,16 @@ def no_batch(batch_id: str) -> NotFound:
     return NotFound(f"No batch found with id '{batch_id}'.")
 
 
-def check_rate(connection: Connection, newest: Select[Any], rate: Rate, tenant: str, now: int) -> None:
-    """Raises Busy where a tenant has too many rows; `newest` selects when they were created, the newest first."""
+def check_rate(
+    connection: Connection, newest: Select[Any], rate: Rate, tenant: str, now: int, running: int = 0
+) -> None:
+    """Raises Busy where a tenant has too many rows; `newest` selects when they were created, the newest first.
+
+    `running` are to come. Rows from before the clock was put back, which seem to lie ahead, don't count.
+    """
     (column,) = newest.selected_columns
-    mine = newest.where(column.table.c.tenant == tenant).limit(1).offset(rate.most - 1)
-    oldest = connection.scalar(mine)
+    mine = newest.where(column.table.c.tenant == tenant, column <= now).limit(1)
+    oldest = connection.scalar(mine.offset(rate.most - 1 - running)) if running < rate.most else now
     if oldest is not None and oldest > now - rate.seconds:
         raise Busy(
             f"Rate limit reached: at most {rate.most} in {rate.seconds} seconds. Please try again later.",

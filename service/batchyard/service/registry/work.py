@@ -83,7 +83,7 @@ class WorkRegistry:
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
         for table in (batches, chunks):
-            await self._execute(update(table).where(table.c.lease_until > 0).values(lease_until=0))
+            await self._execute(update(table).where(table.c.lease_until > 0).values(lease_until=0), urgent=True)
 
     async def claim_batch(self, now: float, until: float) -> BatchRecord | None:
         """Leases the oldest live batch that nobody holds; ours stay ours until released, whatever the clock says."""
@@ -246,7 +246,7 @@ class WorkRegistry:
         )
         due = select(files.c.seq).where(files.c.deleted_at.is_(None), files.c.expires_at <= now, ~reader.exists())
         query = update(files).where(files.c.seq.in_(due.limit(most))).values(deleted_at=now)
-        return await self._execute(query)
+        return await self._execute(query, urgent=True)
 
     async def deleted_parts(self, most: int = 500) -> list[Part]:
         """Objects that only deleted files refer to."""
@@ -257,7 +257,7 @@ class WorkRegistry:
     async def forget_parts(self, parts: Iterable[Part]) -> None:
         """Drops the references to objects that are gone."""
         keys = [part.key for part in parts]
-        await self._execute(delete(file_parts).where(file_parts.c.key.in_(keys)))
+        await self._execute(delete(file_parts).where(file_parts.c.key.in_(keys)), urgent=True)
 
     async def forget_files(self, before: int) -> int:
         """Drops the rows of files that were deleted before a time; until then they serve as cursors of lists."""
@@ -274,9 +274,9 @@ class WorkRegistry:
         self._touch(seq)
         return found
 
-    async def _execute(self, query: Update | Delete) -> int:
+    async def _execute(self, query: Update | Delete, *, urgent: bool = False) -> int:
         """How many rows it changed."""
-        return await self._database.write(lambda connection: connection.execute(query).rowcount)
+        return await self._database.write(lambda connection: connection.execute(query).rowcount, urgent=urgent)
 
     def _taken(self, table: Table, until: float) -> Update:
         return update(table).values(lease_owner=self._owner, lease_until=until, epoch=table.c.epoch + 1)

@@ -1,0 +1,69 @@
+"""A multipart form, read as it comes: its parts, their pieces, and how much room is left for what begins."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import multipart  # type: ignore[import-untyped]
+
+Part: TypeAlias = multipart.MultipartSegment
+FormError: TypeAlias = multipart.MultipartError
+_MOST_BOUNDARY = 70  # RFC 2046, 5.1.1
+_MOST_NOTED = 64 * 1024
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
+
+
+def media_type(part: Part) -> str:
+    """A part's media type without parameters; empty where it has none."""
+    found = part.content_type or ""
+    return found if _MEDIA_TYPE.fullmatch(found) else ""
+
+
+class FormReader:
+    """Reads the form of a request with these headers. Raises ValueError where they are not a form's."""
+
+    def __init__(self, headers: Mapping[str, str], most_parts: int) -> None:
+        kind, options = multipart.parse_options_header(headers.get("content-type", ""))
+        boundary = options.get("boundary", "")
+        if kind != "multipart/form-data" or not 0 < len(boundary) <= _MOST_BOUNDARY:
+            raise ValueError("no form")
+        self._parser = multipart.PushMultipartParser(boundary, max_segment_count=most_parts, strict=True)
+        length = headers.get("content-length", "")
+        self._length = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+        self._noted = bytearray()
+        self._parts = 0
+
+    def feed(self, piece: bytes) -> Iterator[Part | bytes | None]:
+        """What the next piece holds: a part, then its bytes, then None. Raises FormError."""
+        if len(self._noted) <= _MOST_NOTED:
+            self._noted += piece
+        for event in self._events(piece):
+            self._parts += isinstance(event, Part)
+            yield event
+
+    def close(self) -> None:
+        """Raises FormError where the form has not ended."""
+        self._parser.close()
+
+    def room(self) -> int | None:
+        """The most bytes of the part that has just begun: all but its own last delimiter may be its; None: unknown.
+
+        Exact where the part is the last one.
+        """
+        if self._length is None or len(self._noted) > _MOST_NOTED:
+            return None
+        delimiter = b"--" + self._parser.boundary
+        at = self._noted.find(delimiter)
+        for _ in range(1, self._parts):
+            at = self._noted.find(b"\r\n" + delimiter, at + 1)
+        start = self._noted.find(b"\r\n\r\n", at) + 4
+        room = self._length - start - len(b"\r\n--\r\n") - len(delimiter)
+        return room if room >= 0 else None
+
+    def _events(self, piece: bytes) -> Iterator[Part | bytes | None]:
+        if not self._parser.closed:
+            try:
+                yield from self._parser.parse(piece)
+            except multipart.StrictParserError:
+                # Bytes after the last boundary are allowed; close raises where it has not come yet.
+                self._parser.close()
