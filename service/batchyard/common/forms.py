@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from typing import Any
 
 import multipart  # type: ignore[import-untyped]
 
-Part: TypeAlias = multipart.MultipartSegment
-FormError: TypeAlias = multipart.MultipartError
+Part: Any = multipart.MultipartSegment
+FormError: Any = multipart.MultipartError
 _MOST_BOUNDARY = 70  # RFC 2046, 5.1.1
 _MOST_NOTED = 64 * 1024
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 
 
-def media_type(part: Part) -> str:
+def media_type(part: Any) -> str:
     """A part's media type without parameters; empty where it has none."""
     found = part.content_type or ""
     return found if _MEDIA_TYPE.fullmatch(found) else ""
@@ -33,7 +33,7 @@ class FormReader:
         self._noted = bytearray()
         self._parts = 0
 
-    def feed(self, piece: bytes) -> Iterator[Part | bytes | None]:
+    def feed(self, piece: bytes) -> Iterator[Any]:
         """What the next piece holds: a part, then its bytes, then None. Raises FormError."""
         if len(self._noted) <= _MOST_NOTED:
             self._noted += piece
@@ -60,7 +60,7 @@ class FormReader:
         room = self._length - start - len(b"\r\n--\r\n") - len(delimiter)
         return room if room >= 0 else None
 
-    def _events(self, piece: bytes) -> Iterator[Part | bytes | None]:
+    def _events(self, piece: bytes) -> Iterator[Any]:
         if not self._parser.closed:
             try:
                 yield from self._parser.parse(piece)

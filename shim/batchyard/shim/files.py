@@ -27,9 +27,7 @@ Opened = tuple[FileContentInfo, AsyncIterator[Any]]
 
 log = logging.getLogger("batchyard.shim")
 
-PIECE = 256 * 1024
-MAX_FIELD = 64 * 1024
-MAX_FIELDS = 64
+PIECE, MAX_FIELD, MAX_FIELDS = 256 * 1024, 64 * 1024, 64
 
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
@@ -143,7 +141,7 @@ class Form:
             await self._send(UploadFileRequest(metadata=self._metadata))
         await self._send(UploadFileRequest(finish=UploadFileFinish(size=self._size)))
 
-    async def _take(self, event: Part | bytes | None) -> None:
+    async def _take(self, event: Any) -> None:
         if isinstance(event, Part):
             await self._begin(event)
         elif event is None:
@@ -155,7 +153,7 @@ class Form:
             elif len(self._value) > MAX_FIELD:
                 raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
 
-    async def _begin(self, segment: Part) -> None:
+    async def _begin(self, segment: Any) -> None:
         self._name, self._value = segment.name or "", bytearray()
         if self._name == "file":
             if self._has_file:
@@ -210,9 +208,9 @@ def _refusal(name: str, problem: str) -> RequestError:
 def _form(request: Request) -> FormReader:
     try:
         return FormReader(request.headers, MAX_FIELDS + 1)
-    except ValueError as error:
+    except ValueError:
         text = "The request must be multipart/form-data, with a boundary of 1 to 70 characters."
-        raise RequestError(400, text) from error
+        raise RequestError(400, text) from None
 
 
 def _span(header: str) -> tuple[int, int] | None:
