@@ -204,12 +204,16 @@ class TestServe:
         assert (code, said.splitlines()[-1].startswith("batchyard: ")) == (1, True)
         assert "Traceback" not in said
 
-    async def test_variables_of_providers_are_seen_and_change_nothing(self, local: list[str]) -> None:
+    async def test_variables_of_providers_add_deployments_and_never_show_a_secret(self, local: list[str]) -> None:
         environ = {"OPENAI_API_KEY": "sk-hunter2", "AZURE_API_BASE": "hunter2", "LITELLM_MASTER_KEY": "hunter2"}
         async with running("serve", *local, **environ) as command:
             await command.said(BOTH)
-        assert "default: local" in command.written
-        assert "AZURE_API_BASE, OPENAI_API_KEY" in command.written
+        assert (
+            "providers: local (echo), openai (openai at https://api.openai.com/v1); default: local" in command.written
+        )
+        assert "the AZURE_* variables make no deployment: api_base: expected an http:// or https:// URL" in (
+            command.written
+        )
         assert "hunter2" not in command.written
 
 
@@ -248,6 +252,16 @@ class TestCheckConfig:
         (tmp_path / "c.yaml").write_text("batchyard: {local: {echo: true}}\nrouter_settings: {num_retries: 1}\n")
         code, out, _ = await ran("check-config", "--config", str(tmp_path / "c.yaml"))
         assert (code, "warning: keys that are not used: router_settings.num_retries" in out) == (0, True)
+
+    async def test_it_prints_the_deployments_without_secrets(self) -> None:
+        environ = {"OPENAI_API_KEY": "hunter2", "AZURE_API_KEY": "hunter2", "AZURE_API_BASE": "https://r.example/"}
+        code, out, err = await ran("check-config", "--config", str(DEVELOPMENT), **environ)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[-2:] == [
+            "deployment openai: openai at https://api.openai.com/v1",
+            "deployment azure: azure at https://r.example",
+        ]
+        assert "hunter2" not in out
 
     async def test_problems_end_with_one(self) -> None:
         code, out, err = await ran("check-config", "--config", str(DEVELOPMENT), "--port", "x", "--host", "0.0.0.0")

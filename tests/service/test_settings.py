@@ -1,6 +1,5 @@
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,39 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.layers import key_name, keys, variable
-from batchyard.service.loading import choose_default, is_loopback, load_settings, provider_variables
+from batchyard.service.hosts import is_loopback
+from batchyard.service.layers import SECTIONS, key_name, keys, variable
+from batchyard.service.loading import load_settings
 from batchyard.service.settings import Limits, LocalSettings, Retention, Settings, SettingsError
 from batchyard.service.yamlfile import parse
+
+from .conftest import Load, Problems
 
 ECHO = "batchyard: {local: {echo: true}}\n"
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
 DEVELOPMENT = Path(__file__).parents[2] / "service" / "batchyard" / "cli" / "development.yaml"
-
-Load = Callable[..., Settings]
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Load:
-    def load(text: str, environ: Mapping[str, str] | None = None, **options: object) -> Settings:
-        path = tmp_path / "config.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load_settings(path, environ or {}, options)
-
-    return load
-
-
-@pytest.fixture
-def problems(load: Load, tmp_path: Path) -> Callable[..., list[str]]:
-    def problems(text: str, environ: Mapping[str, str] | None = None, **options: object) -> list[str]:
-        with pytest.raises(SettingsError) as caught:
-            load(text, environ, **options)
-        return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
-
-    return problems
-
-
-Problems = Callable[..., list[str]]
 
 
 class TestPrecedence:
@@ -86,11 +63,6 @@ class TestPrecedence:
     def test_an_unset_option_and_a_key_without_a_value_change_nothing(self, load: Load) -> None:
         assert load(ECHO + "router_settings:\n", {"BATCHYARD_PORT": ""}, port=None, host=None).port == 4000
         assert load("batchyard:\n  port:\n  limits:\n  local: {echo: true}").limits == Limits()
-
-    def test_variables_of_providers_change_nothing(self, load: Load) -> None:
-        environ = {"OPENAI_API_KEY": "sk-x", "AZURE_API_BASE": "not a url", "OPENAI_ORGANIZATION": ""}
-        assert load(ECHO, environ) == load(ECHO)
-        assert provider_variables(environ) == ["AZURE_API_BASE", "OPENAI_API_KEY"]
 
 
 class TestProblems:
@@ -264,18 +236,14 @@ class TestLiteLLMsFile:
     )
 
     def test_it_loads_and_one_warning_names_what_is_not_used(self, load: Load, tmp_path: Path) -> None:
-        assert load(self.GROUP + ECHO, {"AZURE_API_KEY": "k"}).warnings == (
-            "keys that are not used: model_list, litellm_settings.enable_loadbalancing_on_batch_endpoints, "
+        environ = {"AZURE_API_KEY": "k", "BATCHYARD_DEFAULT_PROVIDER": "azure"}
+        assert load(self.GROUP + ECHO, environ).warnings == (
+            "the AZURE_* variables make no deployment: the variable AZURE_API_BASE is not set",
+            "keys that are not used: litellm_settings.enable_loadbalancing_on_batch_endpoints, "
             "router_settings.num_retries, general_settings.database_url (LiteLLM's own database; Batchyard's is "
             "batchyard.database_url), general_settings.masterkey (did you mean master_key?), "
-            f"batchyrd (did you mean batchyard?) ({tmp_path}/config.yaml)",
-        )
-
-    def test_an_entry_that_misses_a_variable_is_disabled_with_one_warning(self, load: Load, tmp_path: Path) -> None:
-        text = self.GROUP + "files_settings: [{custom_llm_provider: openai, api_key: os.environ/K}]\n" + ECHO
-        assert load(text).warnings[:-1] == (
-            f"model_list[0] is disabled: the variable AZURE_API_KEY is not set ({tmp_path}/config.yaml line 2)",
-            f"files_settings[0] is disabled: the variable K is not set ({tmp_path}/config.yaml line 13)",
+            "batchyrd (did you mean batchyard?), model_list[0].model_info.mode "
+            f"({tmp_path}/config.yaml)",
         )
 
     def test_a_file_that_lost_its_indentation_is_told_what_belongs_where(self, problems: Problems) -> None:
@@ -329,11 +297,6 @@ class TestProviders:
             "batchyard.default_provider: azure is not configured; configured: local (config.yaml line 2)"
         ]
 
-    def test_of_several_one_must_be_named(self) -> None:
-        assert choose_default("b", ["a", "b"]) == "b"
-        with pytest.raises(ValueError, match="name one of a, b"):
-            choose_default(None, ["a", "b"])
-
     def test_a_shim_alone_needs_neither_provider_nor_key(self) -> None:
         environ = {"BATCHYARD_HOST": "0.0.0.0", "BATCHYARD_SERVICE_ADDRESS": "batch.example:443"}
         found = load_settings(None, environ, serves=False)
@@ -366,8 +329,7 @@ class TestReference:
             assert rows[key_name(path)][2].strip("`") == _default(path)
 
     def test_the_development_configuration_is_local_echo_with_the_known_key(self) -> None:
-        found = load_settings(DEVELOPMENT, {"OPENAI_API_KEY": "sk-x", "AZURE_API_KEY": "y"})
-        assert found == Settings(
+        assert load_settings(DEVELOPMENT, {}) == Settings(
             default_provider="local",
             local=LocalSettings(echo=True),
             master_key="sk-1234",
@@ -377,15 +339,15 @@ class TestReference:
 
 def _rows() -> list[list[str]]:
     lines = REFERENCE.read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    ours = [line for line in lines if line.startswith(("| `batchyard.", "| `general_settings."))]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in ours]
     return [[row[0].strip("`"), *row[1:]] for row in cells]
 
 
 def _default(path: tuple[str, ...]) -> str:
     if path == ("default_provider",):
         return "the only one configured"
-    sections = {"local": LocalSettings, "limits": Limits, "retention": Retention}
-    owner = sections[path[0]] if len(path) > 1 else Settings
+    owner = SECTIONS[path[0]] if len(path) > 1 else Settings
     (value,) = (field.default for field in dataclasses.fields(owner) if field.name == path[-1])
     if value is None:
         return "not set"

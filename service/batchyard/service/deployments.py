@@ -5,8 +5,9 @@ deployment is left out, with a warning. The same account, found twice, is one de
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,23 +24,32 @@ RESERVED = {"local", "v1", "files", "batches", "uploads", "health", "openapi.jso
 _OPENAI_BASE = "https://api.openai.com/v1"
 _AZURE_VERSION = "2025-04-01-preview"  # the last one; facts 5.1
 _V1 = {"v1", "latest", "preview"}  # LiteLLM's words for Azure's newer URLs
+_AZURE_PATH = re.compile(r"(.*?)(?:/openai(?:/(.*))?)?")
+_OPENAI_MODEL = re.compile(
+    r"(gpt-|o\d|text-embedding-|omni-moderation-|ft:)[^/]*"
+)  # LiteLLM takes these without openai/
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SECRETS = ("api_key", "azure_ad_token", "client_secret")
-_TEXTS = ("organization", "project", "api_version", "tenant_id", "client_id")
-KEYS = {"custom_llm_provider", "model", "api_base", *_SECRETS, *_TEXTS}
-"""What of an entry is read."""
+_IDENTITY = ("tenant_id", "client_id", "client_secret")
+_CREDENTIALS = ("api_key", "azure_ad_token", *_IDENTITY)
+KEYS = {"custom_llm_provider", "api_base", "api_version", "organization", "project", *_CREDENTIALS}
+"""What of an entry is read; of `model_list`, `model` too."""
 
 
 class Variables(NamedTuple):
-    """A provider's variables, by key; of several the first that is set counts."""
+    """A provider's variables, by key; of several the first that is set counts.
+
+    Without the key that it `needs` there is no deployment, which those who set one that `hints` at it are told.
+    """
 
     needs: str
+    hints: tuple[str, ...]
     names: Mapping[str, tuple[str, ...]]
 
 
 VARIABLES = {
     OPENAI: Variables(
         "api_key",
+        ("api_base",),
         {
             "api_key": ("OPENAI_API_KEY",),
             "api_base": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
@@ -49,6 +59,7 @@ VARIABLES = {
     ),
     AZURE: Variables(
         "api_base",
+        ("api_key", "azure_ad_token"),
         {
             "api_key": ("AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
             "api_base": ("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT"),
@@ -61,25 +72,32 @@ VARIABLES = {
     ),
 }
 
+Values = Mapping[str, Any]
+
 
 class Deployments:
-    """All that are found, in the order in which they are chosen: `files_settings`, variables, `model_list`."""
+    """All that are found, in the order in which they are chosen: `files_settings`, variables, `model_list`.
 
-    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+    `is_own` says whether a URL is this very server's, which would call itself.
+    """
+
+    def __init__(self, document: Document, environ: Mapping[str, str], is_own: Callable[[str], bool]) -> None:
         self.problems: list[Problem] = []
-        self.warnings: list[str] = []
+        self.warnings: list[Problem] = []
         self.in_file: list[str] = []
         self._document = document
         self._environ = environ
+        self._is_own = is_own
         self._found: list[Deployment] = []
         for path, entry in self._entries("files_settings"):
-            self._add_entry(path, entry, str(entry.get("custom_llm_provider") or ""), entry)
+            self._add_entry(path, entry, entry.get("custom_llm_provider"), entry)
         for provider in PROVIDERS:
             self._add_variables(provider)
         for path, entry in self._entries("model_list"):
             given = entry.get("litellm_params")
             if isinstance(given, dict) and isinstance(given.get("model"), str):
-                self._add_entry((*path, "litellm_params"), given, given["model"].partition("/")[0], entry)
+                named = given.get("custom_llm_provider") or _provider_of(self._resolved(given["model"]))
+                self._add_entry((*path, "litellm_params"), given, named, entry)
 
     def all(self) -> tuple[Deployment, ...]:
         return tuple(self._found)
@@ -90,80 +108,103 @@ class Deployments:
             if isinstance(entry, dict):
                 yield (section, index), entry
 
-    def _add_entry(self, path: KeyPath, given: dict[str, Any], provider: str, entry: dict[str, Any]) -> None:
-        where = self._document.where(path)
-        values = {key: value for key, value in given.items() if key in KEYS and value is not None}
-        missing = sorted({name for text in values.values() if isinstance(text, str) for name in self._missing(text)})
-        if provider not in PROVIDERS:
-            hint = did_you_mean(provider, PROVIDERS)
-            self.warnings.append(f"{dotted(path)} is disabled: there is no provider '{provider[:64]}'{hint} ({where})")
+    def _add_entry(self, path: KeyPath, given: Values, provider: object, entry: Values) -> None:
+        values = {key: value for key, value in given.items() if key in KEYS | {"model"} and value is not None}
+        if reason := self._disabled(provider, values):
+            place = path[:2]  # the entry as a whole
+            self.warnings.append(Problem(f"{dotted(place)} is disabled", reason, self._document.where(place)))
             return
-        if missing:
-            reasons = ", ".join(unset(name) for name in missing)
-            self.warnings.append(f"{dotted(path)} is disabled: {reasons} ({where})")
-            return
+        name, info = str(provider), entry.get("model_info")
         try:
-            made = self._made(provider, {key: self._resolved(value) for key, value in values.items()})
-            info = entry.get("model_info")
+            made = self._made(name, self._completed(name, values))
             self._keep(made, info.get("id") if isinstance(info, dict) else None)
-            self.in_file.append(provider)
+            self.in_file.append(name)
         except UnfitError as unfit:
-            self.problems.append(Problem(dotted(path), str(unfit), where))
+            self.problems.append(Problem(dotted(path), str(unfit), self._document.where(path)))
+
+    def _disabled(self, provider: object, values: Values) -> str:
+        """Why an entry makes no deployment though nothing is wrong with it; empty where it does."""
+        texts = [value for value in values.values() if isinstance(value, str)]
+        missing = {name for text in texts for name in resolve(text, self._environ)[1]}
+        if isinstance(provider, str) and provider in PROVIDERS:
+            needs, _, names = VARIABLES[provider]
+            if not missing and needs not in self._completed(provider, values) and "api_base" not in values:
+                missing = {names[needs][0]}
+        elif isinstance(provider, str) and provider:
+            return f"there is no provider '{provider[:64]}'{did_you_mean(provider, PROVIDERS)}"
+        elif not missing:
+            return f"it names no provider; expected one of {', '.join(PROVIDERS)}"
+        return ", ".join(map(unset, sorted(missing)))
+
+    def _completed(self, provider: str, values: Values) -> Values:
+        """An entry's values without references. One that doesn't say where its account is means that of the variables.
+
+        An OpenAI key alone says so: it is for OpenAI's own address.
+        """
+        resolved = {key: self._resolved(value) for key, value in values.items()}
+        if "api_base" in values or (provider == OPENAI and "api_key" in values):
+            return resolved
+        own = self._variables(provider)
+        if any(key in values for key in _CREDENTIALS):
+            own = {key: value for key, value in own.items() if key not in _CREDENTIALS}
+        return own | resolved
 
     def _add_variables(self, provider: str) -> None:
-        needs, names = VARIABLES[provider]
-        values = {key: value for key, found in names.items() if (value := self._first(found))}
+        needs, hints, names = VARIABLES[provider]
+        values = self._variables(provider)
+        subject = f"the {provider.upper()}_* variables make no deployment"
         if needs not in values:
+            if any(key in values for key in hints):
+                self.warnings.append(Problem(subject, unset(names[needs][0])))
             return
         try:
             made = self._made(provider, values)
-            if not (made.api_key or made.ad_token or (made.tenant_id and made.client_id and made.client_secret)):
+            if not (made.api_key or made.ad_token or made.client_secret):
                 raise UnfitError("neither AZURE_API_KEY, AZURE_AD_TOKEN nor a tenant, client id and secret are set")
             self._keep(made, None)
         except UnfitError as unfit:
-            self.warnings.append(f"the {provider.upper()}_* variables make no deployment: {unfit}")
+            self.warnings.append(Problem(subject, str(unfit)))
 
-    def _first(self, names: tuple[str, ...]) -> str:
-        return next((self._environ[name] for name in names if self._environ.get(name)), "")
-
-    def _missing(self, text: str) -> list[str]:
-        return resolve(text, self._environ)[1]
+    def _variables(self, provider: str) -> dict[str, str]:
+        found = {key: map(self._environ.get, names) for key, names in VARIABLES[provider].names.items()}
+        return {key: value for key, values in found.items() if (value := next(filter(None, values), None))}
 
     def _resolved(self, value: Any) -> Any:
         return resolve(value, self._environ)[0] if isinstance(value, str) else value
 
-    def _made(self, provider: str, values: Mapping[str, Any]) -> Deployment:
+    def _made(self, provider: str, values: Values) -> Deployment:
         """Raises UnfitError, with the key in its text."""
-        texts = {key: _read(str | None, key, values[key]) for key in _TEXTS if key in values}
-        secrets = {key: _read(Secret, key, values[key]) for key in _SECRETS if key in values}
-        secrets["ad_token"] = secrets.pop("azure_ad_token", None)
+        url = _read(Annotated[str, Form.HTTP_URL], "api_base", values.get("api_base", _OPENAI_BASE)).rstrip("/")
+        if self._is_own(url):
+            raise UnfitError("api_base: is this very server, which would call itself")
         if provider == OPENAI:
-            base = _url(values.get("api_base", _OPENAI_BASE))
-            return Deployment(name="", provider="openai", api_base=base, **_for_openai(texts, secrets))
-        if "api_base" not in values:
-            raise UnfitError("api_base: an Azure resource has no default; expected https://RESOURCE.openai.azure.com")
-        base, v1 = _azure_base(_url(values["api_base"]))
-        version = texts.pop("api_version", None) or ("v1" if v1 else _AZURE_VERSION)
+            read = _some(values, "api_key", "organization", "project")
+            return Deployment(name="", provider="openai", api_base=url, **read)
+        base, v1 = _azure_base(url)
+        version = _some(values, "api_version").get("api_version") or _AZURE_VERSION
         version = "v1" if v1 or version in _V1 else version
-        return Deployment(name="", provider="azure", api_base=base, api_version=version, **texts, **secrets)
+        return Deployment(name="", provider="azure", api_base=base, api_version=version, **_credential(values))
 
     def _keep(self, made: Deployment, name: object) -> None:
-        if any(replace(made, name=known.name) == known for known in self._found):
+        if any(replace(made, name=known.name, api_version=known.api_version) == known for known in self._found):
             return
         taken = {known.name for known in self._found}
-        if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name) or name in RESERVED | taken):
-            raise UnfitError("model_info.id: expected a name that is no other's, of letters, digits, '.', '_' and '-'")
-        count = 1 + sum(known.provider == made.provider for known in self._found)
-        usual = made.provider if count == 1 else f"{made.provider}-{count}"
-        self._found.append(replace(made, name=str(name or usual)))
+        number = 1 + sum(known.provider == made.provider for known in self._found)
+        first = {made.provider} if number == 1 else set()
+        if name is None:
+            usual = first or (f"{made.provider}-{more}" for more in count(number))
+            name = next(free for free in usual if free not in taken)
+        elif not isinstance(name, str) or not _NAME.fullmatch(name) or name in RESERVED | taken | {*PROVIDERS} - first:
+            raise UnfitError(
+                "model_info.id: expected a name that nothing else has, of up to 64 letters, digits, '.', '_' and '-'"
+            )
+        self._found.append(replace(made, name=str(name)))
 
 
-def _for_openai(texts: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "organization": texts.get("organization"),
-        "project": texts.get("project"),
-        "api_key": secrets.get("api_key"),
-    }
+def _provider_of(model: str) -> str:
+    """The provider that LiteLLM takes a model for; empty where its name doesn't say."""
+    provider, slash, _ = model.partition("/")
+    return provider if slash else OPENAI if _OPENAI_MODEL.fullmatch(model) else ""
 
 
 def _read(hint: Any, key: str, value: object) -> Any:
@@ -173,13 +214,26 @@ def _read(hint: Any, key: str, value: object) -> Any:
         raise UnfitError(f"{key}: {unfit}") from None
 
 
-def _url(value: object) -> str:
-    return str(_read(Annotated[str, Form.HTTP_URL], "api_base", value)).rstrip("/")
+def _some(values: Values, *keys: str) -> dict[str, Any]:
+    """Those of the keys that are there; all of them travel in headers or in a URL."""
+    return {key: _read(Secret, key, values[key]) for key in keys if key in values}
+
+
+def _credential(values: Values) -> dict[str, Any]:
+    """A key counts before a token, and that before an identity; nothing: the machine's own."""
+    if "api_key" in values:
+        return _some(values, "api_key")
+    if "azure_ad_token" in values:
+        return {"ad_token": _some(values, "azure_ad_token")["azure_ad_token"]}
+    found = _some(values, *_IDENTITY)
+    if "client_secret" in found and len(found) < len(_IDENTITY):
+        raise UnfitError("client_secret: needs tenant_id and client_id beside it")
+    return found
 
 
 def _azure_base(url: str) -> tuple[str, bool]:
     """The resource's endpoint, and whether the URL asks for the newer family; paths of the API are cut off."""
     path = urlsplit(url).path
-    head, found, rest = path.partition("/openai")
-    base = url.removesuffix(path) + head
-    return (base, rest == "/v1") if found else (url, False)
+    found = _AZURE_PATH.fullmatch(path)
+    head, rest = found.groups() if found else (path, None)
+    return url.removesuffix(path) + head, f"{rest}/".startswith("v1/")

@@ -97,16 +97,17 @@ def _unused(document: Document) -> Iterator[KeyPath]:
         elif key not in (BLOCK, *_ENTRIES) and value is not None:
             yield (key,)
     for path, entry in _entries(document):
-        yield from (path + inner for inner in _unused_of(entry))
+        read = KEYS if path[0] == "files_settings" else {"model_name"}
+        yield from (path + inner for inner in _unused_of(entry, read))
 
 
-def _unused_of(entry: dict[str, Any]) -> Iterator[KeyPath]:
+def _unused_of(entry: dict[str, Any], read: set[str]) -> Iterator[KeyPath]:
     """Keys of an entry that no deployment is made of; until model groups use them, most of `model_list`'s."""
+    inside = {"model_info": {"id"}} | ({"litellm_params": KEYS | {"model"}} if "model_name" in read else {})
     for key, value in entry.items():
-        if key in {"litellm_params", "model_info"} and isinstance(value, dict):
-            known = KEYS if key == "litellm_params" else {"id"}
-            yield from ((key, inner) for inner in value if inner not in known)
-        elif key not in KEYS | {"model_name"}:
+        if key in inside and isinstance(value, dict):
+            yield from ((key, inner) for inner in value if inner not in inside[key])
+        elif key not in read:
             yield (key,)
 
 

@@ -4,18 +4,20 @@ Nothing is read from the process itself: file, environment and options are passe
 one error reports them together.
 """
 
-import ipaddress
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from batchyard.service import layers, litellm, yamlfile
 from batchyard.service.deployments import OPENAI, Deployments
+from batchyard.service.hosts import is_loopback, leads_to
 from batchyard.service.layers import MASTER_KEY, Found, Layer, key_name
 from batchyard.service.parsing import UnfitError, Value, parse
 from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError, Upstream
 
 WEAK_KEY = "sk-1234"
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
 _NO_PROVIDER = (
     "no provider is configured; set OPENAI_API_KEY, or AZURE_API_BASE and AZURE_API_KEY, or batchyard.local.api_base "
     "to an OpenAI-compatible endpoint; or batchyard.local.echo: true to try Batchyard out"
@@ -36,16 +38,6 @@ def load_settings(
     """
     document = yamlfile.Document("no file") if config is None else yamlfile.read(config)
     return _Loader(document, environ, serves).load(options or {})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`: localhost, 127.0.0.0/8 and ::1."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def choose_default(name: str | None, in_file: Sequence[str], others: Sequence[str] = ()) -> str:
@@ -72,12 +64,14 @@ class _Loader:
         self._found: Layer = {}
         self._values: dict[layers.Path, Value] = {}
         self._sections: set[str] = set()
-        self._deployments = Deployments(document, environ)
 
     def load(self, options: Mapping[str, object]) -> Settings:
-        self._problems += litellm.shape(self._document) or self._deployments.problems
+        outline = litellm.shape(self._document)
+        self._problems += outline
         self._collect(options)
         self._parse()
+        self._deployments = Deployments(self._document, self._environ, self._is_own)
+        self._problems += [] if outline else self._deployments.problems
         self._check_local()
         self._check_key()
         default = self._default_provider()
@@ -125,6 +119,11 @@ class _Loader:
         elif base not in self._found and not self._values.get(echo) and not self._refused(echo):
             self._add(("local",), "set api_base to an OpenAI-compatible endpoint, or echo: true")
 
+    def _is_own(self, url: str) -> bool:
+        """Whether a URL leads to the REST port of these settings."""
+        host, port = (self._values.get((name,), _DEFAULTS[name]) for name in ("host", "port"))
+        return leads_to(url, str(host), int(str(port)))
+
     def _refused(self, path: layers.Path) -> bool:
         return path in self._found and path not in self._values
 
@@ -144,13 +143,14 @@ class _Loader:
         name = self._values.get(path)
         if not self._serves or self._refused(path):
             return str(name or "")
+        local = ["local"] if "local" in self._sections else []
+        in_file = list(dict.fromkeys([*local, *self._deployments.in_file]))
+        others = list(dict.fromkeys(found.provider for found in self._deployments.all()))
         try:
-            local = ["local"] if "local" in self._sections else []
-            in_file = list(dict.fromkeys([*local, *self._deployments.in_file]))
-            others = list(dict.fromkeys(found.provider for found in self._deployments.all()))
             return choose_default(None if name is None else str(name), in_file, others)
         except ValueError as error:
             self._add(path, str(error))
+            self._problems += [] if in_file or others else self._deployments.warnings
             return ""
 
     def _settings(self, default: str) -> Settings:
@@ -170,4 +170,5 @@ class _Loader:
         return {path[1]: value for path, value in self._values.items() if path[0] == name and len(path) > 1}
 
     def _warnings(self) -> list[str]:
-        return [*self._deployments.warnings, *litellm.warnings(self._document)]
+        found = map(str, self._deployments.warnings) if self._serves else ()
+        return [*found, *litellm.warnings(self._document)]

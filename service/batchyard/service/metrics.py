@@ -48,13 +48,13 @@ class ServiceMetrics:
         self.line_slots = Gauge("batchyard_line_slots", "The most lines in flight.", registry=registry)
         self.upstream_seconds = Histogram(
             "batchyard_upstream_duration_seconds",
-            "How long calls to the endpoint that runs lines took.",
+            "How long calls to the endpoint that runs lines, or to a provider, took.",
             ("endpoint", "status"),
             buckets=UPSTREAM_BUCKETS,
             registry=registry,
         )
         self.upstream_errors = Counter(
-            "batchyard_upstream_errors", "Calls to the endpoint that failed.", ("kind",), registry=registry
+            "batchyard_upstream_errors", "Calls to the endpoint or provider that failed.", ("kind",), registry=registry
         )
         self.upstream_retries = Counter(
             "batchyard_upstream_retries", "Calls that repeat a failed one, by its kind.", ("kind",), registry=registry

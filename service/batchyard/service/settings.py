@@ -82,7 +82,8 @@ class Deployment:
 
     `api_base` is a URL without credentials and query; OpenAI's ends in /v1 as the SDKs have it, Azure's is the
     resource's endpoint. Of Azure, one of `api_key`, `ad_token`, and `tenant_id` with `client_id` and `client_secret`
-    is set, or none where the machine's own identity is to be used; an `api_version` of `v1` asks for the newer URLs.
+    is set, or none where the machine's own identity is to be used, of several that of `client_id`; an `api_version` of
+    `v1` asks for the newer URLs.
     """
 
     name: str

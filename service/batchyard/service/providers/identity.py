@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+from batchyard.service.errors import Upstream
 from batchyard.service.settings import Deployment
+from batchyard.service.upstream import answers
 
 _SCOPES = {True: "https://ai.azure.com/.default", False: "https://cognitiveservices.azure.com/.default"}  # facts 5.1
 
@@ -32,12 +34,18 @@ class Fixed:
 class Identity:
     """An identity of Microsoft Entra; azure-identity keeps its token and renews it in time."""
 
-    def __init__(self, source: Any, scope: str) -> None:
+    def __init__(self, source: Any, deployment: Deployment) -> None:
+        """`source` is one of azure-identity's credentials."""
         self._source = source
-        self._scope = scope
+        self._deployment = deployment
+        self._scope = _SCOPES[deployment.api_version == "v1"]
 
     async def headers(self) -> Mapping[str, str]:
-        token = await self._source.get_token(self._scope)
+        """Raises Refused, as where Azure refuses a key, if there is no token to be had."""
+        try:
+            token = await self._source.get_token(self._scope)
+        except Exception as error:  # the extra's own errors, which can't be named here
+            raise answers.locked_out(Upstream(0, self._deployment.provider, self._deployment.name)) from error
         return {"authorization": f"Bearer {token.token}"}
 
 
@@ -56,9 +64,11 @@ async def opened(deployment: Deployment) -> AsyncIterator[Credential]:
             raise MissingExtra(
                 f"The deployment '{name}' has no key: install batchyard[azure] to use an identity."
             ) from error
+        source: ClientSecretCredential | DefaultAzureCredential
         if deployment.tenant_id and deployment.client_id and deployment.client_secret:
             source = ClientSecretCredential(deployment.tenant_id, deployment.client_id, deployment.client_secret)
         else:
-            source = DefaultAzureCredential()
+            of_several = {"managed_identity_client_id": deployment.client_id} if deployment.client_id else {}
+            source = DefaultAzureCredential(**of_several)
         async with source:
-            yield Identity(source, _SCOPES[deployment.api_version == "v1"])
+            yield Identity(source, deployment)

@@ -42,8 +42,7 @@ def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Re
     """The error of an answer that is one."""
     status, of = response.status_code, upstream(deployment, response)
     if status in {401, 403}:  # our key, not the caller's; what the provider says of it is nobody's business
-        code, reason = StatusCode.FAILED_PRECONDITION, "PROVIDER_AUTH"
-        return Refused(code, _OF_OURS, of, type=SERVER_ERROR, reason=reason)
+        return locked_out(of)
     told = _told(body, status)
     return Refused(
         BY_HTTP.get(status, StatusCode.UNKNOWN if status >= 500 else StatusCode.FAILED_PRECONDITION),
@@ -54,6 +53,11 @@ def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Re
         code=told.code,
         extra=told.extra,
     )
+
+
+def locked_out(of: Upstream) -> Refused:
+    """The error of credentials of ours that don't work."""
+    return Refused(StatusCode.FAILED_PRECONDITION, _OF_OURS, of, type=SERVER_ERROR, reason="PROVIDER_AUTH")
 
 
 def silence(

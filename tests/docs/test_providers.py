@@ -1,0 +1,63 @@
+"""What the README says of OpenAI and Azure works as pasted, with nothing but the variables that it names."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.processes import ROOT, process
+from tests.upstream.azure import fake_azure
+from tests.upstream.openai import fake_openai
+from tests.upstream.store import Upstream
+
+from .test_commands import pasted
+
+README = (ROOT / "README.md").read_text()
+SECTION = re.findall(r"^## OpenAI and Azure OpenAI\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[0]
+CURL = re.findall(r"^    (curl (?:.*\\\n)*.*)$", SECTION, re.MULTILINE)
+LINE = {"custom_id": "task-0", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": []}}
+
+Served = tuple[tuple[int, int], Upstream, Upstream]
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """The ports of `batchyard serve`, and the fakes that are OpenAI and Azure to it."""
+    options = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--grpc-port", "0"]
+    async with fake_openai() as openai, fake_azure() as azure:
+        environ = {"OPENAI_API_KEY": openai.key, "AZURE_API_KEY": azure.key, "AZURE_API_BASE": azure.api_base}
+        # The real one's address is the default; and OpenAI is looked at often, since the test waits for that.
+        environ |= {"OPENAI_BASE_URL": openai.api_base, "BATCHYARD_UPSTREAM__OPENAI_POLL_SECONDS": "0.2"}
+        assert {"OPENAI_API_KEY", "AZURE_API_KEY", "AZURE_API_BASE"} < set(re.findall(r"export (\w+)", SECTION))
+        with process(tmp_path / "log", "batchyard.cli.main", "serve", *options, environ=environ) as running:
+            yield (await running.port("REST on"), await running.port("gRPC on")), openai, azure
+
+
+async def test_azures_commands_take_a_batch_through(served: Served, tmp_path: Path) -> None:
+    ports, openai, azure = served
+    (tmp_path / "mydata.jsonl").write_text(json.dumps(LINE) + "\n")
+    ids = {"file-abc123": "", "batch_abc123": ""}
+
+    async def run(command: str) -> dict[str, Any]:
+        for printed, real in ids.items():
+            command = command.replace(printed, real)
+        return dict(json.loads(await pasted(command, ports, tmp_path)))
+
+    upload, create, retrieve, cancel, listing = CURL
+    ids["file-abc123"] = (await run(upload))["id"]
+    ids["batch_abc123"] = (await run(create))["id"]
+    assert list(azure.batches) == [ids["batch_abc123"]]
+    assert (await run(retrieve))["input_file_id"] == ids["file-abc123"]
+    assert (await run(cancel))["status"] in {"cancelling", "cancelled"}
+    assert [batch["id"] for batch in (await run(listing))["data"]] == [ids["batch_abc123"]]
+    assert openai.requests == []
+
+
+async def test_the_first_commands_run_at_openai(served: Served, tmp_path: Path) -> None:
+    ports, openai, _ = served
+    script = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)[0]
+    printed = await pasted(script.replace('"model": "echo"', '"model": "gpt-4o-mini"'), ports, tmp_path)
+    assert '"custom_id": "task-0"' in printed
+    assert len(openai.batches) == 1
