@@ -56,6 +56,7 @@ async def opened(deployment: Deployment) -> AsyncIterator[Credential]:
             raise MissingExtra(
                 f"The deployment '{name}' has no key: install batchyard[azure] to use an identity."
             ) from error
+        source: Any
         if deployment.tenant_id and deployment.client_id and deployment.client_secret:
             source = ClientSecretCredential(deployment.tenant_id, deployment.client_id, deployment.client_secret)
         else:
