@@ -1,10 +1,11 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from typing import Any
 
 import httpx
@@ -75,11 +76,11 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(folder: Path, **changes: Any) -> AsyncIterator[Door]:
+async def opened(folder: Path, *, clock: Callable[[], float] = time, **changes: Any) -> AsyncIterator[Door]:
     """A front door with its data in `folder`; `changes` are settings."""
     settings = settings_for(folder, **changes)
     async with (
-        service(settings) as (server, grpc),
+        service(settings, clock=clock) as (server, grpc),
         connect(f"127.0.0.1:{server.grpc_port}") as caller,
         listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
         rest_client(listener.port) as rest,

@@ -36,6 +36,7 @@ _DETAILS = "grpc-status-details-bin"
 _CUT = " [...] "
 # Bytes; a message travels three times, and gRPC drops more than 7.5 KB.
 _MOST_MESSAGE, _MOST_PARAM, _MOST_JSON = 1200, 300, 1000
+_MOST_DETAILS = 3200  # beside the status' own message, before it is written in base64
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _HEARD_SECONDS = 0.1
@@ -213,7 +214,9 @@ def _details(error: BatchyardError) -> status_pb2.Status:
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN), api]
     if isinstance(error, Refused):
         api.extra_json = _small(error.extra, "") if error.extra else b""
-        details.append(UpstreamError(**dataclasses.asdict(error.upstream)))
+        upstream = UpstreamError(**dataclasses.asdict(error.upstream))
+        details.append(upstream)
+        _shed(api, upstream)
     if isinstance(error, Busy):
         delay = duration_pb2.Duration(seconds=int(error.retry_after))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -223,6 +226,17 @@ def _details(error: BatchyardError) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _shed(api: ApiError, upstream: UpstreamError) -> None:
+    """Leaves out what callers miss least, until both fit: members that we don't know, then headers, longest first."""
+    while api.ByteSize() + upstream.ByteSize() > _MOST_DETAILS:
+        if api.extra_json:
+            api.extra_json = b""
+        elif upstream.headers:
+            del upstream.headers[max(upstream.headers, key=lambda name: len(name) + len(upstream.headers[name]))]
+        else:
+            return
 
 
 def _small(value: Any, otherwise: str) -> bytes:

@@ -52,6 +52,7 @@ from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 SERVICE = DESCRIPTOR.services_by_name["BatchService"].full_name
 ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 UNARY_SECONDS = 60.0
+_LOOK_SECONDS = 3.0  # for a look after a creation whose answer was lost
 _AHEAD_BYTES = 1 << 20
 
 Clock = Callable[[], float]
@@ -191,6 +192,7 @@ async def _work(
         changes,
         figures,
         upload_idle_seconds=settings.limits.upload_idle_seconds,
+        create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
     )
     return engine, servicer, AdminServicer(router, mutations)
 

@@ -1,11 +1,12 @@
 """The RPCs of `batchyard.v1.BatchService`, a few lines each: who asks, what exactly, and which provider does it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
 from batchyard.service.auth import current_caller
 from batchyard.service.calls import Context
-from batchyard.service.errors import InvalidArgument, NotFound
+from batchyard.service.errors import InvalidArgument, NotFound, Unsure
 from batchyard.service.lookup import Lookup
 from batchyard.service.messages import batch_message, file_message
 from batchyard.service.metrics import ServiceMetrics
@@ -65,7 +66,9 @@ class Servicer(BatchServiceServicer):
         metrics: ServiceMetrics,
         *,
         upload_idle_seconds: float,
+        create_seconds: float,
     ) -> None:
+        """A creation that takes more than `create_seconds` goes on, and its caller is told not to repeat it."""
         self._database = database
         self._router = router
         self._lookup = Lookup(router)
@@ -73,14 +76,19 @@ class Servicer(BatchServiceServicer):
         self._changes = changes
         self._metrics = metrics
         self._upload_idle_seconds = upload_idle_seconds
+        self._create_seconds = create_seconds
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
         new, owner = new_batch(request), self._owner()
-        place = self._place(request.provider)
-        file = None
+        file, place = None, self._place(request.provider)
         if new.input_file_id:
             file, place = await self._input(new.input_file_id, place)
-        batch = await self._mutations.run(self._router.provider(place).create_batch(owner, new, file))
+        creating = self._mutations.run(self._router.provider(place).create_batch(owner, new, file))
+        try:
+            async with asyncio.timeout(self._create_seconds):
+                batch = await creating
+        except TimeoutError:
+            raise Unsure("The batch may or may not have been created. It is listed as soon as it is found.") from None
         return CreateBatchResponse(batch=batch_message(batch))
 
     async def GetBatch(self, request: GetBatchRequest, context: Context) -> GetBatchResponse:

@@ -15,6 +15,16 @@ EXPIRY_SECONDS = (1_209_600, 2_592_000)  # facts 5.2
 _EXPIRES_SINCE = "2025-03-01"  # the oldest api-version that is known to take expires_after
 _FILE_STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
 _ERROR_CODES = {"url_mismatch": "invalid_url", "model_mismatch": "mismatched_model", "empty_batch": "empty_file"}
+_CODES = {
+    **dict.fromkeys(map(str, range(400, 600))),
+    "429": "rate_limit_exceeded",
+    "tooManyRequests": "rate_limit_exceeded",
+    "DeploymentNotFound": "model_not_found",
+    "notFound": None,
+    "conflict": None,
+    "internalFailure": None,
+    "serviceUnavailable": None,
+}
 _TIMES = (
     "created_at",
     "in_progress_at",
@@ -45,6 +55,10 @@ class Azure(OpenAI):
 
     async def headers(self) -> Mapping[str, str]:
         return await self._credential.headers()
+
+    def error_code(self, code: Any) -> Any:
+        """OpenAI has no word where Azure repeats the HTTP status, or says what it stands for."""
+        return _CODES.get(code, code) if isinstance(code, str) else code
 
     def file_fields(self, description: FileDescription) -> Iterator[tuple[str, str]]:
         """Raises InvalidArgument for an expiry that Azure doesn't take."""

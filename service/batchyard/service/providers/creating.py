@@ -25,7 +25,7 @@ GIVE_UP_SECONDS = 600
 """How long a batch is looked for before it is sure that none was made."""
 _SKEW_SECONDS = 60  # between our clock and a deployment's
 _LOOK_AFTER = (0.2, 1.0)  # seconds after a lost answer
-_PAGES = 3
+_PAGES = 100
 _UNSURE = (
     "The provider did not answer: the batch may or may not have been created. It is listed as soon as it is found."
 )
@@ -70,8 +70,9 @@ class Creating:
         """Looks for the batches of intents that nobody waits for."""
         for intent in await self._registry.intents():
             late = intent.created_at < self._clock() - GIVE_UP_SECONDS
-            if intent.id not in self._running and not await self._found(intent) and late:
-                await self._registry.drop(intent)
+            with suppress(Unsure):  # one that can't be told, since too much was made there since, stays
+                if intent.id not in self._running and not await self._found(intent) and late:
+                    await self._registry.drop(intent)
 
     async def _asked(self, intent: Intent, new: NewBatch) -> BatchRecord:
         future = self._running[intent.id] = asyncio.get_running_loop().create_future()
@@ -109,13 +110,16 @@ class Creating:
     async def _looked_for(self, intent: Intent, error: Unsure | Refused) -> BatchRecord:
         for seconds in _LOOK_AFTER:
             await asyncio.sleep(seconds)
-            with suppress(Refused):  # then the follower looks
+            with suppress(Refused, Unsure):  # then the follower looks
                 if found := await self._found(intent):
                     return found
         raise error
 
     async def _found(self, intent: Intent) -> BatchRecord | None:
-        """The batch that came of an intent, if the deployment lists one. Raises Refused where it can't be asked."""
+        """The batch that came of an intent, if the deployment lists one among those since.
+
+        Raises Refused where it can't be asked, Unsure where it lists too many.
+        """
         after: dict[str, str] = {}
         earliest = intent.created_at - _SKEW_SECONDS
         for _ in range(_PAGES):
@@ -128,7 +132,7 @@ class Creating:
             if not more or not entries or self._created_at(entries[-1]) < earliest:
                 return None
             after = {"after": native_id(entries[-1])}
-        return None
+        raise Unsure(_UNSURE)
 
     def _is_of(self, intent: Intent, entry: Mapping[str, Any]) -> bool:
         """By our mark; without one, by its input and its time."""

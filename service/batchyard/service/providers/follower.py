@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-from batchyard.service.errors import BatchyardError, Refused
+from batchyard.service.errors import Refused
 from batchyard.service.providers.creating import Creating
 from batchyard.service.providers.objects import batch_values, file_values, is_id, native_id, unseen_result
 from batchyard.service.providers.openai import OpenAI
@@ -67,7 +67,10 @@ class Follower:
         return True
 
     async def seen(self, batch: BatchRecord, answer: Mapping[str, Any]) -> BatchRecord:
-        """Registers what the deployment said of a batch, with the result files that it names."""
+        """Registers what the deployment said of a batch, with the result files that it names.
+
+        Raises Refused where it can't be asked for these.
+        """
         members = self._dialect.batch(dict(answer))
         now = int(self._clock())
         values, results = batch_values(members, now), {}
@@ -83,7 +86,9 @@ class Follower:
         """Columns of a result file; none for an error file that says that there were no errors."""
         try:
             members = self._dialect.file(await self._client.read("files", f"/files/{segment(named)}"))
-        except BatchyardError:
+        except Refused as error:
+            if error.upstream.http_status != 404:
+                raise
             return unseen_result(named, batch.id, column, self._name, now)
         if column == "error_file_id" and self._dialect.no_errors(members):
             return None
@@ -117,19 +122,21 @@ class Follower:
             entries, more = self._dialect.page(answer)
             for entry in entries:
                 if batch := waiting.pop(native_id(entry), None):
-                    await self.seen(batch, entry)
+                    with self._one(batch):
+                        await self.seen(batch, entry)
             if not (waiting and more and entries):
                 break
             after = {"after": native_id(entries[-1])}
         for batch in sorted(waiting.values(), key=lambda batch: batch.observed_at or 0)[:_MOST_SINGLY]:
-            await self._ask(batch)
+            with self._one(batch):
+                answer = await self._client.read("batches", f"/batches/{segment(batch.native_id or '')}")
+                await self.seen(batch, answer)
 
-    async def _ask(self, batch: BatchRecord) -> None:
+    @contextmanager
+    def _one(self, batch: BatchRecord) -> Iterator[None]:
+        """What goes wrong with one batch does not keep the others from being looked at."""
         try:
-            answer = await self._client.read("batches", f"/batches/{segment(batch.native_id or '')}")
+            yield
         except Refused as error:
-            if error.upstream.http_status != 404:
-                raise
-            _log.warning("a live batch is not at its deployment", extra={"batch": batch.id})
-        else:
-            await self.seen(batch, answer)
+            told = {"batch": batch.id, "http_status": error.upstream.http_status}
+            _log.warning("a batch can't be looked at, will try again", extra=told)

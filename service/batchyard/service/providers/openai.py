@@ -27,6 +27,9 @@ class OpenAI:
     async def headers(self) -> Mapping[str, str]:
         return self._headers
 
+    def error_code(self, code: Any) -> Any:
+        return code
+
     def file_fields(self, description: FileDescription) -> Iterator[tuple[str, str]]:
         """The fields of an upload's form beside the file, as far as they are known."""
         if description.purpose:

@@ -110,9 +110,10 @@ class RemoteProvider:
             return await self._batches.add(owner, new, self.name)
         if file:
             await self._ready(owner, file)
-        batch = await self._creating.run(owner, new, _native(file) if file else "")
-        self._follower.wake()
-        return batch
+        try:
+            return await self._creating.run(owner, new, _native(file) if file else "")
+        finally:
+            self._follower.wake()  # to follow a batch, or to look for one
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         if batch.deployment is None:
@@ -218,6 +219,8 @@ def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Co
             wanted = min(length, span.limit)
             return Content(_part(_whole(pieces, length), 0, wanted), total, offset, wanted)
         return Content(_whole(pieces, length), total, offset, length)
+    if response.status_code == 206:
+        raise DataLoss("The provider sent a part of the file without saying which.")
     if span == Span():
         return Content(_whole(pieces, length), length, 0, length)
     if length is None:

@@ -85,16 +85,8 @@ class RemoteRegistry:
                 del row["source"], row["marked"]
                 row |= {"deployment": self._deployment, "id": _free(connection, batches, native_id, new_batch_id)}
                 batch = connection.execute(insert(batches).values(**row).returning(*BATCH_COLUMNS)).mappings().one()
-                if intent.key:
-                    connection.execute(
-                        insert(idempotency_keys).values(
-                            tenant=intent.tenant,
-                            key=intent.key,
-                            digest=intent.digest,
-                            batch_seq=batch["seq"],
-                            created_at=intent.created_at,
-                        )
-                    )
+            if intent.key and batch["tenant"] == intent.tenant:
+                self._remember(connection, intent, batch["seq"])
             connection.execute(delete(intents).where(intents.c.id == intent.id))
             return BatchRecord(**batch)
 
@@ -169,6 +161,13 @@ class RemoteRegistry:
         """Writes what the deployment said of a file."""
         query = update(files).where(files.c.seq == file.seq).values(**values).returning(*FILE_COLUMNS)
         return await self._database.write(lambda c: FileRecord(**c.execute(query).mappings().one()))
+
+    def _remember(self, connection: Connection, intent: Intent, batch_seq: int) -> None:
+        """Keeps what an idempotency key made, unless it has made something elsewhere since."""
+        mine = (idempotency_keys.c.tenant == intent.tenant, idempotency_keys.c.key == intent.key)
+        if connection.scalar(select(idempotency_keys.c.batch_seq).where(*mine)) is None:
+            row = {name: getattr(intent, name) for name in ("tenant", "key", "digest", "created_at")}
+            connection.execute(insert(idempotency_keys).values(**row, batch_seq=batch_seq))
 
     def _result(self, connection: Connection, batch: BatchRecord, row: Values) -> str | None:
         """The id of a result file; none where somebody else has it."""

@@ -65,10 +65,11 @@ def silence(
     message: str,
     code: StatusCode = StatusCode.UNAVAILABLE,
     headers: Mapping[str, str] | None = None,
+    reason: str = "UPSTREAM",
 ) -> Refused:
     """The error of a provider that never answered; `headers` are for the caller."""
     nothing = Upstream(0, deployment.provider, deployment.name, headers=headers or {})
-    return Refused(code, message, nothing, type=SERVER_ERROR)
+    return Refused(code, message, nothing, type=SERVER_ERROR, reason=reason)
 
 
 def request_id(headers: httpx.Headers) -> str:
@@ -84,7 +85,8 @@ def upstream(deployment: Deployment, response: httpx.Response) -> Upstream:
         for name, value in response.headers.items()
         if (name in _KEPT or name.startswith(_KEPT_PREFIX)) and len(value) <= _MOST_HEADER and value.isascii()
     }
-    headers = dict(list(kept.items())[:_MOST_HEADERS])
+    first = sorted(kept, key=lambda name: name not in _KEPT)  # when to come back is what callers need most
+    headers = {name: kept[name] for name in first[:_MOST_HEADERS]}
     return Upstream(response.status_code, deployment.provider, deployment.name, request_id(response.headers), headers)
 
 

@@ -1,11 +1,12 @@
 """One deployment as the provider modules call it: its HTTP calls, what repeats them, and what becomes of errors."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from math import ceil
 from random import Random
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -25,15 +26,23 @@ _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
 _MOST_JSON = 16 << 20
+_LEFT_ALONE = "PROVIDER_LEFT_ALONE"
+
+R = TypeVar("R")
 
 
 class Access(Protocol):
-    """How a deployment is reached: its base URL, what every call's query has, and the headers that show its key."""
+    """How a deployment is reached: its base URL, what every call's query has, and the headers that show its key.
+
+    `error_code` is its word for an error, in OpenAI's words.
+    """
 
     base: str
     params: Mapping[str, str]
 
     async def headers(self) -> Mapping[str, str]: ...
+
+    def error_code(self, code: Any) -> Any: ...
 
 
 class UpstreamClient:
@@ -98,21 +107,13 @@ class UpstreamClient:
     @asynccontextmanager
     async def download(self, operation: str, path: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """The answer to a GET, its body unread; tried again until its head is there."""
-        for attempt in range(self._settings.max_attempts):
-            opened = self._open(operation, "GET", path, headers={"accept-encoding": "identity", **headers})
-            try:
-                response = await opened.__aenter__()
-            except Refused as error:
-                if await self._pause(error, attempt):
-                    continue
-                raise
-            except Unsure as error:
-                raise self._silent(error) from error
-            try:
-                yield response
-            finally:
-                await opened.__aexit__(None, None, None)
-            return
+        headers = {"accept-encoding": "identity", **headers}
+        async with AsyncExitStack() as stack:
+            async with self._bounded():
+                response = await self._tried(
+                    lambda: stack.enter_async_context(self._open(operation, "GET", path, headers=headers))
+                )
+            yield response
 
     async def pieces(self, response: httpx.Response, size: int) -> AsyncIterator[bytes]:
         """The rest of a body in pieces of `size`. Raises DataLoss where it breaks off, Late where nothing comes."""
@@ -127,10 +128,17 @@ class UpstreamClient:
     async def _repeated(
         self, operation: str, method: str, path: str, params: Mapping[str, str] | None
     ) -> dict[str, Any]:
+        async def call() -> dict[str, Any]:
+            async with self._open(operation, method, path, params=params) as response:
+                return await self._json(response)
+
+        return await self._tried(call)
+
+    async def _tried(self, call: Callable[[], Awaitable[R]]) -> R:
+        """What a call comes to that may be made again and again."""
         for attempt in range(self._settings.max_attempts):
             try:
-                async with self._open(operation, method, path, params=params) as response:
-                    return await self._json(response)
+                return await call()
             except Unsure as error:
                 last: BatchyardError = self._silent(error)
             except Refused as error:
@@ -145,9 +153,9 @@ class UpstreamClient:
         upstream = error.upstream if isinstance(error, Refused) else None
         hint = http.retry_after(upstream.headers) if upstream else None
         final = upstream and upstream.http_status and upstream.http_status not in _PASSING
-        out_of_credit = isinstance(error, Refused) and error.code == "insufficient_quota"
+        useless = error.reason == _LEFT_ALONE or error.code == "insufficient_quota"
         last = attempt + 1 >= self._settings.max_attempts
-        if final or out_of_credit or last or (hint or 0) > _LONGEST_HINT:
+        if final or useless or last or (hint or 0) > _LONGEST_HINT:
             return False
         await asyncio.sleep(max(hint or 0.0, _BACKOFF_SECONDS * 2**attempt * self._random.uniform(0.5, 1)))
         return True
@@ -158,10 +166,11 @@ class UpstreamClient:
         try:
             async with asyncio.timeout(seconds):
                 yield
-        except TimeoutError as error:
+        except TimeoutError:
+            self._breaker.failed()
             message = f"The provider did not answer in {seconds:g} seconds."
             if changes:
-                raise Unsure(message) from error
+                raise Unsure(message) from None
             raise answers.silence(self.deployment, message, StatusCode.DEADLINE_EXCEEDED) from None
 
     @asynccontextmanager
@@ -232,7 +241,9 @@ class UpstreamClient:
             body = b""
             with self._judged():
                 body = await _read(response)
-            raise answers.refusal(self.deployment, response, body)
+            error = answers.refusal(self.deployment, response, body)
+            error.code = self._access.error_code(error.code)
+            raise error
 
     async def _json(self, response: httpx.Response) -> dict[str, Any]:
         with self._judged():
@@ -247,9 +258,10 @@ class UpstreamClient:
 
     def _refuse(self, wait: float) -> None:
         """Raises the error of a deployment that is left alone."""
-        name, seconds = self.deployment.name, max(1, round(wait))
+        name, seconds = self.deployment.name, max(1, ceil(wait))
         message = f"The deployment '{name}' failed repeatedly; it is tried again in {seconds} s."
-        raise answers.silence(self.deployment, message, headers={"retry-after": str(seconds)})
+        headers = {"retry-after": str(seconds)}
+        raise answers.silence(self.deployment, message, headers=headers, reason=_LEFT_ALONE)
 
     def _silent(self, error: Unsure) -> Refused:
         return answers.silence(self.deployment, error.message)

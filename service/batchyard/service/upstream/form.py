@@ -12,6 +12,9 @@ from urllib.parse import quote
 
 from batchyard.service.errors import InvalidArgument
 
+_MOST_SPARE = 64 << 10
+"""How much less a file may be than was announced: a form's own fields behind it, as its caller wrote them."""
+
 Fields = Sequence[tuple[str, str]]
 
 
@@ -52,9 +55,14 @@ class Form:
                 raise InvalidArgument("The file is larger than was announced.", param="size_hint")
 
     def check_end(self, fields: Fields) -> None:
-        """Raises InvalidArgument where the fields behind the file don't fit."""
-        if self._left is not None and self._left < len(self._behind(fields)):
+        """Raises InvalidArgument where the fields behind the file don't fit, or far too much was announced."""
+        if self._left is None:
+            return
+        spare = self._left - len(self._behind(fields))
+        if spare < 0:
             raise InvalidArgument("The form has no room for fields behind the file; send them before it.")
+        if spare > _MOST_SPARE:
+            raise InvalidArgument("The file is smaller than was announced.", param="size_hint")
 
     def _end(self, fields: Fields) -> bytes:
         behind = self._behind(fields)
