@@ -118,30 +118,25 @@ class TestAnUpload:
 
 
 class TestARefusedUpload:
-    @pytest.mark.parametrize(("purpose", "word"), [("batch", "batch input file"), ("user_data", "file")])
-    async def test_is_too_large_for_its_purpose(self, tmp_path: Path, purpose: str, word: str) -> None:
-        most = {"max_batch_file_bytes": len(BATCH) - 1, "max_file_bytes": 10 * len(BATCH)}
-        if purpose != "batch":
-            most = {"max_file_bytes": len(BATCH) - 1}
+    @pytest.mark.parametrize("purpose", ["batch", "user_data"])
+    async def test_is_too_large(self, tmp_path: Path, purpose: str) -> None:
         messages = [about(purpose=purpose, filename="a.jsonl"), data(BATCH), finish(len(BATCH))]
-        async with service(limited(tmp_path, **most)) as (_, client):
+        async with service(limited(tmp_path, max_file_bytes=len(BATCH) - 1)) as (_, client):
             async with refused(StatusCode.INVALID_ARGUMENT) as found:
                 await send(client, *messages)
             error = told(found[0])
             assert (error.reason, error.param) == ("TOO_LARGE", "file")
-            assert error.message == f"The {word} is larger than the maximum of {len(BATCH) - 1} bytes."
+            assert error.message == f"The file is larger than the maximum of {len(BATCH) - 1} bytes."
             await assert_nothing_left(client, tmp_path)
 
-    async def test_is_too_large_for_a_purpose_that_comes_late(self, tmp_path: Path) -> None:
-        messages = [about(filename="a.jsonl"), data(BATCH), about(purpose="batch"), finish(len(BATCH))]
+    async def test_is_not_one_that_is_only_too_large_for_a_batch_which_fails(self, tmp_path: Path) -> None:
         async with service(limited(tmp_path, max_batch_file_bytes=len(BATCH) - 1)) as (_, client):
-            async with refused(StatusCode.INVALID_ARGUMENT) as found:
-                await send(client, *messages)
-            assert told(found[0]).reason == "TOO_LARGE"
-            await assert_nothing_left(client, tmp_path)
+            file = await client.upload(BATCH)
+            batch = await client.ended((await client.create(file.id)).id)
+            assert batch.errors.data[0].message.startswith(f"The batch input file is larger than the {len(BATCH) - 1}")
 
     async def test_of_exactly_the_limit_is_none(self, tmp_path: Path) -> None:
-        async with service(limited(tmp_path, max_batch_file_bytes=len(BATCH))) as (_, client):
+        async with service(limited(tmp_path, max_file_bytes=len(BATCH))) as (_, client):
             assert (await client.upload(BATCH)).bytes == len(BATCH)
 
     async def test_ends_before_its_bytes_have_come(self, tmp_path: Path) -> None:
