@@ -36,7 +36,9 @@ PURPOSES = ["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
 LARGE = b"{}\n" + bytes(range(256)) * 4096  # 1 MiB, in several pieces both ways; a batch's input by its first line
 
 
-@pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
+@pytest.fixture(
+    params=[pytest.param(s, id=s.name, marks=[pytest.mark.once] if s.name != "local" else []) for s in SUBJECTS]
+)
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     subject: Subject = request.param
     if request.function.__name__ in subject.unsupported:
