@@ -14,9 +14,10 @@ from tests.bad_input.model import Case
 from tests.bad_input.proving import Bench, joined, prove
 from tests.bad_input.smalldisk import possible
 from tests.harness import Client, chat_lines, jsonl, until
+from tests.harness import refused as gone
 from tests.processes import Process, configure, process
 
-from batchyard.v1 import Batch, BatchStatus
+from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest, DeleteFileRequest
 
 DISK_BYTES = 48 << 20
 LINES = 300
@@ -70,6 +71,24 @@ async def test_uploads_and_batches_are_refused_until_there_is_room_again(tmp_pat
         file = await client.upload(content)
         assert await client.read(file.id) == content
         assert (await client.ended((await client.create(file.id)).id)).request_counts.completed == 1
+
+
+async def test_deleting_and_cancelling_on_a_full_disk(tmp_path: Path) -> None:
+    """Both work: a reserve is given up for them."""
+    async with small(tmp_path) as found:
+        client, content = found.bench.client, jsonl(chat_lines(LINES))
+        unread, read = await client.upload(b"{}\n"), await client.upload(content)
+        batch = await client.create(read.id)
+        await until(lambda: client.get(batch.id), lambda seen: seen.request_counts.completed > 0)
+        found.fill()
+        await until(lambda: refused(client), bool, every=0)
+        await client.stub.CancelBatch(CancelBatchRequest(batch_id=batch.id), metadata=client.metadata)
+        await client.stub.DeleteFile(DeleteFileRequest(file_id=unread.id), metadata=client.metadata)
+        async with gone(grpc.StatusCode.NOT_FOUND):
+            await client.read(unread.id)
+        assert "the reserve for deletions is used up" in await said(found.server)
+        found.free()
+        assert (await client.ended(batch.id)).status == BatchStatus.BATCH_STATUS_CANCELLED
 
 
 async def test_a_full_disk_while_results_are_written(tmp_path: Path) -> None:
