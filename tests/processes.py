@@ -102,6 +102,14 @@ def batchyard(
         yield started
 
 
+def configure_at(folder: Path, provider: str, api_base: str, api_key: str) -> None:
+    """Writes the configuration of `batchyard`: the suites' key, and nothing but a deployment."""
+    deployment = {"custom_llm_provider": provider, "api_base": api_base, "api_key": api_key}
+    own = {"log_format": "text", "upstream": {"openai_poll_seconds": 0.1, "azure_poll_seconds": 0.1}}
+    whole = {"general_settings": {"master_key": KEY}, "files_settings": [deployment], "batchyard": own}
+    (folder / "config.yaml").write_text(json.dumps(whole))
+
+
 def configure(folder: Path, limits: Mapping[str, int] | None = None, **local: Any) -> None:
     """Writes the configuration of `batchyard`: the suites' key, and the embedded provider as `local` says."""
     own = {"default_provider": "local", "local": local, "limits": dict(limits or {}), "log_format": "text"}

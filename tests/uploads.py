@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import httpx
 from tests.harness import KEY
-from tests.processes import Process, batchyard, configure
+from tests.processes import Process, batchyard, configure, configure_at, process
 
 MIB = 1 << 20
 LINE_BYTES = 5000
@@ -49,6 +49,24 @@ class Pair(NamedTuple):
 async def pair(folder: Path) -> AsyncIterator[Pair]:
     """A shim and a service as processes on free ports, with their data in `folder`."""
     configure(folder, echo=True)
+    async with _configured(folder) as running:
+        yield running
+
+
+@asynccontextmanager
+async def pair_at(folder: Path, kind: str, content_bytes: int) -> AsyncIterator[Pair]:
+    """The same with nothing but a deployment, whose files all have so many bytes of content."""
+    made = ("--kind", kind, "--content-bytes", str(content_bytes))
+    with process(folder / "upstream.log", "tests.upstream", *made) as upstream:
+        base = f"http://127.0.0.1:{await upstream.port('upstream on')}"
+        key = {"openai": "sk-upstream", "azure": "azure-upstream-key"}[kind]
+        configure_at(folder, kind, base + ("/v1" if kind == "openai" else ""), key)
+        async with _configured(folder) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _configured(folder: Path) -> AsyncIterator[Pair]:
     with batchyard(folder, "service") as service:
         target = f"127.0.0.1:{await service.port()}"
         with batchyard(folder, "shim", "--service", target) as shim:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.uploads import MIB, Pair, at_once, pair, upload
+from tests.uploads import MIB, Pair, at_once, pair, pair_at, upload
 
 pytestmark = pytest.mark.once
 MOST_GROWTH = 16 * MIB
@@ -21,11 +21,18 @@ async def running(tmp_path: Path) -> AsyncIterator[Pair]:
 
 async def transfer(running: Pair, count: int) -> int:
     """Uploads and downloads a file of `count` lines; its size in bytes."""
-    file, came = await upload(running.rest, count), 0
-    async with running.rest.stream("GET", f"/v1/files/{file['id']}/content") as download:
+    file = await upload(running.rest, count)
+    came = await downloaded(running, file["id"])
+    assert came == file["bytes"]
+    return came
+
+
+async def downloaded(running: Pair, file_id: str) -> int:
+    """How many bytes a file's content has."""
+    came = 0
+    async with running.rest.stream("GET", f"/v1/files/{file_id}/content") as download:
         async for piece in download.aiter_raw():
             came += len(piece)
-    assert came == file["bytes"]
     return came
 
 
@@ -34,6 +41,17 @@ async def test_a_transfer_of_200_mb_takes_at_most_16_mib_in_each_process(running
     assert await transfer(running, 41_000) > 200_000_000
     growth = {one.log.stem: (one.peak_bytes() - peak) / MIB for one, peak in before.items()}
     assert max(growth.values()) <= MOST_GROWTH / MIB, growth
+
+
+@pytest.mark.parametrize("kind", ["openai", "azure"])
+async def test_a_transfer_through_a_provider_takes_no_more(tmp_path: Path, kind: str) -> None:
+    async with pair_at(tmp_path, kind, 200_000_000) as running:
+        file = await upload(running.rest, 1000)
+        before = {one: one.peak_bytes() for one in (running.shim, running.service)}
+        assert (await upload(running.rest, 41_000))["bytes"] > 200_000_000
+        assert await downloaded(running, file["id"]) == 200_000_000
+        growth = {one.log.stem: (one.peak_bytes() - peak) / MIB for one, peak in before.items()}
+        assert max(growth.values()) <= MOST_GROWTH / MIB, growth
 
 
 async def test_ten_uploads_of_24_mb_at_once_take_at_most_80_mib_in_each_process(running: Pair) -> None:
