@@ -38,11 +38,12 @@ class Growth:
 
 
 class Pair(NamedTuple):
-    """A shim, the service behind it, and a client of the shim."""
+    """A shim, the service behind it, a client of the shim, and the base URL of the deployment, if there is one."""
 
     rest: httpx.AsyncClient
     shim: Process
     service: Process
+    upstream: str = ""
 
 
 @asynccontextmanager
@@ -60,9 +61,10 @@ async def pair_at(folder: Path, kind: str, content_bytes: int) -> AsyncIterator[
     with process(folder / "upstream.log", "tests.upstream", *made) as upstream:
         base = f"http://127.0.0.1:{await upstream.port('upstream on')}"
         key = {"openai": "sk-upstream", "azure": "azure-upstream-key"}[kind]
-        configure_at(folder, kind, base + ("/v1" if kind == "openai" else ""), key)
+        base += "/v1" if kind == "openai" else ""
+        configure_at(folder, kind, base, key)
         async with _configured(folder) as running:
-            yield running
+            yield running._replace(upstream=base)
 
 
 @asynccontextmanager

@@ -105,12 +105,12 @@ class GrpcFiles:
 class RestFiles:
     """Transfers by a streamed form and a streamed answer. `download` reads what `upload` wrote last."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str, data: bytes) -> None:
+    def __init__(self, session: aiohttp.ClientSession, base: str, data: bytes, key: str = KEY) -> None:
         self._session = session
         self._base = base
         self._data = data
         self._file_id = ""
-        self._key = {"authorization": f"Bearer {KEY}"}
+        self._key = {"authorization": f"Bearer {key}"}
 
     async def upload(self) -> None:
         headers = self._key | {
@@ -144,15 +144,17 @@ async def _measured(
         for one in watched.values():
             one.forget_peak()
         before = {process: one.peak_bytes() for process, one in watched.items()}
-        figures.append(await compared(f"{name} {way}", "MB/s", rounds, _rate(ours, copy), _rate(control, copy)))
+        figures.append(await compared(f"{name} {way}", "MB/s", rounds, rate(ours, copy.size), rate(control, copy.size)))
         growths += [Growth(f"{name} {way}", who, one.peak_bytes() - before[who]) for who, one in watched.items()]
     return figures, growths
 
 
-def _rate(transfer: Callable[[], Awaitable[None]], copy: Copy) -> Round:
+def rate(transfer: Callable[[], Awaitable[None]], size: int) -> Round:
+    """Measures a transfer of `size` bytes, in MB/s."""
+
     async def measure() -> float:
         start = perf_counter()
         await transfer()
-        return copy.size / 1e6 / (perf_counter() - start)
+        return size / 1e6 / (perf_counter() - start)
 
     return measure
