@@ -5,7 +5,7 @@ from pathlib import Path
 
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.harness import chat_lines, jsonl, refused, service, settings_for
+from tests.harness import chat_lines, jsonl, refused, service, settings_for, until
 from tests.statuses import told
 
 from batchyard.service.settings import Limits, LocalSettings
@@ -30,5 +30,11 @@ async def test_watches_leave_places_for_other_calls(tmp_path: Path) -> None:
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         watches.pop().cancel()
-        again = client.stub.WatchBatch(request, metadata=client.metadata)
-        assert await again.read()
+
+        async def another() -> bool:
+            try:
+                return bool(await client.stub.WatchBatch(request, metadata=client.metadata).read())
+            except aio.AioRpcError:  # the service has not heard of the cancellation yet
+                return False
+
+        assert await until(another, bool)
