@@ -124,7 +124,7 @@ class Form:
         self._call = call
         self._idle = idle
         self._length = length
-        self._read = bytearray()  # what came before the file
+        self._read: bytearray | None = bytearray()  # what came before the file; none where that is too much
         self._parts = 0
         self._metadata = UploadFileMetadata(provider=provider)
         self._given: dict[str, str] = {}
@@ -135,8 +135,8 @@ class Form:
         """Read the body to its end; RequestError where the form is not a whole and valid upload."""
         try:
             while piece := await body.read():
-                if not self._has_file and len(self._read) <= MAX_FIELD:
-                    self._read += piece
+                if self._read is not None and not self._has_file:
+                    self._read = self._read + piece if len(self._read) <= MAX_FIELD else None
                 for event in _events(parser, piece):
                     await self._take(event, parser.boundary)
             parser.close()
@@ -173,7 +173,7 @@ class Form:
                 self._metadata.content_type = kind
             if (room := self._room(boundary)) is not None:
                 self._metadata.size_hint = room
-            self._read.clear()
+            self._read = None
             await self._send(UploadFileRequest(metadata=self._metadata))
         elif not _FORM_FIELDS.fullmatch(self._name):
             text = f"Unknown parameter: '{self._name}'."
@@ -181,7 +181,7 @@ class Form:
 
     def _room(self, boundary: bytes) -> int | None:
         """How many bytes the file may have: those of the form that are neither before it nor its last delimiter."""
-        if self._length is None or len(self._read) > MAX_FIELD:
+        if self._length is None or self._read is None:
             return None
         at = self._read.find(b"--" + boundary)
         for _ in range(1, self._parts):
