@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-ONCE = {"bad_input", "cli", "docs", "fuzz", "providers", "rest", "sdk"}  # whole servers and processes, the same on every Python
+# Whole servers and processes, the same on every Python.
+ONCE = {"bad_input", "cli", "docs", "fuzz", "providers", "rest", "sdk"}
 SETTINGS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
 
 
