@@ -244,7 +244,6 @@ class TestAnotherStart:
                 assert [batch["id"]] == list(fake.batches)
                 assert second.calls(CREATE) == 1
 
-    @pytest.mark.once
     @pytest.mark.parametrize("acts", [True, False])
     async def test_goes_on_after_a_kill_in_the_midst(self, tmp_path: Path, acts: bool) -> None:
         async with fake_openai() as fake:

@@ -253,7 +253,6 @@ class TestADeploymentThatFails:
             assert time() - began < 1
             assert (found.calls(CONTENT), found.calls(CREATE), found.intents()) == (FAILURES, 0, 0)
 
-    @pytest.mark.once
     async def test_is_tried_again(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as found:
             file_id = await found.input()

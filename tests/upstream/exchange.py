@@ -36,6 +36,7 @@ class Seen:
     parts: list[Part] = field(default_factory=list)
     status: int | None = None
     left: bool = False
+    sent: int = 0  # bytes of the answer's body that were given to the connection
     ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     @property
@@ -171,6 +172,7 @@ class Exchange:
 
     async def _body(self, piece: bytes) -> None:
         await self._give({"type": "http.response.body", "body": piece, "more_body": True})
+        self.seen.sent += len(piece)
 
     async def _end(self) -> None:
         await self._give({"type": "http.response.body", "body": b"", "more_body": False})

@@ -30,13 +30,13 @@ class FormReader:
         self._parser = multipart.PushMultipartParser(boundary, max_segment_count=most_parts, strict=True)
         length = headers.get("content-length", "")
         self._length = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-        self._noted = bytearray()
+        self._noted: bytearray | None = bytearray()  # what came so far; none where that is too much
         self._parts = 0
 
     def feed(self, piece: bytes) -> Iterator[Any]:
         """What the next piece holds: a part, then its bytes, then None. Raises FormError."""
-        if len(self._noted) <= _MOST_NOTED:
-            self._noted += piece
+        if self._noted is not None:
+            self._noted = self._noted + piece if len(self._noted) <= _MOST_NOTED else None
         for event in self._events(piece):
             self._parts += isinstance(event, Part)
             yield event
@@ -50,7 +50,7 @@ class FormReader:
 
         Exact where the part is the last one.
         """
-        if self._length is None or len(self._noted) > _MOST_NOTED:
+        if self._length is None or self._noted is None:
             return None
         delimiter = b"--" + self._parser.boundary
         at = self._noted.find(delimiter)

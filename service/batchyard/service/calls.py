@@ -5,7 +5,8 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from itertools import accumulate, takewhile
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
+from grpc._cython.cygrpc import ExecuteBatchError
 
 from batchyard.common.tracing import OFF, Span, Tracing
 from batchyard.service.auth import (
@@ -82,6 +84,9 @@ class _Call:
         except asyncio.CancelledError:
             code = StatusCode.CANCELLED
             raise
+        except ExecuteBatchError:  # a message could not be sent: the caller has left, and gRPC is about to say so
+            code = StatusCode.CANCELLED
+            raise asyncio.CancelledError from None
         except Exception as error:
             known = self._known(error, late=bound.expired())
             code = known.status
@@ -185,9 +190,9 @@ def _wrapped(handler: Handler, call: _Call) -> Handler:
         streaming: Any = handler.stream_stream or handler.unary_stream
 
         async def send(request: Any, context: Context) -> None:
-            messages: AsyncIterator[Any] = streaming(request, context)
-            async for message in messages:
-                await context.write(message)
+            async with aclosing(streaming(request, context)) as messages:
+                async for message in messages:
+                    await context.write(message)
 
         async def stream(request: Any, context: Context) -> None:
             await call.run(lambda: send(request, context), context)

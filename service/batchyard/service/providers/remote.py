@@ -32,7 +32,7 @@ R = TypeVar("R", FileRecord, BatchRecord)
 _PIECE = 256 << 10
 _READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 class RemoteProvider:
@@ -214,8 +214,9 @@ def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Co
     given = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     pieces = client.pieces(response, _PIECE)
     if response.status_code == 206 and given:
-        offset, total = int(given[1]), int(given[2]) if given[2] != "*" else None
-        if span.offset < 0 < span.limit and length is not None:  # of an end, HTTP can't ask for the beginning only
+        offset, total = int(given[1]), int(given[3]) if given[3] != "*" else None
+        length = int(given[2]) + 1 - offset
+        if span.offset < 0 < span.limit:  # of an end, HTTP can't ask for the beginning only
             wanted = min(length, span.limit)
             return Content(_part(_whole(pieces, length), 0, wanted), total, offset, wanted)
         return Content(_whole(pieces, length), total, offset, length)

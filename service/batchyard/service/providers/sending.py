@@ -9,9 +9,12 @@ from batchyard.service.errors import InvalidArgument, Late
 from batchyard.service.providers.base import FileDescription, check_digest, check_size
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.registry.records import FileRecord
+from batchyard.service.requests import PURPOSES
 from batchyard.service.settings import Limits
 from batchyard.service.upstream.client import UpstreamClient
 from batchyard.service.upstream.form import Fields, Form
+
+_ANY_PURPOSE = max(PURPOSES, key=len)
 
 Register = Callable[[dict[str, Any]], Awaitable[FileRecord]]
 
@@ -36,6 +39,8 @@ class Sending:
         self._register = register
         self._fields = dict(dialect.file_fields(begun))
         reserved = list(dialect.usual_fields(begun))  # they come last: the caller may still say otherwise
+        if not begun.purpose:
+            reserved.append(("purpose", _ANY_PURPOSE))
         self._form = Form(begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced)
         self._sha256 = sha256()
         self._pieces: asyncio.Queue[bytes | Fields] = asyncio.Queue(1)

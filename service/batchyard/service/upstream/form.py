@@ -27,12 +27,13 @@ class Form:
     def __init__(
         self, filename: str, content_type: str, fields: Fields, reserved: Fields, announced: int | None
     ) -> None:
-        self._boundary = secrets.token_hex(12).encode()
+        self._boundary = secrets.token_urlsafe(9).encode()  # short: it takes room that another's took
         before = b"".join(self._delimiter() + _field(*field) + b"\r\n" for field in fields)
         self._head = before + self._delimiter() + _file_head(filename, content_type)
         self._tail = b"\r\n--%b--" % self._boundary
         # A line break ends the form where there is room.
-        self._left = None if announced is None else announced + len(self._behind(reserved)) + 2
+        self._reserved = len(self._behind(reserved)) + 2
+        self._left = None if announced is None else announced + self._reserved
 
     def headers(self) -> dict[str, str]:
         """The request's headers; with the length, where it is known."""
@@ -51,7 +52,7 @@ class Form:
         """Counts the next bytes of the file. Raises InvalidArgument where they are more than was announced."""
         if self._left is not None:
             self._left -= size
-            if self._left < 0:
+            if self._left < self._reserved:
                 raise InvalidArgument("The file is larger than was announced.", param="size_hint")
 
     def check_end(self, fields: Fields) -> None:
