@@ -90,15 +90,20 @@ def process(log: Path, module: str, *arguments: str, environ: Mapping[str, str] 
 
 @contextmanager
 def batchyard(
-    folder: Path, command: str = "service", *arguments: str, environ: Mapping[str, str] | None = None
+    folder: Path,
+    command: str = "service",
+    *arguments: str,
+    environ: Mapping[str, str] | None = None,
+    module: str = "batchyard.cli.main",
 ) -> Iterator[Process]:
-    """Runs a server of `batchyard` on free ports, with what `configure` wrote into `folder` and its data there."""
+    """Runs a server of `batchyard` on free ports, with what `configure` wrote into `folder` and its data there.
+
+    `module` is one that runs the command, and may tell more about it.
+    """
     options = ["--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", "0"]
     if command != "shim":
         options += ["--grpc-port", "0", "--data-dir", str(folder / "data")]
-    with process(
-        folder / f"{command}.log", "batchyard.cli.main", command, *options, *arguments, environ=environ
-    ) as started:
+    with process(folder / f"{command}.log", module, command, *options, *arguments, environ=environ) as started:
         yield started
 
 

@@ -41,8 +41,8 @@ class Running(NamedTuple):
     batch: Batch
 
 
-def settings(folder: Path, endpoint: FakeEndpoint) -> Settings:
-    local = LocalSettings(api_base=endpoint.api_base, max_active_batches=1)
+def settings(folder: Path, endpoint: FakeEndpoint, active: int = 1) -> Settings:
+    local = LocalSettings(api_base=endpoint.api_base, max_active_batches=active)
     return settings_for(folder, local=local, retention=Retention(sweep_seconds=0.02))
 
 
@@ -63,9 +63,9 @@ async def gated() -> AsyncIterator[tuple[Gate, FakeEndpoint]]:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Running]:
+async def running(folder: Path, active: int = 1) -> AsyncIterator[Running]:
     clock = Clock()
-    async with gated() as (gate, fake), service(settings(folder, fake), clock=clock) as (_, client):
+    async with gated() as (gate, fake), service(settings(folder, fake, active), clock=clock) as (_, client):
         file = await client.upload(jsonl(chat_lines(LINES)))
         created = await client.create(file.id)
         batch = await until(lambda: client.get(created.id), lambda batch: batch.request_counts.completed == FIRST)
@@ -135,9 +135,11 @@ async def test_the_clock_jumps_back_over_a_restart(tmp_path: Path) -> None:
 
 async def test_the_clock_jumps_forward_by_less_than_the_window_and_back_again(tmp_path: Path) -> None:
     """The batch goes on: deadlines of lines don't read the clock, and the leases stay with this process."""
-    async with running(tmp_path) as found:
+    async with running(tmp_path, active=2) as found:
         for off in (23 * HOURS, 0.0, 20 * HOURS):
             found.clock.off = off
+            other = await found.client.create("file-none")  # wakes those who look for work
+            assert (await found.client.ended(other.id)).status == BatchStatus.BATCH_STATUS_FAILED
             assert (await found.client.get(found.batch.id)).status == IN_PROGRESS
         found.gate.open()
         await assert_whole(found.client, await found.client.ended(found.batch.id))

@@ -7,7 +7,7 @@ import httpx
 from starlette.responses import Response
 from tests.collector import collecting
 from tests.fakes import completion, fake_endpoint
-from tests.harness import KEY, chat_line, jsonl, until
+from tests.harness import KEY, PATIENCE, chat_line, jsonl, until
 from tests.processes import batchyard, configure
 
 TRACE, ABOVE = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -23,6 +23,10 @@ def traced(endpoint: str, **more: str) -> dict[str, str]:
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         **more,
     }
+
+
+def calling(base: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=base, headers=AUTHORIZED, trust_env=False, timeout=PATIENCE)
 
 
 async def answer(body: dict[str, Any], before: int) -> Response:
@@ -50,7 +54,7 @@ async def test_one_trace_reaches_from_rest_to_the_call_of_a_line(tmp_path: Path)
             target = f"127.0.0.1:{await service.port()}"
             with batchyard(tmp_path, "shim", "--service", target, environ=environ) as shim:
                 base = f"http://127.0.0.1:{await shim.port('REST on')}"
-                async with httpx.AsyncClient(base_url=base, headers=AUTHORIZED) as client:
+                async with calling(base) as client:
                     await run_a_batch(client, traceparent=f"00-{TRACE}-{ABOVE}-01")
 
                 async def names() -> set[str]:
@@ -80,7 +84,7 @@ async def test_calls_of_their_own_are_traces_of_their_own(tmp_path: Path) -> Non
         environ = traced(collector.endpoint, OTEL_SERVICE_NAME="the-front-door")
         with batchyard(tmp_path, "serve", environ=environ) as served:
             base = f"http://127.0.0.1:{await served.port('REST on')}"
-            async with httpx.AsyncClient(base_url=base, headers=AUTHORIZED) as client:
+            async with calling(base) as client:
                 await run_a_batch(client)
                 await client.get("/v1/files/file-missing")
 
@@ -100,7 +104,7 @@ async def test_a_collector_that_is_away_holds_nothing_up(tmp_path: Path) -> None
         configure(tmp_path, api_base=fake.api_base)
         with batchyard(tmp_path, "serve", environ=traced("http://127.0.0.1:9")) as served:
             base = f"http://127.0.0.1:{await served.port('REST on')}"
-            async with httpx.AsyncClient(base_url=base, headers=AUTHORIZED) as client:
+            async with calling(base) as client:
                 await run_a_batch(client)
         assert "traceparent" in fake.requests[0][1]
 
@@ -110,6 +114,6 @@ async def test_without_tracing_nothing_is_handed_on(tmp_path: Path) -> None:
         configure(tmp_path, api_base=fake.api_base)
         with batchyard(tmp_path, "serve") as served:
             base = f"http://127.0.0.1:{await served.port('REST on')}"
-            async with httpx.AsyncClient(base_url=base, headers=AUTHORIZED) as client:
+            async with calling(base) as client:
                 await run_a_batch(client, traceparent=f"00-{TRACE}-{ABOVE}-01")
         assert "traceparent" not in fake.requests[0][1]

@@ -86,7 +86,7 @@ class TestAddress:
         async with listening(app, "localhost", 0, max_requests=8) as listener:
             for family, *_, name in set(socket.getaddrinfo("localhost", listener.port, type=socket.SOCK_STREAM)):
                 if family == socket.AF_INET or socket.has_dualstack_ipv6():
-                    async with httpx.AsyncClient(trust_env=False) as client:
+                    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
                         answer = await client.get(f"http://{address(str(name[0]), listener.port)}/")
                     assert answer.status_code == 200
 
