@@ -84,7 +84,7 @@ class TestAFilesLife:
         ],
     )
     async def test_is_what_was_said_or_ours(
-        self, tmp_path: Path, version: str, settings: dict[str, int], given: int | None, sent: int | None
+        self, tmp_path: Path, version: str, settings: dict[str, Any], given: int | None, sent: int | None
     ) -> None:
         deployment = {"api_version": version}
         async with fake_azure() as fake, before(fake, tmp_path, "azure", deployment=deployment, **settings) as found:
