@@ -236,7 +236,7 @@ LISTS = [
          get("/v1/files?after=nothing"), get("/v1/batches?after=nothing"),
          Rpc("ListFiles", [ListFilesRequest(after="nothing")]),
          Rpc("ListBatches", [ListBatchesRequest(after="nothing")])),
-    case("a cursor whose file was deleted", Fine(), get("/v1/files?after=$deleted"),
+    case("a cursor whose file was deleted", Fine(ids=("$earlier",)), get("/v1/files?after=$deleted"),
          Rpc("ListFiles", [ListFilesRequest(after="$deleted")]),
          note="The list goes on behind the place where the file was, for seven days."),
 ]  # fmt: skip

@@ -82,9 +82,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Fine:
-    """Nothing is wrong with it; a batch completes with that many `lines`."""
+    """Nothing is wrong with it; a batch completes with that many `lines`, a page has these files' `ids`."""
 
     lines: int | None = None
+    ids: tuple[str, ...] = ()
 
 
 Send = Http | Raw | Rpc | Input

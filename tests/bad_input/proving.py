@@ -29,6 +29,7 @@ from batchyard.v1 import (
     File,
     ListBatchesRequest,
     ListFilesRequest,
+    ListFilesResponse,
     UploadFileMetadata,
     UploadFileResponse,
 )
@@ -174,7 +175,7 @@ async def _prove(bench: Bench, outcome: Outcome, send: Send, surface: str) -> No
     elif isinstance(outcome, Failed):
         made = await _prove_batch(bench, outcome, await _made(bench, send))
     else:
-        made = await _prove_fine(bench, send)
+        made = await _prove_page(bench, outcome, send)
     await until(bench.look, lambda seen: seen.without(made) == before)
     assert await bench.client.read(bench.things["earlier"]) == EARLIER
 
@@ -240,11 +241,16 @@ async def _prove_batch(bench: Bench, outcome: Outcome, batch_id: str) -> set[str
     return {batch.id}
 
 
-async def _prove_fine(bench: Bench, send: Send) -> set[str]:
+async def _prove_page(bench: Bench, outcome: Fine, send: Send) -> set[str]:
     if isinstance(send, Http):
-        assert (await bench.ask(send)).status_code == 200
-    elif isinstance(send, Rpc):
-        assert await bench.call(send)
+        answer = await bench.ask(send)
+        assert answer.status_code == 200, answer.text
+        ids = [file["id"] for file in answer.json()["data"]]
+    else:
+        assert isinstance(send, Rpc)
+        (message,) = await bench.call(send)
+        ids = [file.id for file in ListFilesResponse.FromString(message).data]
+    assert ids == [bench.fill(name) for name in outcome.ids]
     return set()
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +11,7 @@ import pytest
 from tests.harness import ENDED, Client, chat_line, chat_lines, jsonl, service, settings_for, until
 from tests.people import Person, Started, breaking
 from tests.processes import batchyard, configure
+from tests.sockets import held_port
 
 from batchyard.service.server import Server
 from batchyard.service.settings import LocalSettings
@@ -43,11 +43,6 @@ async def files_of(client: Client) -> list[File]:
     return list((await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)).data)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
@@ -56,8 +51,8 @@ class TestRestart:
     async def test_a_wait_goes_on_over_a_killed_and_a_new_service(self, tmp_path: Path) -> None:
         configure(tmp_path, echo=True, echo_delay_ms=50, max_concurrency=4, chunk_lines=10)
         (tmp_path / "mydata.jsonl").write_bytes(jsonl(chat_lines(100)))
-        with batchyard(tmp_path) as first:
-            port = await first.port()
+        with held_port() as port, batchyard(tmp_path, "service", "--grpc-port", str(port)) as first:
+            await first.port()
             person = Person(port, tmp_path)
             async with person.started("submit", "mydata.jsonl", "--wait", "-o", "results.jsonl") as command:
                 await command.said("in_progress")
@@ -69,18 +64,18 @@ class TestRestart:
         assert (tmp_path / "results.jsonl").read_bytes().count(b"\n") == 100
 
     async def test_a_drain_ends_no_watch_either(self, tmp_path: Path) -> None:
-        port = free_port()
-        settings = settings_for(tmp_path, grpc_port=port, local=SLOW)
-        async with service(settings) as (server, client):
-            file = await client.upload(jsonl(chat_lines(2)))
-            batch = await client.create(file.id)
-            watch = Person(port, tmp_path).started("watch", batch.id)
-            async with watch as command:
-                await command.said("in_progress")
-                await server.drain(1)
-                await command.said("trying again")
-                async with service(settings_for(tmp_path / "other", grpc_port=port)):
-                    ran = await command.ended()
+        with held_port() as port:
+            settings = settings_for(tmp_path, grpc_port=port, local=SLOW)
+            async with service(settings) as (server, client):
+                file = await client.upload(jsonl(chat_lines(2)))
+                batch = await client.create(file.id)
+                watch = Person(port, tmp_path).started("watch", batch.id)
+                async with watch as command:
+                    await command.said("in_progress")
+                    await server.drain(1)
+                    await command.said("trying again")
+                    async with service(settings_for(tmp_path / "other", grpc_port=port)):
+                        ran = await command.ended()
         assert ran.code == 1  # another service, which doesn't know it
         assert "No batch found" in ran.err
 
@@ -184,8 +179,8 @@ class TestNobodyThere:
     @pytest.mark.parametrize("command", [["list"], ["watch", "batch_a"], ["upload", "mydata.jsonl"]])
     async def test_it_says_where_and_ends(self, tmp_path: Path, command: list[str]) -> None:
         (tmp_path / "mydata.jsonl").write_bytes(jsonl(chat_lines(1)))
-        port = free_port()
-        code, out, err = await Person(port, tmp_path).run(*command, "--patience", "0.2", "--quiet")
+        with held_port() as port:
+            code, out, err = await Person(port, tmp_path).run(*command, "--patience", "0.2", "--quiet")
         assert (code, out) == (1, "")
         assert f"batchyard: no answer from the service at localhost:{port}: Connection refused\n" in err
 
