@@ -6,9 +6,10 @@ clock has stayed there for a while.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
+from batchyard.service.background import in_background
 from batchyard.service.filestore import Part
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.tenant import KEY_SECONDS
@@ -46,14 +47,9 @@ class Retention:
         self._jumped_at: float | None = None
         self._expired = metrics.files_expired
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._loop())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Looks until the context ends."""
+        return in_background(self._loop())
 
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any
 
+from batchyard.service.background import in_background
 from batchyard.service.errors import Refused
 from batchyard.service.providers.creating import Creating
 from batchyard.service.providers.objects import batch_values, file_values, is_id, native_id, unseen_result
@@ -42,14 +43,9 @@ class Follower:
         self._round = asyncio.Lock()
         self._last = -dialect.poll_seconds
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._loop())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Looks until the context ends."""
+        return in_background(self._loop())
 
     def wake(self) -> None:
         """There is something to follow."""
