@@ -22,6 +22,7 @@ from batchyard.service.providers.sending import Sending
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.remote import RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
+from batchyard.service.requests import check_ours
 from batchyard.service.settings import Limits, Upstream
 from batchyard.service.upstream import answers
 from batchyard.service.upstream.client import UpstreamClient, segment
@@ -104,7 +105,8 @@ class RemoteProvider:
             await owner.delete_file(file.id, "", int(self._clock()))
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
-        if file is None:
+        if file is None:  # it never gets there, so nobody else checks it
+            check_ours(new)
             return await self._batches.add(owner, new, self.name)
         await self._ready(owner, file)
         try:
