@@ -1,18 +1,21 @@
-"""The long runs: kills of a service in the midst of a batch, a soak, large uploads at once, fuzzing.
+"""The long runs: kills of a service in the midst of a batch, a soak, chaos at a provider, large uploads, fuzzing.
 
 One kind a run, kills where none is named. Exits 1 where something is lost, doubled, left over, or beyond its bound.
 """
 
 import argparse
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from random import randrange
 from tempfile import TemporaryDirectory
 
 import pytest
+from tests.chaos import chaos
 from tests.kills import Report, torture
 from tests.processes import ROOT
+from tests.providers.scene import FAKES as PROVIDERS
 from tests.soak import soak
 from tests.uploads import LINE_BYTES, MIB, at_once, pair, upload
 
@@ -26,6 +29,7 @@ def main() -> int:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--kills", type=int, default=50, help="kills while a batch of 20,000 lines runs")
     kinds.add_argument("--soak", type=int, metavar="CALLS", help="mixed calls, then a look at what is left over")
+    kinds.add_argument("--chaos", type=int, metavar="CALLS", help="mixed calls to providers that fail one in five")
     kinds.add_argument("--uploads", type=int, metavar="COUNT", help="uploads of 200 MB at once")
     kinds.add_argument("--fuzz", action="store_true", help="the fuzz tests with many more examples")
     given = parser.parse_args()
@@ -35,6 +39,8 @@ def main() -> int:
     with TemporaryDirectory(prefix="torture-") as folder:
         if given.soak:
             good = asyncio.run(_soak(Path(folder), given.seed, given.soak))
+        elif given.chaos:
+            good = asyncio.run(_chaos(Path(folder), given.seed, given.chaos))
         elif given.uploads:
             good = asyncio.run(_uploads(Path(folder), given.uploads))
         else:
@@ -50,6 +56,13 @@ async def _kills(folder: Path, seed: int, kills: int) -> bool:
 async def _soak(folder: Path, seed: int, calls: int) -> bool:
     report = await soak(folder, seed, calls, _tell)
     return _told(report, report.faults, not report.faults)
+
+
+async def _chaos(folder: Path, seed: int, calls: int) -> bool:
+    logging.getLogger().addHandler(logging.NullHandler())  # of what goes wrong on purpose
+    reports = [await chaos(folder / provider, seed, calls, provider) for provider in PROVIDERS]
+    found = [_told(report, report.faults, not report.faults) for report in reports]
+    return all(found)
 
 
 async def _uploads(folder: Path, uploads: int) -> bool:

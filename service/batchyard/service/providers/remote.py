@@ -22,7 +22,7 @@ from batchyard.service.providers.sending import Sending
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.remote import RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
-from batchyard.service.requests import check_theirs
+from batchyard.service.requests import check_ours, check_theirs
 from batchyard.service.settings import Limits, Upstream
 from batchyard.service.upstream import answers
 from batchyard.service.upstream.client import UpstreamClient, segment
@@ -106,7 +106,8 @@ class RemoteProvider:
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
         check_theirs(new)
-        if file is None and not new.input_blob:
+        if file is None and not new.input_blob:  # it never gets there, so nobody else checks it
+            check_ours(new)
             return await self._batches.add(owner, new, self.name)
         if file:
             await self._ready(owner, file)
