@@ -4,7 +4,7 @@ ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
 BIN := $(VENV)/bin
 PROTOS := .venv-protos
-SDKS := .venv-openai2 .venv-openai3 .venv-node .venv-schemathesis
+SDKS := .venv-openai2 .venv-openai3 .venv-node .venv-schemathesis .venv-deploy
 PINS := .ci/constraints.txt
 PIP := .venv-pip
 # One new pip fills every environment: several times faster than each Python's own, and than copying that into each.

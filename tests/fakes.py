@@ -84,3 +84,35 @@ class Gate:
 
     async def passed(self) -> None:
         await self._open.wait()
+
+
+class Sluice:
+    """Lets as many answers through as it is told, counted from the beginning."""
+
+    def __init__(self) -> None:
+        self._allowed = 0
+        self._free = asyncio.Semaphore(0)
+
+    def allow(self, answers: int) -> None:
+        for _ in range(self._allowed, answers):
+            self._free.release()
+        self._allowed = max(self._allowed, answers)
+
+    async def passed(self) -> None:
+        await self._free.acquire()
+
+
+@asynccontextmanager
+async def sluiced() -> AsyncIterator[tuple[Sluice, FakeEndpoint]]:
+    """An endpoint behind a sluice, which is open when the context ends."""
+    sluice = Sluice()
+
+    async def behaviour(body: dict[str, Any], _: int) -> Response:
+        await sluice.passed()
+        return completion(body)
+
+    async with fake_endpoint(behaviour) as fake:
+        try:
+            yield sluice, fake
+        finally:
+            sluice.allow(10_000)

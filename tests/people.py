@@ -7,7 +7,7 @@ import pty
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,10 +65,14 @@ class Started:
 
 
 class Person:
-    """Runs `batchyard` in `folder`, with an environment that says which service, and the key."""
+    """Runs `batchyard` in `folder`, with an environment that says which service, and the key.
 
-    def __init__(self, port: int, folder: Path) -> None:
+    `seen` is told what is on the terminal, each time that there is more.
+    """
+
+    def __init__(self, port: int, folder: Path, seen: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
+        self._seen = seen
         self.environ = {"BATCHYARD_SERVICE_ADDRESS": f"localhost:{port}", "BATCHYARD_API_KEY": KEY}
 
     async def run(self, *arguments: str, stdin: bytes = b"", stdout: int = PIPE, **environ: str) -> Ran:
@@ -96,7 +100,12 @@ class Person:
     async def run_on_terminal(self, *arguments: str, **environ: str) -> str:
         """What the terminal has got when the command has ended well; only stderr is one."""
         ours, theirs = pty.openpty()
-        reading = asyncio.create_task(asyncio.to_thread(_read_terminal, ours))
+        loop = asyncio.get_running_loop()
+
+        def tell(shown: str) -> None:
+            loop.call_soon_threadsafe(self._seen, shown)
+
+        reading = asyncio.create_task(asyncio.to_thread(_read_terminal, ours, tell))
         try:
             process = await self._spawn(arguments, {"TERM": "xterm", **environ}, PIPE, theirs)
         finally:
@@ -120,11 +129,12 @@ class Person:
         )
 
 
-def _read_terminal(end: int) -> str:
+def _read_terminal(end: int, tell: Callable[[str], None]) -> str:
     read = b""
     with suppress(OSError), open(end, "rb", buffering=0) as terminal:  # EIO: the other end is closed
         while piece := terminal.read(4096):
             read += piece
+            tell(read.decode(errors="ignore"))
     return read.decode()
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.fakes import sluiced
 from tests.harness import ENDED, Client, chat_line, chat_lines, jsonl, service, settings_for, until
 from tests.people import Person, Started, breaking
 from tests.processes import batchyard, configure
@@ -200,12 +201,18 @@ class TestNobodyThere:
 class TestTerminal:
     async def test_bars_show_the_upload_the_lines_and_the_download(self, tmp_path: Path) -> None:
         (tmp_path / "mydata.jsonl").write_bytes(jsonl(BIG))
-        local = LocalSettings(echo=True, echo_delay_ms=100, max_concurrency=10, chunk_lines=10)
-        async with service(settings_for(tmp_path / "served", local=local)) as (server, _):
-            person = Person(server.grpc_port, tmp_path)
-            shown = await person.run_on_terminal("submit", "mydata.jsonl", "--wait", "-o", "results.jsonl")
+        third = re.compile(r"in_progress \[#{8}\.{16}\] 10 of 30 lines")
+        async with sluiced() as (sluice, fake):
+
+            def seen(shown: str) -> None:
+                sluice.allow(30 if third.search(shown) else 10)
+
+            local = LocalSettings(api_base=fake.api_base, max_concurrency=10, chunk_lines=10)
+            async with service(settings_for(tmp_path / "served", local=local)) as (server, _):
+                person = Person(server.grpc_port, tmp_path, seen)
+                shown = await person.run_on_terminal("submit", "mydata.jsonl", "--wait", "-o", "results.jsonl")
         assert re.search(r"upload \[#{24}\] 3\.\d of 3\.\d MB", shown)
-        assert re.search(r"in_progress \[#{8}\.{16}\] 10 of 30 lines", shown)
+        assert third.search(shown)
         assert re.search(r"download \[#{24}\] 3\.\d of 3\.\d MB", shown)
         last = shown.rpartition("\x1b[K")[2]
         assert "[" not in last

@@ -1,14 +1,70 @@
-"""What the deployment files name exists, and their configuration starts."""
+"""The deployment files are what their readers take, what they name exists, and their configuration starts."""
 
 import re
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from tests.processes import ROOT
+from tests.tools import tool
 
 from batchyard.service.loading import load_settings
 
 DEPLOY = ROOT / "docs/deploy"
+CHECKS = {
+    "compose.yaml": ["check-jsonschema", "--builtin-schema", "vendor.compose-spec"],
+    "kubernetes.yaml": ["kubernetes-validate", "--strict"],
+    "Dockerfile": ["hadolint"],
+}
+# As systemd.unit(5), systemd.service(5) and systemd.exec(5) spell them; systemd only warns of others, in its log.
+DIRECTIVES = {
+    "Unit": {"Description", "After", "Wants"},
+    "Service": {
+        "ExecStart", "EnvironmentFile", "DynamicUser", "StateDirectory", "StateDirectoryMode", "KillSignal",
+        "TimeoutStopSec", "Restart", "RestartSec", "LimitNOFILE", "NoNewPrivileges", "ProtectSystem", "ProtectHome",
+        "PrivateTmp", "PrivateDevices", "RestrictAddressFamilies", "CapabilityBoundingSet",
+    },
+    "Install": {"WantedBy"},
+}  # fmt: skip
+
+
+def complaints(name: str, file: Path) -> str:
+    """What the checker of the deployment file `name` says against this one."""
+    program, *options = CHECKS[name]
+    command: list[str | Path] = [tool(f".venv-deploy/bin/{program}"), *options, file]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return ran.stdout + ran.stderr if ran.returncode else ""
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_deployment_file_is_what_its_reader_takes(name: str) -> None:
+    assert complaints(name, DEPLOY / name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("compose.yaml", "cap_drop:", "cap_dorp:"),
+        ("kubernetes.yaml", "periodSeconds: 5", "periodSecond: 5"),
+        ("Dockerfile", "WORKDIR /src", "WORKDIR src"),
+    ],
+)
+def test_a_wrong_deployment_file_is_found(tmp_path: Path, name: str, right: str, wrong: str) -> None:
+    content = (DEPLOY / name).read_text()
+    assert right in content
+    (tmp_path / name).write_text(content.replace(right, wrong))
+    assert complaints(name, tmp_path / name)
+
+
+def test_the_unit_has_nothing_that_systemd_does_not_know() -> None:
+    sections = re.split(r"^\[(\w+)\]$", (DEPLOY / "batchyard.service").read_text(), flags=re.MULTILINE)[1:]
+    found = {
+        name: set(re.findall(r"^([^#=\n]+)=.*$", content, re.MULTILINE))
+        for name, content in zip(sections[::2], sections[1::2], strict=True)
+    }
+    assert found.keys() == DIRECTIVES.keys()
+    assert [(name, key) for name, keys in found.items() for key in keys - DIRECTIVES[name]] == []
 
 
 def test_the_deployed_configuration_is_valid_on_a_public_address() -> None:

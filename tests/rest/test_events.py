@@ -7,21 +7,22 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.eventsource import EventSource
+from tests.eventsource import Event, EventSource
+from tests.fakes import Sluice, sluiced
 from tests.harness import PATIENCE, chat_lines, jsonl
 
 from batchyard.service.settings import LocalSettings
 
 from .conftest import BATCH_KEYS, Door, opened, refusal
 
-STEADY = LocalSettings(echo=True, echo_delay_ms=20, max_concurrency=2)
+LINES = 50
 
 
 @pytest.fixture
-async def steady(tmp_path: Path) -> AsyncIterator[Door]:
-    """A front door behind which a line takes its time."""
-    async with opened(tmp_path, local=STEADY) as running:
-        yield running
+async def steady(tmp_path: Path) -> AsyncIterator[tuple[Door, Sluice]]:
+    """A front door behind which as many lines end as the sluice lets through."""
+    async with sluiced() as (sluice, fake), opened(tmp_path, local=LocalSettings(api_base=fake.api_base)) as running:
+        yield running, sluice
 
 
 async def started(door: Door, lines: int) -> str:
@@ -29,10 +30,20 @@ async def started(door: Door, lines: int) -> str:
     return str((await door.create((await door.upload(jsonl(chat_lines(lines))))["id"]))["id"])
 
 
-async def test_a_batch_is_followed_to_its_end(steady: Door) -> None:
-    batch_id = await started(steady, 50)
+def completed_in(state: Event) -> int:
+    return int(state.json()["request_counts"]["completed"])
+
+
+async def test_a_batch_is_followed_to_its_end(steady: tuple[Door, Sluice]) -> None:
+    door, sluice = steady
+    batch_id = await started(door, LINES)
+    events = []
     async with asyncio.timeout(PATIENCE):
-        *states, end = [e async for e in EventSource(steady.rest, f"/v1/batches/{batch_id}/events").connect()]
+        async for event in EventSource(door.rest, f"/v1/batches/{batch_id}/events").connect():
+            events.append(event)
+            if event.name == "batch":
+                sluice.allow(done + 1 if (done := completed_in(event)) < 2 else LINES)
+    *states, end = events
     assert (end.name, end.last_id) == ("end", "end")
     assert {state.name for state in states} == {"batch"}
     batches = [state.json() for state in states]
@@ -40,18 +51,24 @@ async def test_a_batch_is_followed_to_its_end(steady: Door) -> None:
     completed = [batch["request_counts"]["completed"] for batch in batches]
     assert completed == sorted(completed)
     assert len(set(completed)) > 2
-    assert batches[-1] == (await steady.rest.get(f"/v1/batches/{batch_id}")).json()
+    assert batches[-1] == (await door.rest.get(f"/v1/batches/{batch_id}")).json()
     assert batches[-1]["status"] == "completed"
     assert all(one.last_id != other.last_id for one, other in pairwise(states))
 
 
-async def test_a_watch_that_breaks_off_twice_goes_on_where_the_batch_is(steady: Door) -> None:
-    source = EventSource(steady.rest, f"/local/batches/{await started(steady, 50)}/events")
+async def test_a_watch_that_breaks_off_twice_goes_on_where_the_batch_is(
+    steady: tuple[Door, Sluice],
+) -> None:
+    door, sluice = steady
+    source = EventSource(door.rest, f"/local/batches/{await started(door, LINES)}/events")
     shown = []
     async with asyncio.timeout(PATIENCE):
         for _ in range(2):
             async with aclosing(source.connect()) as events:  # type: ignore[type-var]
-                shown += [(await anext(events)).json(), (await anext(events)).json()]
+                state = await anext(events)
+                sluice.allow(completed_in(state) + 1)
+                shown += [state.json(), (await anext(events)).json()]
+        sluice.allow(LINES)
         shown += [event.json() async for event in source.connect() if event.name == "batch"]
         assert [event async for event in source.connect()] == []
     assert source.closed
