@@ -71,7 +71,7 @@ class Report:
 async def chaos(folder: Path, seed: int, calls: int, provider: Provider = "openai") -> Report:
     """Makes that many calls."""
     report, late = Report(seed, provider), [0.0]
-    times = {"call_seconds": CALL_SECONDS, "idle_seconds": IDLE_SECONDS, "connect_seconds": 1.0}
+    times: dict[str, Any] = {"call_seconds": CALL_SECONDS, "idle_seconds": IDLE_SECONDS, "connect_seconds": 1.0}
     async with (
         FAKES[provider](Quirks()) as fake,
         before(fake, folder, provider, clock=lambda: time() + late[0], **times) as found,
