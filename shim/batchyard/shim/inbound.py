@@ -23,7 +23,7 @@ T = TypeVar("T")
 def metadata_of(request: Request) -> list[tuple[str, str]]:
     """The call's metadata: the request's id, the caller's authorization, unchanged, and how its client speaks.
 
-    Azure's own clients send an api-version, and their key in a header `api-key`, which goes on as a bearer's.
+    Some send an api-version, and their key in a header `api-key`, which goes on as a bearer's.
     """
     key, api_key = request.headers.get("authorization", ""), request.headers.get("api-key", "")
     version = request.query_params.get("api-version", "")
