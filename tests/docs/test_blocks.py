@@ -1,0 +1,71 @@
+"""Each block that somebody may paste runs as it is in some test, or there is a reason why not."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tests.processes import ROOT
+
+from .blocks import block, blocks
+
+COMMANDS, PASTED, NODE, METRICS = (
+    f"tests/{name}.py" for name in ("docs/test_commands", "docs/test_pasted", "docs/test_node", "cli/test_metrics")
+)
+RUN = {
+    ("README.md", "make run"): (PASTED, "test_make_run_serves"),
+    ("README.md", "cat > mydata"): (COMMANDS, "test_the_readmes_commands_take_a_batch_from_upload_to_results"),
+    ("README.md", "BATCHYARD_API_KEY="): (COMMANDS, "test_the_readmes_commands_take_a_batch_from_upload_to_results"),
+    ("README.md", ".venv/bin/python - "): (COMMANDS, "test_the_readmes_commands_take_a_batch_from_upload_to_results"),
+    ("README.md", "# config.yaml"): (PASTED, "test_the_readmes_configuration_serves"),
+    ("README.md", "batchyard serve "): (PASTED, "test_the_readmes_configuration_serves"),
+    ("docs/cli.md", "export "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
+    ("docs/cli.md", "FILE="): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
+    ("docs/cli.md", "head "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
+    ("docs/configuration.md", "general_settings:"): (PASTED, "test_the_configuration_that_is_shown_is_one"),
+    ("docs/grpc.md", ".venv/bin/python "): (COMMANDS, "test_the_grpc_example_prints_the_results"),
+    ("docs/grpc.md", "npm install "): (NODE, "test_the_grpc_example_prints_the_results_and_compiles"),
+    ("docs/grpc.md", "npm run "): (NODE, "test_the_grpc_example_prints_the_results_and_compiles"),
+    ("docs/grpc.md", "buf curl "): (PASTED, "test_buf_lists_the_batches"),
+    ("docs/metrics.md", "groups:"): (METRICS, "TestThePage"),
+    ("docs/operations.md", "batchyard backup "): (PASTED, "test_a_backup_is_made_while_a_service_runs"),
+    ("docs/rest.md", "BATCH="): (COMMANDS, "test_the_newest_batch_is_followed_to_its_end"),
+    ("docs/sdks.md", "from openai "): (PASTED, "test_openais_sdk_creates_and_lists_a_batch"),
+    ("docs/sdks.md", "import {"): (NODE, "test_openais_sdk_creates_and_lists_a_batch"),
+    ("docs/tracing.md", "pip install "): (PASTED, "test_the_extras_that_are_installed_exist"),
+}
+SKIPPED = {
+    ("README.md", "make test"): "is what runs this",
+    ("docs/CONTRIBUTING.md", "make "): "names what there is to make; CI makes all of it",
+    ("docs/benchmarks.md", "make bench"): "takes minutes",
+    ("docs/benchmarks.md", "Python 3"): "is a result",
+    ("docs/configuration.md", "batchyard.local.max_concurrency: "): "is an error's form",
+    ("docs/errors.md", '{"error"'): "is an answer",
+    ("docs/local.md", "validating"): "is a diagram",
+    ("docs/metrics.md", "scrape_configs:"): "is Prometheus's configuration",
+    ("docs/metrics.md", "sum("): "is a query for Prometheus; TestThePage knows its names",
+    ("docs/metrics.md", "histogram_quantile("): "is a query for Prometheus; TestThePage knows its names",
+    ("docs/rest.md", "event: "): "is an answer",
+}
+FATES: Mapping[tuple[str, str], object] = {**RUN, **SKIPPED}
+
+
+def test_every_block_is_run_or_skipped_for_a_reason() -> None:
+    new = [
+        f"{page}: {text[:60]}"
+        for page, _, text in blocks()
+        if not any(page == known and text.startswith(start) for known, start in FATES)
+    ]
+    assert not new, f"run these in a test, and name it in {Path(__file__).name}: {new}"
+
+
+@pytest.mark.parametrize("fate", FATES, ids="".join)
+def test_a_block_that_has_a_fate_is_there(fate: tuple[str, str]) -> None:
+    assert block(*fate)
+
+
+@pytest.mark.parametrize(("file", "test"), sorted(set(RUN.values())))
+def test_a_test_that_runs_a_block_is_there(file: str, test: str) -> None:
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    assert (ROOT / file).exists()
+    assert hasattr(module, test)
