@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from types import ModuleType
 
-from tests.bad_input import calls, disk, files, test_clock, test_details, test_disk
+from tests.bad_input import calls, disk, files, test_clock, test_details, test_disk, test_disk_at_zero
 from tests.bad_input.model import Case, Failed, Fine, Group, Refused, Wrong
 
 INTRO = """\
@@ -27,7 +27,7 @@ def page() -> str:
     """The page's text."""
     tables = [_table(group) for group in (*calls.GROUPS, *files.GROUPS)]
     (full,) = disk.GROUPS
-    tables.append(_table(full, test_disk))
+    tables.append(_table(full, test_disk, test_disk_at_zero))
     tables.append(_table(Group("A clock that jumps", []), test_clock))
     tables.append(_table(Group("Long values", []), test_details))
     return "\n".join([INTRO, *tables])

@@ -87,7 +87,7 @@ async def test_deleting_and_cancelling_on_a_full_disk(tmp_path: Path) -> None:
         await client.stub.DeleteFile(DeleteFileRequest(file_id=unread.id), metadata=client.metadata)
         async with gone(grpc.StatusCode.NOT_FOUND):
             await client.read(unread.id)
-        assert "the reserve for deletions is used up" in await said(found.server)
+        assert "a deletion or a cancellation uses the reserve" in await said(found.server)
         found.free()
         assert (await client.ended(batch.id)).status == BatchStatus.BATCH_STATUS_CANCELLED
 

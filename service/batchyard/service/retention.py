@@ -14,7 +14,6 @@ from batchyard.service.filestore import Part
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.tenant import KEY_SECONDS
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.reserve import Reserve
 
 _JUMP_SECONDS = 300.0  # a clock that is set right moves by less
 _TRUST_SECONDS = 3600.0  # after which a time that it jumped to is believed
@@ -30,7 +29,6 @@ class Retention:
         self,
         work: WorkRegistry,
         forget: Callable[[list[Part]], Awaitable[None]],
-        reserve: Reserve,
         seconds: float,
         clock: Callable[[], float],
         steady: Callable[[], float],
@@ -39,7 +37,6 @@ class Retention:
         """`steady` is a clock that never jumps."""
         self._work = work
         self._forget = forget
-        self._reserve = reserve
         self._seconds = seconds
         self._clock = clock
         self._steady = steady
@@ -53,7 +50,6 @@ class Retention:
 
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""
-        await asyncio.to_thread(self._reserve.keep)
         now = int(self._clock())
         if self._trusted():
             while expired := await self._work.expire_files(now):
