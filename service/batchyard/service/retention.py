@@ -51,13 +51,14 @@ class Retention:
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""
         now = int(self._clock())
-        if self._trusted():
-            while expired := await self._work.expire_files(now):
-                self._expired.inc(expired)
+        trusted = self._trusted()
+        while trusted and (expired := await self._work.expire_files(now)):
+            self._expired.inc(expired)
         while parts := await self._work.deleted_parts():
             await self._forget(parts)
-        await self._work.forget_files(now - _CURSOR_SECONDS)
-        await self._work.forget_keys(now - KEY_SECONDS)
+        if trusted:
+            await self._work.forget_files(now - _CURSOR_SECONDS)
+            await self._work.forget_keys(now - KEY_SECONDS)
 
     def _trusted(self) -> bool:
         """Whether the clock has not jumped ahead lately; one that runs behind only makes files stay longer."""
@@ -67,7 +68,7 @@ class Retention:
             return True
         if self._jumped_at is None:
             self._jumped_at = steady
-            _log.warning("the clock jumped ahead: no file expires for now", extra={"seconds": offset - self._offset})
+            _log.warning("the clock jumped ahead: nothing expires for now", extra={"seconds": offset - self._offset})
         if steady - self._jumped_at < _TRUST_SECONDS:
             return False
         self._offset, self._jumped_at = offset, None
