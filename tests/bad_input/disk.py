@@ -21,5 +21,10 @@ REGISTRY = case(
     "a full disk, in the registry", full("The storage of this service is full. Nothing was changed."),
     *both(input_file_id="file-missing"),
 )  # fmt: skip
+REGISTERED = case(
+    "a full disk of the registry alone, at an upload",
+    full("The storage of this service is full. Nothing was changed."),
+    sent(PURPOSE, FILE), upload(BATCH, data(LINE), finish()),
+)  # fmt: skip
 
-GROUPS = [Group("A full disk", [UPLOAD, REGISTRY])]
+GROUPS = [Group("A full disk", [UPLOAD, REGISTRY, REGISTERED])]

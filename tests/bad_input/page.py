@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from types import ModuleType
 
-from tests.bad_input import calls, disk, files, test_clock, test_details, test_disk
+from tests.bad_input import calls, disk, files, test_clock, test_details, test_disk, test_disk_at_zero
 from tests.bad_input.model import Case, Failed, Fine, Group, Refused, Wrong
 
 INTRO = """\
@@ -11,8 +11,10 @@ INTRO = """\
 
 What each bad input is answered. `make bad-inputs` writes this page from the cases in `tests/bad_input`: every row is
 sent to a running server over real sockets, on each surface that has an answer here, and afterwards the files, the
-batches and the store must be as before. Of long messages the beginning is shown. [Errors](errors.md) explains the
-envelope and the gRPC details, [Limits](limits.md) lists the bounds.
+batches and the store must be as before. A row without an answer is a test of its own of what happens: disks that are
+filled and clocks that are moved in the midst of work, which may change what the row says, and long values. Of long
+messages the beginning is shown. [Errors](errors.md) explains the envelope and the gRPC details, [Limits](limits.md)
+lists the bounds.
 
 Where the type is not given, it is `invalid_request_error`; param and code are null where they are not. Where a batch
 fails, upload and create are answered as usual, and the reasons are in the batch's `errors`.
@@ -27,7 +29,7 @@ def page() -> str:
     """The page's text."""
     tables = [_table(group) for group in (*calls.GROUPS, *files.GROUPS)]
     (full,) = disk.GROUPS
-    tables.append(_table(full, test_disk))
+    tables.append(_table(full, test_disk, test_disk_at_zero))
     tables.append(_table(Group("A clock that jumps", []), test_clock))
     tables.append(_table(Group("Long values", []), test_details))
     return "\n".join([INTRO, *tables])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.bad_input.disk import REGISTRY, UPLOAD
+from tests.bad_input.disk import REGISTERED, REGISTRY, UPLOAD
 from tests.bad_input.model import Case
 from tests.bad_input.proving import Bench, joined, prove
 from tests.bad_input.smalldisk import possible
@@ -44,21 +44,25 @@ class Small:
 
 
 @asynccontextmanager
-async def small(folder: Path) -> AsyncIterator[Small]:
+async def small(folder: Path, *, registry_alone: bool = False) -> AsyncIterator[Small]:
+    """With `registry_alone`, the files lie elsewhere."""
     assert possible(), "nobody may mount a disk of his own here: allow it, or set BATCHYARD_TEST_NO_MOUNT"
     configure(folder, echo=True, echo_delay_ms=10, max_concurrency=1)
-    data = folder / "data"
-    data.mkdir()
+    disk = folder / "data"
+    disk.mkdir()
+    data, environ = disk, {}
+    if registry_alone:
+        data, environ = folder / "elsewhere", {"BATCHYARD_DATABASE_URL": f"sqlite:///{disk}/registry.sqlite3"}
     options = ["--config", str(folder / "config.yaml"), "--port", "0", "--grpc-port", "0", "--data-dir", str(data)]
-    arguments = [str(data), str(DISK_BYTES), "batchyard.cli.main", "serve", *options]
-    with process(folder / "log", "tests.bad_input.smalldisk", *arguments) as server:
+    arguments = [str(disk), str(DISK_BYTES), "batchyard.cli.main", "serve", *options]
+    with process(folder / "log", "tests.bad_input.smalldisk", *arguments, environ=environ) as server:
         port, grpc_port = await server.port("REST on"), await server.port("gRPC on")
-        inside = Path(f"/proc/{server.pid}/root{data}")
+        inside = f"/proc/{server.pid}/root"
         async with (
             grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
-            joined(port, grpc_port, Client(channel), inside / "store") as bench,
+            joined(port, grpc_port, Client(channel), Path(f"{inside}{data}/store")) as bench,
         ):
-            yield Small(bench, server, inside / "ballast")
+            yield Small(bench, server, Path(f"{inside}{disk}/ballast"))
 
 
 async def test_uploads_and_batches_are_refused_until_there_is_room_again(tmp_path: Path) -> None:
@@ -74,6 +78,13 @@ async def test_uploads_and_batches_are_refused_until_there_is_room_again(tmp_pat
         assert (await client.ended((await client.create(file.id)).id)).request_counts.completed == 1
 
 
+async def test_an_upload_whose_row_has_no_room_leaves_nothing(tmp_path: Path) -> None:
+    async with small(tmp_path, registry_alone=True) as found:
+        found.fill()
+        await until(lambda: refused(found.bench.client), bool, every=0)
+        await prove_ways(found.bench, REGISTERED)
+
+
 async def test_deleting_and_cancelling_on_a_full_disk(tmp_path: Path) -> None:
     """Both work: a reserve is given up for them."""
     async with small(tmp_path) as found:
@@ -87,7 +98,7 @@ async def test_deleting_and_cancelling_on_a_full_disk(tmp_path: Path) -> None:
         await client.stub.DeleteFile(DeleteFileRequest(file_id=unread.id), metadata=client.metadata)
         async with gone(grpc.StatusCode.NOT_FOUND):
             await client.read(unread.id)
-        assert "the reserve for deletions is used up" in await said(found.server)
+        assert "a deletion or a cancellation uses the reserve" in await said(found.server)
         found.free()
         assert (await client.ended(batch.id)).status == BatchStatus.BATCH_STATUS_CANCELLED
 

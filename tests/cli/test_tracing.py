@@ -1,6 +1,7 @@
 """One trace goes from a REST request through both processes to the calls that the batch's lines cost."""
 
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ from tests.processes import batchyard, configure
 
 TRACE, ABOVE = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 AUTHORIZED = {"authorization": f"Bearer {KEY}"}
+MANY = 1000  # spans: more than the SDK sends at once
+MOST_SECONDS = 10.0  # five for the spans, and what a slow machine takes to stop
 SECRET_TEXT = "what nobody may read in a trace"
 
 
@@ -107,6 +110,19 @@ async def test_a_collector_that_is_away_holds_nothing_up(tmp_path: Path) -> None
             async with calling(base) as client:
                 await run_a_batch(client)
         assert "traceparent" in fake.requests[0][1]
+
+
+async def test_a_collector_that_is_away_holds_the_stop_up_for_some_seconds_at_most(tmp_path: Path) -> None:
+    configure(tmp_path, echo=True)
+    with batchyard(tmp_path, "serve", environ=traced("http://127.0.0.1:9", OTEL_BSP_SCHEDULE_DELAY="60000")) as served:
+        async with calling(f"http://127.0.0.1:{await served.port('REST on')}") as client:
+            for _ in range(MANY // 2):  # each with a span in either half
+                (await client.get("/v1/batches")).raise_for_status()
+        served.terminate()
+        began = monotonic()
+        assert await served.ended() == 0
+        assert monotonic() - began < MOST_SECONDS
+        assert "Traceback" not in served.log.read_text()
 
 
 async def test_without_tracing_nothing_is_handed_on(tmp_path: Path) -> None:

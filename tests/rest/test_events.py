@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.eventsource import Event, EventSource
 from tests.fakes import Sluice, sluiced
 from tests.harness import PATIENCE, chat_lines, jsonl
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.settings import Limits, LocalSettings
 
 from .conftest import BATCH_KEYS, Door, opened, refusal
 
@@ -90,3 +90,14 @@ async def test_an_unknown_batch_is_404(door: Door) -> None:
 async def test_a_watch_needs_a_key(door: Door) -> None:
     batch = await door.run(chat_lines(1))
     refusal(await door.rest.get(f"/v1/batches/{batch['id']}/events", headers={"authorization": ""}), 401)
+
+
+async def test_many_who_follow_leave_room_for_other_requests(tmp_path: Path) -> None:
+    slow = LocalSettings(echo=True, echo_delay_ms=60_000)
+    async with opened(tmp_path, local=slow, limits=Limits(max_concurrent_calls=8)) as door, AsyncExitStack() as open_:
+        path = f"/v1/batches/{await started(door, 1)}/events"
+        answers = [await open_.enter_async_context(door.rest.stream("GET", path)) for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 2
+        assert all("retry-after" in answer.headers for answer in answers[6:])
+        for other in ("/health/readiness", "/v1/batches"):
+            assert (await door.rest.get(other)).status_code == 200

@@ -11,10 +11,24 @@ import pytest
 from grpc import StatusCode
 from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
-from tests.harness import Client, chat_lines, jsonl, refused, service, settings_for, until, upload_messages
+from tests.harness import (
+    Client,
+    chat_lines,
+    figures,
+    jsonl,
+    refused,
+    service,
+    settings_for,
+    until,
+    upload_messages,
+)
+from tests.service.test_registry import a_batch, opened
 
+from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.retention import Retention as Sweeper
 from batchyard.service.settings import LocalSettings, Retention, Settings
 from batchyard.v1 import (
     BatchStatus,
@@ -221,3 +235,22 @@ async def _mark_deleted(data_dir: Path, file_id: str) -> None:
 
 async def _cursor_code(client: Client, file_id: str) -> StatusCode:
     return await client.stub.ListFiles(ListFilesRequest(after=file_id), metadata=client.metadata).code()
+
+
+async def test_a_clock_that_jumped_ahead_ends_no_idempotency_key_before_an_hour(tmp_path: Path) -> None:
+    clock, steady = Clock(), Clock()
+    async with opened(tmp_path) as database:
+        tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w")
+        once = Once("key", "digest", int(clock()))
+        made = await tenant.add_batch(a_batch(1), once)
+        retention = Sweeper(work, nothing, 60, clock, steady, figures())
+        clock.ahead = 2 * DAY
+        await retention.sweep()
+        assert (await tenant.add_batch(a_batch(2), once)).id == made.id
+        steady.ahead = 3600
+        await retention.sweep()
+        assert (await tenant.add_batch(a_batch(2), once)).id != made.id
+
+
+async def nothing(parts: list[Part]) -> None:
+    assert not parts

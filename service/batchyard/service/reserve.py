@@ -1,43 +1,52 @@
 """Room on the disk that is kept for the day it is full: then deletions, cancellations and a start still work."""
 
-import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batchyard.service.disk import Disk
-
-BYTES = 4 << 20
-
-_log = logging.getLogger("batchyard.service")
+RESERVE_BYTES = 8 << 20
+_STEP = 256 << 10
 
 
 class Reserve:
-    """A file of `BYTES` that nobody reads, in the data directory. Its calls block: use them in a thread."""
+    """A file that takes `size` bytes of the disk, or what there is of them, and gives them up while it is lent.
 
-    def __init__(self, path: Path, disk: Disk, least_free: int) -> None:
-        """It is made only where `least_free` bytes stay free beside it."""
+    For any thread of the one process that holds the lock of its folder.
+    """
+
+    def __init__(self, path: Path, size: int = RESERVE_BYTES) -> None:
         self._path = path
-        self._disk = disk
-        self._least_free = least_free
+        self._size = size
+        self._held = 0
+        self._lent = 0
         self._lock = threading.Lock()
 
-    def keep(self) -> None:
-        """Makes it, where it isn't there and fits."""
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """The room is free until the context ends, the last one of several that are open."""
         with self._lock:
-            if self._path.exists() or self._disk.free_bytes(self._path.parent) < BYTES + self._least_free:
+            self._lent += 1
+            self._held = 0
+            with suppress(OSError):  # there is none yet
+                os.truncate(self._path, 0)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lent -= 1
+            self.make()
+
+    def make(self) -> None:
+        """Takes what is missing, as far as the disk has it; costs nothing where all is there."""
+        with self._lock:
+            if self._lent or self._held >= self._size:
                 return
             try:
-                with self._path.open("xb") as file:
-                    os.posix_fallocate(file.fileno(), 0, BYTES)
-            except OSError:
-                self._path.unlink(missing_ok=True)
-
-    def give_up(self) -> bool:
-        """Gives its room back; False: it had none."""
-        with self._lock:
-            if not self._path.exists():
-                return False
-            self._path.unlink()
-        _log.warning("the disk is full; the reserve for deletions is used up now", extra={"bytes": BYTES})
-        return True
+                with self._path.open("ab") as file:
+                    while self._held < self._size:
+                        os.posix_fallocate(file.fileno(), self._held, _STEP)
+                        self._held += _STEP
+            except OSError:  # full: whoever makes room comes by here again
+                return

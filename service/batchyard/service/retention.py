@@ -14,7 +14,6 @@ from batchyard.service.filestore import Part
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.tenant import KEY_SECONDS
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.reserve import Reserve
 
 _JUMP_SECONDS = 300.0  # a clock that is set right moves by less
 _TRUST_SECONDS = 3600.0  # after which a time that it jumped to is believed
@@ -30,7 +29,6 @@ class Retention:
         self,
         work: WorkRegistry,
         forget: Callable[[list[Part]], Awaitable[None]],
-        reserve: Reserve,
         seconds: float,
         clock: Callable[[], float],
         steady: Callable[[], float],
@@ -39,7 +37,6 @@ class Retention:
         """`steady` is a clock that never jumps."""
         self._work = work
         self._forget = forget
-        self._reserve = reserve
         self._seconds = seconds
         self._clock = clock
         self._steady = steady
@@ -53,15 +50,15 @@ class Retention:
 
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""
-        await asyncio.to_thread(self._reserve.keep)
         now = int(self._clock())
-        if self._trusted():
-            while expired := await self._work.expire_files(now):
-                self._expired.inc(expired)
+        trusted = self._trusted()
+        while trusted and (expired := await self._work.expire_files(now)):
+            self._expired.inc(expired)
         while parts := await self._work.deleted_parts():
             await self._forget(parts)
-        await self._work.forget_files(now - _CURSOR_SECONDS)
-        await self._work.forget_keys(now - KEY_SECONDS)
+        if trusted:
+            await self._work.forget_files(now - _CURSOR_SECONDS)
+            await self._work.forget_keys(now - KEY_SECONDS)
 
     def _trusted(self) -> bool:
         """Whether the clock has not jumped ahead lately; one that runs behind only makes files stay longer."""
@@ -71,7 +68,7 @@ class Retention:
             return True
         if self._jumped_at is None:
             self._jumped_at = steady
-            _log.warning("the clock jumped ahead: no file expires for now", extra={"seconds": offset - self._offset})
+            _log.warning("the clock jumped ahead: nothing expires for now", extra={"seconds": offset - self._offset})
         if steady - self._jumped_at < _TRUST_SECONDS:
             return False
         self._offset, self._jumped_at = offset, None

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic, time
 from uuid import uuid4
@@ -134,11 +134,14 @@ async def _work(
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
     stack.enter_context(DirectoryLock(settings.data_dir))
     (settings.data_dir / "work").mkdir(mode=0o700, exist_ok=True)  # synced with its sibling, by FileStore
-    if settings.database_url and (elsewhere := _registry_folder(settings)):
+    elsewhere = _registry_folder(settings) if settings.database_url else None
+    if elsewhere:
         stack.enter_context(DirectoryLock(elsewhere))
+    reserve = Reserve((elsewhere or settings.data_dir) / "reserve")
+    starting = stack.enter_context(ExitStack())
+    starting.enter_context(reserve.lent())  # a full disk must not keep the service from the start that makes room
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
-    reserve = Reserve(settings.data_dir / "reserve", disk, settings.limits.min_free_bytes)
-    database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe, reserve.give_up)
+    database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe, reserve)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
     idle = [] if settings.local else ["local"]  # its batches wait until it is configured again
@@ -173,13 +176,14 @@ async def _work(
         limits=limits,
         clock=clock,
     )
-    engine = Engine(work, lifecycle, changes, clock)
+    engine = Engine(work, lifecycle, changes, clock, lent=reserve.lent)
     batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
     places = UploadPlaces(limits.max_concurrent_uploads)
     local = LocalProvider(store, work, batches, own, limits, settings.retention, places, clock)
-    retention = Retention(work, local.forget, reserve, settings.retention.sweep_seconds, clock, steady, figures)
+    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, steady, figures)
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
+    starting.close()
     opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, stack)
     providers: list[Provider] = [local] if settings.local else []
     providers += [await opener.opened(deployment) for deployment in settings.deployments]
@@ -223,6 +227,7 @@ async def _line_runner(
 def _listener(
     settings: Settings, calls: CallInterceptor, servicer: Servicer, admin: AdminServicer, checks: Health
 ) -> tuple[aio.Server, int]:
+    ping_ms = int(settings.limits.ping_seconds * 1000)
     server = aio.server(
         interceptors=[calls, KeyInterceptor(Keys(settings.master_key))],
         options=[
@@ -230,6 +235,10 @@ def _listener(
             # What a call may send ahead: gRPC's own guess grows under load, and memory with it.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
+            # A client that is gone without a word gives its streams' places back; gRPC's own default is two hours.
+            ("grpc.keepalive_time_ms", ping_ms),
+            ("grpc.http2.ping_timeout_ms", ping_ms),
+            ("grpc.http2.max_pings_without_data", 0),  # as many as it takes, while a watch has nothing to say
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
         ],
         maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from random import uniform
 
@@ -36,12 +36,15 @@ class Engine:
         changes: Changes,
         clock: Callable[[], float],
         lease_seconds: float = LEASE_SECONDS,
+        lent: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`lent` is the reserve of a full disk, for stopped batches that could not be written off without."""
         self._work = work
         self._changes = changes
         self._lifecycle = lifecycle
         self._clock = clock
         self._lease_seconds = lease_seconds
+        self._lent = lent
         self._woken = asyncio.Event()
         self._controls: dict[str, Control] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,7 +140,8 @@ class Engine:
         while batch.status in LIVE:
             before = batch.status
             try:
-                batch = await self._step(batch, control)
+                with self._lent() if failures and control.reason else nullcontext():
+                    batch = await self._step(batch, control)
                 failures = 0
             except (LeaseLost, Drained):
                 raise

@@ -1,6 +1,7 @@
 """SQLite behind two calls: `read`, and `write` with commits shared by all that wait (one fsync for many)."""
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -16,12 +17,21 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from batchyard.service.errors import StorageFull, Unavailable
+from batchyard.service.reserve import Reserve
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 _READERS = 4
 _GROUP = 256  # writes that share a commit at most
+
+_log = logging.getLogger("batchyard.service")
+
+
+class _Write(NamedTuple):
+    work: Work[Any]
+    future: Future[Any]
+    urgent: bool
 
 
 class Database:
@@ -35,20 +45,20 @@ class Database:
         self,
         url: str,
         committed: Callable[[float], None] = lambda _: None,
-        make_room: Callable[[], bool] = lambda: False,
+        reserve: Reserve | None = None,
     ) -> None:
         """`committed` is told, in the writer's thread, how many seconds each commit took with its writes.
 
-        `make_room` is asked, in another thread, where the disk is too full for what makes room itself.
+        `reserve` is lent to `urgent` writes alone, where the disk is too full for them.
         """
         self._committed = committed
-        self._make_room = make_room
+        self._reserve = reserve
         self._engine = _sqlite(url)
         with self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             migrate(connection)
         self._readers = ThreadPoolExecutor(_READERS, "registry-read")
-        self._pending: SimpleQueue[tuple[Work[Any], Future[Any]] | None] = SimpleQueue()
+        self._pending: SimpleQueue[_Write | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="registry-write")
         self._writer.start()
 
@@ -61,16 +71,8 @@ class Database:
 
         `urgent` is what has to work on a full disk too: it ends something, or makes room.
         """
-        try:
-            return await self._write(work)
-        except StorageFull:
-            if not urgent or not await asyncio.to_thread(self._make_room):
-                raise
-        return await self._write(work)
-
-    async def _write(self, work: Work[T]) -> T:
         future: Future[T] = Future()
-        self._pending.put((work, future))
+        self._pending.put(_Write(work, future, urgent))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
@@ -94,15 +96,27 @@ class Database:
             while len(group) < _GROUP and not self._pending.empty():
                 group.append(self._pending.get())
             open_ = None not in group
-            self._commit([entry for entry in group if entry and entry[1].set_running_or_notify_cancel()])
+            self._commit([entry for entry in group if entry and entry.future.set_running_or_notify_cancel()])
+            if self._reserve:
+                self._reserve.make()
 
-    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+    def _commit(self, group: list[_Write]) -> None:
+        failure = self._attempt(group)
+        urgent = [entry for entry in group if entry.urgent and not entry.future.done()]
+        if self._reserve and urgent and isinstance(failure, StorageFull):
+            _log.warning("the disk is full: a deletion or a cancellation uses the reserve")
+            with self._reserve.lent():
+                _fail(urgent, self._attempt(urgent))
+        _fail(group, failure)
+
+    def _attempt(self, group: list[_Write]) -> Exception | None:
+        """Commits the group and answers all of it; where that fails, answers whose own fault it is, and says why."""
         done: list[tuple[Future[Any], Any]] = []
         began = perf_counter()
         try:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                for work, future in group:
+                for work, future, _ in group:
                     savepoint = connection.begin_nested()
                     try:
                         result = work(connection)
@@ -117,12 +131,16 @@ class Database:
                 connection.commit()
             self._committed(perf_counter() - began)
         except Exception as error:
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(_caused(error))
-        else:
-            for future, result in done:
-                future.set_result(result)
+            return _caused(error)
+        for future, result in done:
+            future.set_result(result)
+        return None
+
+
+def _fail(group: list[_Write], failure: Exception | None) -> None:
+    for _, future, _ in group:
+        if failure and not future.done():
+            future.set_exception(failure)
 
 
 def _sqlite(url: str) -> Engine:
