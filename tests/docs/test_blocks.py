@@ -9,8 +9,9 @@ from tests.processes import ROOT
 
 from .blocks import block, blocks
 
-COMMANDS, PASTED, NODE, METRICS = (
-    f"tests/{name}.py" for name in ("docs/test_commands", "docs/test_pasted", "docs/test_node", "cli/test_metrics")
+COMMANDS, PASTED, NODE, PROVIDERS, METRICS = (
+    f"tests/{name}.py"
+    for name in ("docs/test_commands", "docs/test_pasted", "docs/test_node", "docs/test_providers", "cli/test_metrics")
 )
 RUN = {
     ("README.md", "make run"): (PASTED, "test_make_run_serves"),
@@ -19,10 +20,22 @@ RUN = {
     ("README.md", ".venv/bin/python - "): (COMMANDS, "test_the_readmes_commands_take_a_batch_from_upload_to_results"),
     ("README.md", "# config.yaml"): (PASTED, "test_the_readmes_configuration_serves"),
     ("README.md", "batchyard serve "): (PASTED, "test_the_readmes_configuration_serves"),
+    ("README.md", "export OPENAI_API_KEY="): (PROVIDERS, "test_the_first_commands_run_at_openai"),
+    ("README.md", "export AZURE_API_KEY="): (PROVIDERS, "test_azures_commands_take_a_batch_through"),
+    ("README.md", "curl http://localhost:4000/azure/"): (PROVIDERS, "test_azures_commands_take_a_batch_through"),
     ("docs/cli.md", "export "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
     ("docs/cli.md", "FILE="): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
     ("docs/cli.md", "head "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
     ("docs/configuration.md", "general_settings:"): (PASTED, "test_the_configuration_that_is_shown_is_one"),
+    ("docs/configuration.md", "files_settings:"): (PROVIDERS, "test_the_deployments_that_are_shown_are_some"),
+    ("docs/providers.md", "files_settings:\n- custom_llm_provider: openai"): (
+        PROVIDERS,
+        "test_the_deployments_that_are_shown_are_some",
+    ),
+    ("docs/providers.md", "files_settings:\n- custom_llm_provider: azure"): (
+        PROVIDERS,
+        "test_the_deployments_that_are_shown_are_some",
+    ),
     ("docs/grpc.md", ".venv/bin/python "): (COMMANDS, "test_the_grpc_example_prints_the_results"),
     ("docs/grpc.md", "npm install "): (NODE, "test_the_grpc_example_prints_the_results_and_compiles"),
     ("docs/grpc.md", "npm run "): (NODE, "test_the_grpc_example_prints_the_results_and_compiles"),
@@ -30,7 +43,7 @@ RUN = {
     ("docs/metrics.md", "groups:"): (METRICS, "TestThePage"),
     ("docs/operations.md", "batchyard backup "): (PASTED, "test_a_backup_is_made_while_a_service_runs"),
     ("docs/rest.md", "BATCH="): (COMMANDS, "test_the_newest_batch_is_followed_to_its_end"),
-    ("docs/sdks.md", "from openai "): (PASTED, "test_openais_sdk_creates_and_lists_a_batch"),
+    ("docs/sdks.md", "from openai import OpenAI"): (PASTED, "test_openais_sdk_creates_and_lists_a_batch"),
     ("docs/sdks.md", "import {"): (NODE, "test_openais_sdk_creates_and_lists_a_batch"),
     ("docs/tracing.md", "pip install "): (PASTED, "test_the_extras_that_are_installed_exist"),
 }
@@ -45,7 +58,10 @@ SKIPPED = {
     ("docs/metrics.md", "scrape_configs:"): "is Prometheus's configuration",
     ("docs/metrics.md", "sum("): "is a query for Prometheus; TestThePage knows its names",
     ("docs/metrics.md", "histogram_quantile("): "is a query for Prometheus; TestThePage knows its names",
+    ("docs/providers.md", "export OPENAI_API_KEY="): "stands in the README, where it runs",
+    ("docs/providers.md", "export AZURE_API_KEY="): "stands in the README, where it runs",
     ("docs/rest.md", "event: "): "is an answer",
+    ("docs/sdks.md", "from openai import AzureOpenAI"): "has a whole suite: tests/sdk/test_providers.py",
 }
 FATES: Mapping[tuple[str, str], object] = {**RUN, **SKIPPED}
 

@@ -80,7 +80,7 @@ async def test_buf_lists_the_batches(ports: tuple[int, int], tmp_path: Path) -> 
 async def test_openais_sdk_creates_and_lists_a_batch(ports: tuple[int, int], tmp_path: Path) -> None:
     lines = re.findall(r"^\{\"custom_id.*\}$", (ROOT / "README.md").read_text(), re.MULTILINE)
     (tmp_path / "mydata.jsonl").write_text("\n".join(lines))
-    code = block("docs/sdks.md", "from openai ")
+    code = block("docs/sdks.md", "from openai import OpenAI")
     for count, sdk in enumerate((".venv-openai2", ".venv-openai3"), 1):
         printed = await pasted(f"{tool(f'{sdk}/bin/python')} - <<'EOF'\n{code}EOF\n", ports, tmp_path)
         status, *listed = printed.splitlines()

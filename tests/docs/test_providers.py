@@ -12,6 +12,9 @@ from tests.upstream.azure import fake_azure
 from tests.upstream.openai import fake_openai
 from tests.upstream.store import Upstream
 
+from batchyard.service.loading import load_settings
+
+from .blocks import block
 from .test_commands import pasted
 
 README = (ROOT / "README.md").read_text()
@@ -61,3 +64,20 @@ async def test_the_first_commands_run_at_openai(served: Served, tmp_path: Path) 
     printed = await pasted(script.replace('"model": "echo"', '"model": "gpt-4o-mini"'), ports, tmp_path)
     assert '"custom_id": "task-0"' in printed
     assert len(openai.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("page", "start", "count"),
+    [
+        ("docs/configuration.md", "files_settings:", 3),
+        ("docs/providers.md", "files_settings:\n- custom_llm_provider: openai", 1),
+        ("docs/providers.md", "files_settings:\n- custom_llm_provider: azure", 2),
+    ],
+)
+def test_the_deployments_that_are_shown_are_some(tmp_path: Path, page: str, start: str, count: int) -> None:
+    text = block(page, start)
+    (tmp_path / "config.yaml").write_text(text)
+    environ = dict.fromkeys(re.findall(r"os\.environ/(\w+)", text), "a-key")
+    found = load_settings(tmp_path / "config.yaml", environ)
+    assert len(found.deployments) == count
+    assert not found.warnings

@@ -251,7 +251,7 @@ class TestARegistry:
             registry, owner = RemoteRegistry(database, "openai", lambda _: None), TenantRegistry(database, "one")
             values = adopted_values({"status": "validating"}, "openai", 7)
             request = {
-                "native_input": "file-1",
+                "source": {"input_file_id": "file-1"},
                 "marked": True,
                 **{
                     name: values[name]

@@ -135,4 +135,8 @@ def _bound(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
 
 def _listener(family: int, host: str, port: int) -> socket.socket:
     both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    # Accepted connections inherit it. asyncio sets it only on those of a listener that names its protocol, as this
+    # one doesn't, and answers would wait for the client's delayed acknowledgements.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
