@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,7 +30,7 @@ class PowerCut(Disk):
         self._entries: dict[int, dict[str, int]] = {}
         self._lock = threading.Lock()
         for folder, _, _ in os.walk(self._root):  # what is there already came from the disk
-            self._entries[os.stat(folder).st_ino] = {entry.name: self._see(entry) for entry in os.scandir(folder)}
+            self._entries[os.stat(folder).st_ino] = self._seen(folder)
         for inode in self._lengths:
             self._lengths[inode] = os.stat(self._links / str(inode)).st_size
 
@@ -44,7 +45,7 @@ class PowerCut(Disk):
     def sync_dir(self, path: Path, *, site: str) -> None:
         if self._happens(site) and path.resolve().is_relative_to(self._root):
             with self._lock:
-                self._entries[path.stat().st_ino] = {entry.name: self._see(entry) for entry in os.scandir(path)}
+                self._entries[path.stat().st_ino] = self._seen(path)
 
     def survivors(
         self, destination: Path, *, removed: bool = False, whole: Sequence[str] = ("*.db", "*.db-wal")
@@ -71,6 +72,13 @@ class PowerCut(Disk):
             self._keep(path, status.st_ino)
             self._lengths[status.st_ino] = status.st_size
 
+    def _seen(self, folder: str | Path) -> dict[str, int]:
+        seen = {}
+        for entry in _entries(folder):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                seen[entry.name] = self._see(entry)
+        return seen
+
     def _see(self, entry: os.DirEntry[str]) -> int:
         if entry.is_dir():
             self._entries.setdefault(entry.inode(), {})
@@ -84,9 +92,7 @@ class PowerCut(Disk):
             self._lengths[inode] = 0
 
     def _alive(self) -> set[int]:
-        return {
-            entry.inode() for folder, _, _ in os.walk(self._root) for entry in os.scandir(folder) if entry.is_file()
-        }
+        return {entry.inode() for folder, _, _ in os.walk(self._root) for entry in _entries(folder) if entry.is_file()}
 
     def _rebuild(self, folder: int, destination: Path, alive: set[int] | None) -> None:
         destination.mkdir()
@@ -96,3 +102,8 @@ class PowerCut(Disk):
             elif alive is None or inode in alive:
                 content = (self._links / str(inode)).read_bytes()
                 (destination / name).write_bytes(content[: self._lengths[inode]])
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return list(found)
