@@ -54,9 +54,11 @@ class Engine:
         self._woken.set()
 
     def changed(self, batch: BatchRecord) -> None:
+        """A caller changed a batch: `batch` is its row as it is now, and no further line of a stopped one begins."""
         self._changes.touch(batch.seq)
         control = self._controls.get(batch.id)
         if control:
+            control.see(batch)
             control.changed.set()
         self.wake()
 

@@ -48,5 +48,5 @@ class OwnBatches:
     async def cancel(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         """Raises FailedPrecondition where it has ended otherwise."""
         cancelling = await owner.cancel_batch(batch.id, "", int(self._clock()))
-        self._engine.changed(batch)
+        self._engine.changed(cancelling)
         return cancelling
