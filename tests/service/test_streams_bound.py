@@ -1,14 +1,11 @@
 """Streams that last have a bound of their own: other calls and health checks keep their places."""
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.harness import KEY, chat_lines, jsonl, refused, service, settings_for, until
-from tests.processes import process
+from tests.harness import chat_lines, jsonl, refused, service, settings_for, until
 from tests.statuses import told
 
 from batchyard.service.settings import Limits, LocalSettings
@@ -41,27 +38,3 @@ async def test_watches_leave_places_for_other_calls(tmp_path: Path) -> None:
                 return False
 
         assert await until(another, bool)
-
-
-async def test_a_client_that_is_gone_without_a_word_gives_its_place_back(tmp_path: Path) -> None:
-    slow = LocalSettings(echo=True, echo_delay_ms=60_000)
-    settings = settings_for(tmp_path, local=slow, limits=Limits(max_concurrent_calls=2, ping_seconds=2))
-    async with service(settings) as (server, client):
-        batch = await client.create((await client.upload(jsonl(chat_lines(1)))).id)
-        request = WatchBatchRequest(batch_id=batch.id)
-
-        async def refusal() -> bool:
-            watch = client.stub.WatchBatch(request, metadata=client.metadata)
-            try:
-                await watch.read()
-            except aio.AioRpcError as error:
-                return error.code() is StatusCode.RESOURCE_EXHAUSTED
-            watch.cancel()
-            return False
-
-        environ = {"BATCHYARD_MASTER_KEY": KEY}
-        target = ("--server", f"127.0.0.1:{server.grpc_port}")
-        with process(tmp_path / "log", "batchyard.cli.main", "watch", *target, batch.id, environ=environ) as watching:
-            await until(refusal, lambda refused: refused)
-            os.kill(watching.pid, signal.SIGSTOP)  # its connection stays, and nobody answers on it
-            await until(refusal, lambda refused: not refused, patience=30)  # sooner than the batch ends

@@ -227,7 +227,6 @@ async def _line_runner(
 def _listener(
     settings: Settings, calls: CallInterceptor, servicer: Servicer, admin: AdminServicer, checks: Health
 ) -> tuple[aio.Server, int]:
-    ping_ms = int(settings.limits.ping_seconds * 1000)
     server = aio.server(
         interceptors=[calls, KeyInterceptor(Keys(settings.master_key))],
         options=[
@@ -235,10 +234,6 @@ def _listener(
             # What a call may send ahead: gRPC's own guess grows under load, and memory with it.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
-            # A client that is gone without a word gives its streams' places back; gRPC's own default is two hours.
-            ("grpc.keepalive_time_ms", ping_ms),
-            ("grpc.http2.ping_timeout_ms", ping_ms),
-            ("grpc.http2.max_pings_without_data", 0),  # as many as it takes, while a watch has nothing to say
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
         ],
         maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,

@@ -156,8 +156,6 @@ class Limits:
     """Uploads at once, of all tenants of this process."""
     upload_idle_seconds: SomeSeconds = 60.0
     """How long an upload may send nothing."""
-    ping_seconds: Annotated[float, Bounds(0.1, DAY)] = 60.0
-    """How long a gRPC connection may be silent until it is pinged, and then until it is given up."""
     max_concurrent_calls: Count = 1024
     """Calls at once in the service, and requests at once in the shim."""
 
