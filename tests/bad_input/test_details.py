@@ -19,11 +19,11 @@ LONG = "ab%é" * 60_000
 MOST_BYTES = 7500
 CALLS = 60
 QUOTED: list[Http | Rpc] = [
-    upload(about(purpose=LONG), data(LINE)), Rpc("GetFile", [GetFileRequest(file_id=LONG)]),
+    *both(endpoint=LONG), upload(about(purpose=LONG), data(LINE)), Rpc("GetFile", [GetFileRequest(file_id=LONG)]),
     Rpc("ListFiles", [ListFilesRequest(after=LONG)]), get(f"/v1/files?after={LONG[:10_000]}"),
 ]  # fmt: skip
 MEASURED: list[Http | Rpc] = [
-    *both(endpoint=LONG), *both(metadata={LONG: "v"}), upload(about(filename=LONG), data(LINE)),
+    *both(metadata={LONG: "v"}), upload(about(filename=LONG), data(LINE)),
 ]  # fmt: skip
 
 
