@@ -6,12 +6,12 @@ One kind a run, kills where none is named. Exits 1 where something is lost, doub
 import argparse
 import asyncio
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from random import randrange
 from tempfile import TemporaryDirectory
 
-import pytest
 from tests.chaos import chaos
 from tests.kills import Report, torture
 from tests.processes import ROOT
@@ -74,7 +74,9 @@ async def _uploads(folder: Path, uploads: int) -> bool:
 
 def _fuzz(seed: int) -> int:
     options = ["--hypothesis-profile=torture", f"--hypothesis-seed={seed}", "-p", "no:cacheprovider"]
-    return int(pytest.main([*options, str(ROOT / "tests" / "fuzz")]))
+    # Not here: pytest must be the first to import what its plugins are made of, and chaos has done so above.
+    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "fuzz")]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def _told(figures: object, faults: list[str], good: bool) -> bool:
