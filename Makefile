@@ -10,6 +10,9 @@ PIP := .venv-pip
 # One new pip fills every environment: several times faster than each Python's own, and than copying that into each.
 INSTALL = $(PIP)/bin/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --no-compile
 
+# Installed packages are compiled when they are first imported; where that isn't kept, each process takes seconds to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test check setup protos contract lint types bad-inputs bench torture image clean
 .DEFAULT_GOAL := help
 
