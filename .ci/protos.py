@@ -48,8 +48,7 @@ def check() -> None:
         out, openapi = Path(name, "stubs"), Path(name, "openapi.json")
         out.mkdir()
         generate(out, openapi)
-        made = {path.relative_to(out) for path in out.rglob("*_pb2*.py*")}
-        held = {path.relative_to(PROTOS) for path in PROTOS.rglob("*_pb2*") if path.suffix in {".py", ".pyi"}}
+        made, held = stubs(out), stubs(PROTOS)
         stale = [str(path) for path in sorted(made & held) if not filecmp.cmp(out / path, PROTOS / path, shallow=False)]
         stale += [str(path) for path in sorted(made ^ held)]
         stale += [OPENAPI.name] if openapi.read_bytes() != OPENAPI.read_bytes() else []
@@ -60,6 +59,11 @@ def check() -> None:
         run(["buf", "lint", str(own)], cwd=workspace)
         run(["buf", "format", "--diff", "--exit-code", str(own)], cwd=workspace)
         run(["buf", "breaking", str(own), "--against", str(IMAGE), "--exclude-imports"], cwd=workspace)
+
+
+def stubs(folder: Path) -> set[Path]:
+    """The generated modules below folder, without what Python compiled of them."""
+    return {path.relative_to(folder) for path in folder.rglob("*_pb2*") if path.suffix in {".py", ".pyi"}}
 
 
 def image() -> None:
