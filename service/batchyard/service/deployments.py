@@ -18,7 +18,9 @@ from batchyard.service.yamlfile import Document, KeyPath, dotted
 
 OPENAI, AZURE = "openai", "azure"
 PROVIDERS = (OPENAI, AZURE)
-RESERVED = {"local", "v1", "files", "batches", "uploads", "health", "openapi.json", "metrics"}
+GROUPS = "groups"
+"""Where files and batches of model groups live."""
+RESERVED = {"local", GROUPS, "v1", "files", "batches", "uploads", "health", "openapi.json", "metrics"}
 """Words that begin other paths, or name what is no deployment."""
 
 _OPENAI_BASE = "https://api.openai.com/v1"
@@ -28,7 +30,7 @@ _AZURE_PATH = re.compile(r"(.*?)(?:/openai(?:/(.*))?)?")
 _OPENAI_MODEL = re.compile(
     r"(gpt-|o\d|text-embedding-|omni-moderation-|ft:)[^/]*"
 )  # LiteLLM takes these without openai/
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IDENTITY = ("tenant_id", "client_id", "client_secret")
 _CREDENTIALS = ("api_key", "azure_ad_token", *_IDENTITY)
 KEYS = {"custom_llm_provider", "api_base", "api_version", "organization", "project", *_CREDENTIALS}
@@ -75,6 +77,18 @@ VARIABLES = {
 Values = Mapping[str, Any]
 
 
+class ModelEntry(NamedTuple):
+    """An entry of `model_list`: its deployment, which another entry may have made, and what that calls the model.
+
+    One that is disabled or wrong has no deployment.
+    """
+
+    path: KeyPath
+    content: Values
+    deployment: Deployment | None
+    model: str
+
+
 class Deployments:
     """All that are found, in the order in which they are chosen: `files_settings`, variables, `model_list`.
 
@@ -85,6 +99,7 @@ class Deployments:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.in_file: list[str] = []
+        self.models: list[ModelEntry] = []
         self._document = document
         self._environ = environ
         self._is_own = is_own
@@ -96,8 +111,10 @@ class Deployments:
         for path, entry in self._entries("model_list"):
             given = entry.get("litellm_params")
             if isinstance(given, dict) and isinstance(given.get("model"), str):
-                named = given.get("custom_llm_provider") or _provider_of(self._resolved(given["model"]))
-                self._add_entry((*path, "litellm_params"), given, named, entry)
+                model = self._resolved(given["model"])
+                named = given.get("custom_llm_provider") or _provider_of(model)
+                kept = self._add_entry((*path, "litellm_params"), given, named, entry)
+                self.models.append(ModelEntry(path, entry, kept, model.removeprefix(f"{named}/")))
 
     def all(self) -> tuple[Deployment, ...]:
         return tuple(self._found)
@@ -108,19 +125,21 @@ class Deployments:
             if isinstance(entry, dict):
                 yield (section, index), entry
 
-    def _add_entry(self, path: KeyPath, given: Values, provider: object, entry: Values) -> None:
+    def _add_entry(self, path: KeyPath, given: Values, provider: object, entry: Values) -> Deployment | None:
         values = {key: value for key, value in given.items() if key in KEYS | {"model"} and value is not None}
         if reason := self._disabled(provider, values):
             place = path[:2]  # the entry as a whole
             self.warnings.append(Problem(f"{dotted(place)} is disabled", reason, self._document.where(place)))
-            return
+            return None
         name, info = str(provider), entry.get("model_info")
         try:
             made = self._made(name, self._completed(name, values))
-            self._keep(made, info.get("id") if isinstance(info, dict) else None)
-            self.in_file.append(name)
+            kept = self._keep(made, info.get("id") if isinstance(info, dict) else None)
         except UnfitError as unfit:
             self.problems.append(Problem(dotted(path), str(unfit), self._document.where(path)))
+            return None
+        self.in_file.append(name)
+        return kept
 
     def _disabled(self, provider: object, values: Values) -> str:
         """Why an entry makes no deployment though nothing is wrong with it; empty where it does."""
@@ -185,20 +204,23 @@ class Deployments:
         version = "v1" if v1 or version in _V1 else version
         return Deployment(name="", provider="azure", api_base=base, api_version=version, **_credential(values))
 
-    def _keep(self, made: Deployment, name: object) -> None:
-        if any(replace(made, name=known.name, api_version=known.api_version) == known for known in self._found):
-            return
+    def _keep(self, made: Deployment, name: object) -> Deployment:
+        """What is kept of an account: the deployment that was found first."""
+        for known in self._found:
+            if replace(made, name=known.name, api_version=known.api_version) == known:
+                return known
         taken = {known.name for known in self._found}
         number = 1 + sum(known.provider == made.provider for known in self._found)
         first = {made.provider} if number == 1 else set()
         if name is None:
             usual = first or (f"{made.provider}-{more}" for more in count(number))
             name = next(free for free in usual if free not in taken)
-        elif not isinstance(name, str) or not _NAME.fullmatch(name) or name in RESERVED | taken | {*PROVIDERS} - first:
+        elif not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED | taken | {*PROVIDERS} - first:
             raise UnfitError(
                 "model_info.id: expected a name that nothing else has, of up to 64 letters, digits, '.', '_' and '-'"
             )
         self._found.append(replace(made, name=str(name)))
+        return self._found[-1]
 
 
 def _provider_of(model: str) -> str:
