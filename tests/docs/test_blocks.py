@@ -28,6 +28,7 @@ RUN = {
     ("docs/cli.md", "head "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
     ("docs/configuration.md", "general_settings:"): (PASTED, "test_the_configuration_that_is_shown_is_one"),
     ("docs/configuration.md", "files_settings:"): (PROVIDERS, "test_the_deployments_that_are_shown_are_some"),
+    ("docs/configuration.md", "model_list:"): (PROVIDERS, "test_the_group_that_is_shown_is_one"),
     ("docs/providers.md", "files_settings:\n- custom_llm_provider: openai"): (
         PROVIDERS,
         "test_the_deployments_that_are_shown_are_some",

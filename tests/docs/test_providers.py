@@ -13,6 +13,7 @@ from tests.upstream.openai import fake_openai
 from tests.upstream.store import Upstream
 
 from batchyard.service.loading import load_settings
+from batchyard.service.settings import Settings
 
 from .blocks import block
 from .test_commands import pasted
@@ -75,9 +76,25 @@ async def test_the_first_commands_run_at_openai(served: Served, tmp_path: Path) 
     ],
 )
 def test_the_deployments_that_are_shown_are_some(tmp_path: Path, page: str, start: str, count: int) -> None:
-    text = block(page, start)
-    (tmp_path / "config.yaml").write_text(text)
-    environ = dict.fromkeys(re.findall(r"os\.environ/(\w+)", text), "a-key")
-    found = load_settings(tmp_path / "config.yaml", environ)
+    found = configured(tmp_path, block(page, start))
     assert len(found.deployments) == count
     assert not found.warnings
+
+
+def test_the_group_that_is_shown_is_one(tmp_path: Path) -> None:
+    found = configured(tmp_path, block("docs/configuration.md", "model_list:"))
+    (group,) = found.model_groups
+    assert (group.name, found.default_provider) == ("batch-gpt-4o-mini", "groups")
+    assert [(one.name, one.order, one.weight) for one in group.members] == [
+        ("east", 1, 1),
+        ("west", 1, 2),
+        ("north", 1, 1),
+        ("openai", 2, 1),
+    ]
+    assert not found.warnings
+
+
+def configured(tmp_path: Path, text: str) -> Settings:
+    """The settings of a file's text, with each variable that it names."""
+    (tmp_path / "config.yaml").write_text(text)
+    return load_settings(tmp_path / "config.yaml", dict.fromkeys(re.findall(r"os\.environ/(\w+)", text), "a-key"))

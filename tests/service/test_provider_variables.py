@@ -208,6 +208,10 @@ class TestDefault:
         with pytest.raises(ValueError, match=said):
             choose_default(name, in_file, others)
 
+    @pytest.mark.parametrize(("name", "chosen"), [(None, "groups"), ("groups", "groups"), ("b", "b")])
+    def test_groups_come_before_others_that_are_not_named(self, name: str | None, chosen: str) -> None:
+        assert choose_default(name, ["a", "b"], ["openai"], grouped=True) == chosen
+
     def test_of_several_in_the_environment_it_is_openai(self) -> None:
         environ = {"OPENAI_API_KEY": "k", "AZURE_API_BASE": EAST, "AZURE_API_KEY": "k"}
         found = load_settings(None, environ)

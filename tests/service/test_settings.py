@@ -239,11 +239,9 @@ class TestLiteLLMsFile:
         environ = {"AZURE_API_KEY": "k", "BATCHYARD_DEFAULT_PROVIDER": "azure"}
         assert load(self.GROUP + ECHO, environ).warnings == (
             "the AZURE_* variables make no deployment: the variable AZURE_API_BASE is not set",
-            "keys that are not used: litellm_settings.enable_loadbalancing_on_batch_endpoints, "
-            "router_settings.num_retries, general_settings.database_url (LiteLLM's own database; Batchyard's is "
-            "batchyard.database_url), general_settings.masterkey (did you mean master_key?), "
-            "batchyrd (did you mean batchyard?), model_list[0].model_info.mode "
-            f"({tmp_path}/config.yaml)",
+            "keys that are not used: router_settings.num_retries, general_settings.database_url (LiteLLM's own "
+            "database; Batchyard's is batchyard.database_url), general_settings.masterkey (did you mean master_key?), "
+            f"batchyrd (did you mean batchyard?) ({tmp_path}/config.yaml)",
         )
 
     def test_a_file_that_lost_its_indentation_is_told_what_belongs_where(self, problems: Problems) -> None:
@@ -346,7 +344,7 @@ def _rows() -> list[list[str]]:
 
 def _default(path: tuple[str, ...]) -> str:
     if path == ("default_provider",):
-        return "the only one configured"
+        return "the groups, else the only one configured"
     owner = SECTIONS[path[0]] if len(path) > 1 else Settings
     (value,) = (field.default for field in dataclasses.fields(owner) if field.name == path[-1])
     if value is None:

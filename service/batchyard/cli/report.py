@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchyard.service.layers import key_name, keys
-from batchyard.service.settings import Settings
+from batchyard.service.settings import Member, Settings
 
 log = logging.getLogger("batchyard.cli")
 
@@ -15,6 +15,7 @@ def settings(found: Settings) -> str:
     """A line for each key, `batchyard.port: 4000`, and one for each warning. Secrets are `set` or `not set`."""
     lines = [f"{key_name(path)}: {_shown(found, path)}" for path in keys()]
     lines += [f"deployment {one.name}: {one.provider} at {one.api_base}" for one in found.deployments]
+    lines += [f"group {group.name}: {_member(one)}" for group in found.model_groups for one in group.members]
     return "".join(f"{line}\n" for line in [*lines, *(f"warning: {text}" for text in found.warnings)])
 
 
@@ -36,6 +37,12 @@ def _providers(found: Settings) -> Iterator[str]:
         yield "local (echo)" if found.local.echo else "local"
     for deployment in found.deployments:
         yield f"{deployment.name} ({deployment.provider} at {deployment.api_base})"
+    if found.model_groups:
+        yield f"groups ({', '.join(group.name for group in found.model_groups)})"
+
+
+def _member(member: Member) -> str:
+    return f"{member.name} ({member.model} at {member.deployment}), order {member.order}, weight {member.weight:g}"
 
 
 def _shown(found: Settings, path: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, get_type_hints
 
-from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, Upstream
+from batchyard.service.settings import GroupSettings, Limits, LocalSettings, Problem, Retention, Settings, Upstream
 from batchyard.service.yamlfile import Document, dotted
 
 Path: TypeAlias = tuple[str, ...]
@@ -19,11 +19,12 @@ PREFIX = "BATCHYARD_"
 MASTER_KEY = ("master_key",)
 SECTIONS: Mapping[str, type] = {
     "local": LocalSettings,
+    "groups": GroupSettings,
     "upstream": Upstream,
     "limits": Limits,
     "retention": Retention,
 }
-_LOADED = {"deployments", "warnings"}  # what the loader itself makes
+_LOADED = {"deployments", "model_groups", "warnings"}  # what the loader itself makes
 _TESTS = "BATCHYARD_TEST_"
 _CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}

@@ -1,8 +1,9 @@
 """The parts of the file that are LiteLLM's: which of its keys count here, and a word about those that don't."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from batchyard.service import groups
 from batchyard.service.deployments import KEYS
 from batchyard.service.layers import BLOCK, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys
 from batchyard.service.settings import Problem
@@ -11,13 +12,15 @@ from batchyard.service.yamlfile import Document, KeyPath, dotted
 _GENERAL = "general_settings"
 _ENTRIES = ("model_list", "files_settings")
 _SECTIONS = (_GENERAL, "litellm_settings", "router_settings")
+_SINGLE = {(_GENERAL, "master_key"), groups.FLAG}
 _NOTES = {"general_settings.database_url": "LiteLLM's own database; Batchyard's is batchyard.database_url"}
+_ID = {"model_info": {"id"}}
 # Keys that people who lost their file's indentation have at its top level.
 _HOMES = {
     "an entry of model_list": ("model_name", "litellm_params", "model_info"),
     "litellm_params": ("model", "api_key", "api_base", "api_version"),
     "model_info": ("mode", "base_model"),
-    "litellm_settings": ("enable_loadbalancing_on_batch_endpoints",),
+    groups.FLAG[0]: (groups.FLAG[1],),
     "an entry of files_settings": ("custom_llm_provider",),
     _GENERAL: ("master_key", "database_url"),
 }
@@ -75,9 +78,9 @@ def _wrong_model(document: Document, path: KeyPath, entry: dict[str, Any]) -> It
         yield Problem(dotted(inner), "expected a text, such as azure/my-deployment", document.where(inner))
 
 
-def warnings(document: Document) -> Iterator[str]:
-    """One warning that names every key that isn't used."""
-    names = [_annotated(path) for path in _unused(document)]
+def warnings(document: Document, *, grouped: bool) -> Iterator[str]:
+    """One warning that names every key that isn't used; `grouped` says whether model groups are made."""
+    names = [_annotated(path) for path in _unused(document, grouped)]
     if names:
         yield f"keys that are not used: {', '.join(names)} ({document.name})"
 
@@ -89,21 +92,29 @@ def _entries(document: Document) -> Iterator[tuple[KeyPath, Any]]:
             yield from (((section, index), entry) for index, entry in enumerate(entries))
 
 
-def _unused(document: Document) -> Iterator[KeyPath]:
+def _unused(document: Document, grouped: bool) -> Iterator[KeyPath]:
     """Every key that nothing reads; a section of which nothing is read stands for its keys."""
     for key, value in document.data.items():
         if key in _SECTIONS and isinstance(value, dict):
-            yield from ((key, inner) for inner in value if (key, inner) != (_GENERAL, "master_key"))
+            yield from ((key, inner) for inner in value if (key, inner) not in _SINGLE)
         elif key not in (BLOCK, *_ENTRIES) and value is not None:
             yield (key,)
     for path, entry in _entries(document):
-        read = KEYS if path[0] == "files_settings" else {"model_name"}
-        yield from (path + inner for inner in _unused_of(entry, read))
+        read, inside = (KEYS, _ID) if path[0] == "files_settings" else ({"model_name"}, _inside(entry, grouped))
+        yield from (path + inner for inner in _unused_of(entry, read, inside))
 
 
-def _unused_of(entry: dict[str, Any], read: set[str]) -> Iterator[KeyPath]:
-    """Keys of an entry that no deployment is made of; until model groups use them, most of `model_list`'s."""
-    inside = {"model_info": {"id"}} | ({"litellm_params": KEYS | {"model"}} if "model_name" in read else {})
+def _inside(entry: dict[str, Any], grouped: bool) -> Mapping[str, set[str]]:
+    """What is read in the sections of an entry of `model_list`."""
+    alone = _ID | {"litellm_params": KEYS | {"model"}}
+    if not grouped:
+        return alone
+    if not groups.takes_part(entry):
+        return alone | {"model_info": {"id", "mode"}}
+    return {section: known | groups.KEYS[section] for section, known in alone.items()}
+
+
+def _unused_of(entry: dict[str, Any], read: set[str], inside: Mapping[str, set[str]]) -> Iterator[KeyPath]:
     for key, value in entry.items():
         if key in inside and isinstance(value, dict):
             yield from ((key, inner) for inner in value if inner not in inside[key])

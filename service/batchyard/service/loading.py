@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.service import layers, litellm, yamlfile
-from batchyard.service.deployments import OPENAI, Deployments
+from batchyard.service.deployments import GROUPS, OPENAI, Deployments
+from batchyard.service.groups import Groups
 from batchyard.service.hosts import is_loopback, leads_to
 from batchyard.service.layers import MASTER_KEY, Found, Layer, key_name
 from batchyard.service.parsing import UnfitError, Value, parse
-from batchyard.service.settings import Limits, LocalSettings, Problem, Retention, Settings, SettingsError, Upstream
+from batchyard.service.settings import (
+    GroupSettings,
+    Limits,
+    LocalSettings,
+    Problem,
+    Retention,
+    Settings,
+    SettingsError,
+    Upstream,
+)
 
 WEAK_KEY = "sk-1234"
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
@@ -40,19 +50,24 @@ def load_settings(
     return _Loader(document, environ, serves).load(options or {})
 
 
-def choose_default(name: str | None, in_file: Sequence[str], others: Sequence[str] = ()) -> str:
-    """The default provider: the one that is named, else the only one of the file, else the only one of `others`.
+def choose_default(
+    name: str | None, in_file: Sequence[str], others: Sequence[str] = (), *, grouped: bool = False
+) -> str:
+    """The default provider: the one that is named, else `groups`, else the only one of the file, else of `others`.
 
-    Of several in the environment it is OpenAI, as with LiteLLM. Raises ValueError saying what to set.
+    `grouped` says whether there are model groups. Of several in the environment it is OpenAI, as with LiteLLM. Raises
+    ValueError saying what to set.
     """
-    configured = [*in_file, *(other for other in others if other not in in_file)]
+    configured = [*([GROUPS] if grouped else []), *in_file, *(other for other in others if other not in in_file)]
     if not configured:
         raise ValueError(_NO_PROVIDER)
     if name is not None and name not in configured:
         raise ValueError(f"{name} is not configured; configured: {', '.join(configured)}")
-    if name is None and len(in_file) > 1:
+    if name or grouped:
+        return name or GROUPS
+    if len(in_file) > 1:
         raise ValueError(f"several providers are configured; name one of {', '.join(configured)}")
-    return name or (in_file[0] if in_file else OPENAI if OPENAI in others else configured[0])
+    return in_file[0] if in_file else OPENAI if OPENAI in others else configured[0]
 
 
 class _Loader:
@@ -71,7 +86,8 @@ class _Loader:
         self._collect(options)
         self._parse()
         self._deployments = Deployments(self._document, self._environ, self._is_own)
-        self._problems += [] if outline else self._deployments.problems
+        self._groups = Groups(self._document, self._environ, self._deployments.models)
+        self._problems += [] if outline else [*self._deployments.problems, *self._groups.problems]
         self._check_local()
         self._check_key()
         default = self._default_provider()
@@ -147,10 +163,12 @@ class _Loader:
         in_file = list(dict.fromkeys([*local, *self._deployments.in_file]))
         others = list(dict.fromkeys(found.provider for found in self._deployments.all()))
         try:
-            return choose_default(None if name is None else str(name), in_file, others)
+            grouped = bool(self._groups.all())
+            return choose_default(None if name is None else str(name), in_file, others, grouped=grouped)
         except ValueError as error:
             self._add(path, str(error))
-            self._problems += [] if in_file or others else self._deployments.warnings
+            if not (in_file or others) or (name == GROUPS and self._groups.warnings):
+                self._problems += [*self._deployments.warnings, *self._groups.warnings]
             return ""
 
     def _settings(self, default: str) -> Settings:
@@ -161,6 +179,8 @@ class _Loader:
             **top,
             local=local,
             deployments=self._deployments.all() if self._serves else (),
+            groups=GroupSettings(**self._section("groups")),
+            model_groups=self._groups.all() if self._serves else (),
             upstream=Upstream(**self._section("upstream")),
             limits=Limits(**self._section("limits")),
             retention=Retention(**self._section("retention")),
@@ -170,5 +190,5 @@ class _Loader:
         return {path[1]: value for path, value in self._values.items() if path[0] == name and len(path) > 1}
 
     def _warnings(self) -> list[str]:
-        found = map(str, self._deployments.warnings) if self._serves else ()
-        return [*found, *litellm.warnings(self._document)]
+        found = map(str, [*self._deployments.warnings, *self._groups.warnings]) if self._serves else ()
+        return [*found, *litellm.warnings(self._document, grouped=self._groups.on)]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 MIB = 1 << 20
 DAY = 86_400
+TRILLION = 10**12
 
 
 class Rate(NamedTuple):
@@ -97,6 +98,57 @@ class Deployment:
     tenant_id: str | None = None
     client_id: str | None = None
     client_secret: Secret = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A model at a deployment, as a part of a group; several members may be at one deployment."""
+
+    name: str
+    """Unique over the members of all groups."""
+    deployment: str
+    """The deployment's name."""
+    model: str
+    """What the deployment calls it."""
+    order: Annotated[int, Bounds(0, 1_000_000)] = 1
+    """Its tier; the lowest comes first."""
+    weight: Annotated[float, Bounds(0.001, TRILLION)] = 1.0
+    enqueued_tokens: Annotated[int | None, Bounds(1, TRILLION)] = None
+    """Prompt tokens that the deployment lets wait at once; none: not known."""
+    max_lines: Annotated[int, Bounds(1, TRILLION)] = 50_000
+    """Lines that the deployment takes in one input (OpenAI's limit; Azure's is another)."""
+    max_bytes: Annotated[int, Bounds(1, TRILLION)] = 200 * MIB
+    """The largest input that the deployment takes (OpenAI's and Azure's limit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Members that answer to one name: what callers have as the model."""
+
+    name: str
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """How batches of model groups are run. A batch's shards are what its members' deployments get of it."""
+
+    max_batch_lines: Count = 1_000_000
+    """Lines in a batch's input, over all its shards."""
+    max_batch_file_bytes: Count = 2 << 30
+    """The largest input of a batch, and the largest upload to a group."""
+    max_transfers: Annotated[int, Bounds(1, 256)] = 8
+    """Inputs that are sent and results that are fetched at once, over all groups."""
+    backoff_seconds: SomeSeconds = 5.0
+    """The first pause of a member after a refusal; it doubles with each one more."""
+    max_backoff_seconds: SomeSeconds = 320.0
+    """The longest pause of a member."""
+    pending_seconds: SomeSeconds = 600.0
+    """How long a deployment may take to process an input before another one is tried."""
+    harvest_seconds: SomeSeconds = 600.0
+    """How long results are waited for when a batch's window has ended."""
+    probe_seconds: SomeSeconds = 60.0
+    """How often the deployments of groups are probed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +265,9 @@ class Settings:
     local: LocalSettings | None = None
     deployments: tuple[Deployment, ...] = ()
     """Of the other providers, in the order in which they are chosen."""
+    groups: GroupSettings = field(default_factory=GroupSettings)
+    model_groups: tuple[Group, ...] = ()
+    """In the order of the file."""
     upstream: Upstream = field(default_factory=Upstream)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
