@@ -4,8 +4,6 @@ A scan keeps no line: what it finds is small whatever the file, and fits one dat
 batch's endpoint; `validation.judge` compares the two when a batch is created.
 """
 
-import secrets
-from array import array
 from collections import Counter
 from collections.abc import Container
 from typing import Any, Self
@@ -13,6 +11,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
+from batchyard.service.digests import Digests
 from batchyard.service.requestline import (
     BLANK,
     EMBEDDINGS,
@@ -115,7 +114,7 @@ class Scanner:
         self._chunks = _Chunks(chunk_lines, chunk_bytes)
         self._urls = _Urls(limits.max_line_errors)
         self._models = _Models()
-        self._custom_ids = _Seen()
+        self._custom_ids = Digests()
         self._prompt_bytes = 0
         self._inputs = 0
         self._errors: list[LineError] = []
@@ -293,45 +292,6 @@ class _Urls:
                 return self._others
             found = self._found[endpoint] = UrlLines(endpoint, 0, [])
         return found
-
-
-class _Seen:
-    """A set of strings as an open hash table of 64-bit digests: 13 to 26 bytes a string, where a set takes 100.
-
-    Python's string hash is SipHash; the secret prefix keeps a file from being made of colliding names.
-    """
-
-    def __init__(self) -> None:
-        self._prefix = secrets.token_hex(8)
-        self._slots = array("q", bytes(8 * 1024))
-        self._mask = 1023
-        self._left = 640
-
-    def add(self, text: str) -> bool:
-        """Adds a string; False: it was there."""
-        slots, mask = self._slots, self._mask
-        digest = hash(self._prefix + text) or 1
-        at = digest & mask
-        while held := slots[at]:
-            if held == digest:
-                return False
-            at = (at + 1) & mask
-        slots[at] = digest
-        self._left -= 1
-        if not self._left:
-            self._grow()
-        return True
-
-    def _grow(self) -> None:
-        """Doubles the table, so that at most 640 of 1024 slots are taken."""
-        slots = array("q", bytes(16 * len(self._slots)))
-        mask = len(slots) - 1
-        for digest in filter(None, self._slots):
-            at = digest & mask
-            while slots[at]:
-                at = (at + 1) & mask
-            slots[at] = digest
-        self._slots, self._mask, self._left = slots, mask, len(slots) // 1024 * 320
 
 
 def _too_many(count: int, most: int, what: str) -> str:
