@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +95,7 @@ def test_too_many_requests_are_counted_and_named_once() -> None:
     message = "The batch input file has 25 requests, more than the maximum of 20."
     assert found.errors == (LineError("too_many_tasks", message, None, None),)
     assert (found.lines, sum(urls.count for urls in found.urls)) == (25, 20)
+    assert sum(chunk.requests for chunk in found.chunks) == 20
 
 
 def test_as_many_requests_as_allowed_are_fine() -> None:
@@ -193,6 +195,29 @@ def test_chunks_hold_each_request_once(data: bytes, chunk_lines: int, chunk_byte
 
 def requests(data: bytes, first_line: int) -> list[tuple[int, bytes]]:
     return [(number, line) for number, line in enumerate(data.split(b"\n"), first_line) if line.strip(b" \t\r")]
+
+
+@given(data=FILES, chunk_lines=st.integers(1, 5))
+def test_tokens_of_a_chunk_are_those_of_its_lines(data: bytes, chunk_lines: int) -> None:
+    limits = Limits(max_line_bytes=400)
+    found = scan(data, limits=limits, chunk_lines=chunk_lines)
+    pieces = [data[chunk.offset : chunk.offset + chunk.size] for chunk in found.chunks]
+    assert [chunk.tokens for chunk in found.chunks] == [scan(piece, limits=limits).estimated_tokens for piece in pieces]
+
+
+def test_tokens_are_rounded_down_once_a_chunk() -> None:
+    found = scan(b"\n".join(request(str(number), text="x") for number in range(8)))
+    prompt = len(json.dumps([{"role": "user", "content": "x"}]))
+    assert prompt % 4
+    assert [chunk.tokens for chunk in found.chunks] == [3 * prompt // 4, 3 * prompt // 4, 2 * prompt // 4]
+    assert found.estimated_tokens == 8 * prompt // 4
+
+
+def test_scan_that_was_stored_before_tokens_were_counted_still_loads() -> None:
+    found = scan(request("a"))
+    stored = found.to_dict()
+    stored["chunks"] = [chunk[:5] for chunk in stored["chunks"]]
+    assert Scan.from_dict(stored).chunks == (msgspec.structs.replace(found.chunks[0], tokens=0),)
 
 
 def test_chunks_are_as_large_as_they_may_be() -> None:

@@ -4,8 +4,6 @@ A scan keeps no line: what it finds is small whatever the file, and fits one dat
 batch's endpoint; `validation.judge` compares the two when a batch is created.
 """
 
-import secrets
-from array import array
 from collections import Counter
 from collections.abc import Container
 from typing import Any, Self
@@ -13,6 +11,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
+from batchyard.service.digests import Digests
 from batchyard.service.requestline import (
     BLANK,
     EMBEDDINGS,
@@ -53,14 +52,18 @@ class UrlLines(Struct, array_like=True):
     first: list[int]
 
 
-class Chunk(Struct, array_like=True):
-    """A run of requests: how many from which (from 0), the line of the first (from 1), and their bytes in the file."""
+class Chunk(Struct, frozen=True, array_like=True):
+    """A run of requests: how many from which (from 0), the line of the first (from 1), and their bytes in the file.
+
+    `tokens` estimates those of the prompts, rounded down; 0 in scans that were stored before they were counted.
+    """
 
     first_request: int
     requests: int
     first_line: int
     offset: int
     size: int
+    tokens: int = 0
 
 
 class Scan(Struct, frozen=True, kw_only=True):
@@ -115,7 +118,7 @@ class Scanner:
         self._chunks = _Chunks(chunk_lines, chunk_bytes)
         self._urls = _Urls(limits.max_line_errors)
         self._models = _Models()
-        self._custom_ids = _Seen()
+        self._custom_ids = Digests()
         self._prompt_bytes = 0
         self._inputs = 0
         self._errors: list[LineError] = []
@@ -145,7 +148,7 @@ class Scanner:
             estimated_tokens=self._prompt_bytes // BYTES_PER_TOKEN,
             urls=self._urls.found(),
             errors=(*self._too_many(), *self._errors),
-            chunks=tuple(self._chunks.found),
+            chunks=self._chunks.found(min(self._lines, self._most), self._prompt_bytes),
             refusal=self._refusal,
         )
 
@@ -171,7 +174,7 @@ class Scanner:
             return
         self._lines += 1
         if self._lines <= self._most:
-            self._chunks.note(self._lines - 1, self._number, start, start + size)
+            self._chunks.note(self._lines - 1, self._number, start, start + size, self._prompt_bytes)
             self._check(line, size)
 
     def _check(self, line: bytes, size: int) -> None:
@@ -216,21 +219,37 @@ class Scanner:
 
 
 class _Chunks:
-    """Cuts requests into chunks, each as large as it may be."""
+    """Cuts requests into chunks, each as large as it may be.
+
+    Requests come numbered from 0; `prompt_bytes` are those of all that came before.
+    """
 
     def __init__(self, lines: int, size: int) -> None:
-        self.found: list[Chunk] = []
         self._lines = lines
         self._size = size
+        self._found: list[Chunk] = []
+        self._request = self._line = self._start = self._prompt_bytes = 0  # where the chunk begins
+        self._next_request = self._latest_end = 0  # where it must end
+        self._end = 0
 
-    def note(self, request: int, line: int, start: int, end: int) -> None:
+    def note(self, request: int, line: int, start: int, end: int, prompt_bytes: int) -> None:
         """Adds a request whose line goes from `start` to `end`."""
-        chunk = self.found[-1] if self.found else None
-        if chunk is None or chunk.requests == self._lines or end - chunk.offset > self._size:
-            chunk = Chunk(request, 0, line, start, 0)
-            self.found.append(chunk)
-        chunk.requests += 1
-        chunk.size = end - chunk.offset
+        if request == self._next_request or end > self._latest_end:
+            self._cut(request, prompt_bytes)
+            self._request, self._line, self._start, self._prompt_bytes = request, line, start, prompt_bytes
+            self._next_request, self._latest_end = request + self._lines, start + self._size
+        self._end = end
+
+    def found(self, requests: int, prompt_bytes: int) -> tuple[Chunk, ...]:
+        """Ends the last chunk and returns all; `requests` is how many were added."""
+        self._cut(requests, prompt_bytes)
+        return tuple(self._found)
+
+    def _cut(self, request: int, prompt_bytes: int) -> None:
+        requests = request - self._request
+        if requests:
+            size, tokens = self._end - self._start, (prompt_bytes - self._prompt_bytes) // BYTES_PER_TOKEN
+            self._found.append(Chunk(self._request, requests, self._line, self._start, size, tokens))
 
 
 class _Models:
@@ -293,45 +312,6 @@ class _Urls:
                 return self._others
             found = self._found[endpoint] = UrlLines(endpoint, 0, [])
         return found
-
-
-class _Seen:
-    """A set of strings as an open hash table of 64-bit digests: 13 to 26 bytes a string, where a set takes 100.
-
-    Python's string hash is SipHash; the secret prefix keeps a file from being made of colliding names.
-    """
-
-    def __init__(self) -> None:
-        self._prefix = secrets.token_hex(8)
-        self._slots = array("q", bytes(8 * 1024))
-        self._mask = 1023
-        self._left = 640
-
-    def add(self, text: str) -> bool:
-        """Adds a string; False: it was there."""
-        slots, mask = self._slots, self._mask
-        digest = hash(self._prefix + text) or 1
-        at = digest & mask
-        while held := slots[at]:
-            if held == digest:
-                return False
-            at = (at + 1) & mask
-        slots[at] = digest
-        self._left -= 1
-        if not self._left:
-            self._grow()
-        return True
-
-    def _grow(self) -> None:
-        """Doubles the table, so that at most 640 of 1024 slots are taken."""
-        slots = array("q", bytes(16 * len(self._slots)))
-        mask = len(slots) - 1
-        for digest in filter(None, self._slots):
-            at = digest & mask
-            while slots[at]:
-                at = (at + 1) & mask
-            slots[at] = digest
-        self._slots, self._mask, self._left = slots, mask, len(slots) // 1024 * 320
 
 
 def _too_many(count: int, most: int, what: str) -> str:

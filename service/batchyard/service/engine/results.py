@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -61,7 +61,7 @@ class Result(NamedTuple):
 
 def result(batch_id: str, line: int, custom_id: str, outcome: Answer | Failure, *, ran: bool = True) -> Result:
     """The result of an input line; its id depends on batch and line alone, so that a repeat has the same."""
-    head = b'{"id":"batch_req_%s","custom_id":%s,"response":' % (_digest(batch_id, line), _encode(custom_id))
+    head = b'{"id":"%s","custom_id":%s,"response":' % (result_id(batch_id, line), _encode(custom_id))
     if isinstance(outcome, Failure):
         error = _encode({"code": outcome.code, "message": outcome.message})
         kind = Kind.FAILED if ran else Kind.NOT_RUN
@@ -75,5 +75,37 @@ def result(batch_id: str, line: int, custom_id: str, outcome: Answer | Failure, 
     return Result(line, kind, outcome.tokens, b'%s%s,"error":null}\n' % (head, response))
 
 
-def _digest(batch_id: str, line: int) -> bytes:
-    return blake2b(b"%s:%d" % (batch_id.encode(), line), digest_size=16).hexdigest().encode()
+def result_id(batch_id: str, line: int) -> bytes:
+    """The id of an input line's result."""
+    digest = blake2b(b"%s:%d" % (batch_id.encode(), line), digest_size=16).hexdigest()
+    return b"batch_req_" + digest.encode()
+
+
+class _Usage(msgspec.Struct):
+    """`usage` of every endpoint: chat completions, completions and embeddings first, responses second."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: dict[str, Any] | None = None
+    completion_tokens_details: dict[str, Any] | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: dict[str, Any] | None = None
+    output_tokens_details: dict[str, Any] | None = None
+
+
+def tokens_of(usage: object) -> Tokens:
+    """What a successful answer's `usage`, as JSON's own types, says; nothing where it is not in OpenAI's form."""
+    try:
+        used = msgspec.convert(usage, _Usage)
+    except ValueError:
+        return NO_TOKENS
+    read = used.prompt_tokens_details or used.input_tokens_details or {}
+    written = used.completion_tokens_details or used.output_tokens_details or {}
+    counts = (
+        used.prompt_tokens or used.input_tokens,
+        read.get("cached_tokens"),
+        used.completion_tokens or used.output_tokens,
+        written.get("reasoning_tokens"),
+    )
+    return Tokens(*(count if isinstance(count, int) and 0 <= count < 1 << 32 else 0 for count in counts))

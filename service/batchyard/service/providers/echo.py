@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from batchyard.service.engine.results import Answer, Failure
-from batchyard.service.providers.endpoint import error_body, tokens_of
+from batchyard.service.providers.endpoint import error_body, tokens_in
 
 _DIMENSIONS = 16
 _CREATED = 0  # the model has no clock: the same request has the same answer
@@ -48,7 +48,7 @@ class Echo:
             data = msgspec.json.encode(self._answers[path](_parsed(body), digest))
         except _Refusal as refusal:
             return Answer(400, f"req_{digest}", refusal.body)
-        return Answer(200, f"req_{digest}", data, tokens_of(data))
+        return Answer(200, f"req_{digest}", data, tokens_in(data))
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

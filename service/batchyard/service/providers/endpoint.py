@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from batchyard.common.tracing import OFF, Tracing
-from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens
+from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens, tokens_of
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import LocalSettings
 from batchyard.service.upstream import answers, http
@@ -139,7 +139,7 @@ class Endpoint:
         body = compact_json(data)
         request_id = answers.request_id(response.headers) or f"req_{uuid4().hex}"
         if 200 <= status < 300 and body is not None:
-            return _Attempt(Answer(status, request_id, body, tokens_of(body)), repeatable=False)
+            return _Attempt(Answer(status, request_id, body, tokens_in(body)), repeatable=False)
         if status < 400:
             return _Attempt(
                 Failure("invalid_response", f"The endpoint's answer ({status}) is not JSON."), repeatable=False
@@ -186,37 +186,13 @@ def error_body(message: str, type_: str, param: str | None = None, code: str | N
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
 
-class _Usage(msgspec.Struct):
-    """`usage` of every endpoint: chat completions, completions and embeddings first, responses second."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: dict[str, Any] | None = None
-    completion_tokens_details: dict[str, Any] | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    input_tokens_details: dict[str, Any] | None = None
-    output_tokens_details: dict[str, Any] | None = None
-
-
 class _Body(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: Any = None
 
 
-def tokens_of(body: bytes) -> Tokens:
-    """What a successful answer says that it used; nothing where it doesn't say it in OpenAI's form."""
+def tokens_in(body: bytes) -> Tokens:
+    """What a successful answer says that it used."""
     try:
-        usage = msgspec.json.decode(body, type=_Body).usage
+        return tokens_of(msgspec.json.decode(body, type=_Body).usage)
     except (ValueError, RecursionError):
         return NO_TOKENS
-    if usage is None:
-        return NO_TOKENS
-    read = usage.prompt_tokens_details or usage.input_tokens_details or {}
-    written = usage.completion_tokens_details or usage.output_tokens_details or {}
-    counts = (
-        usage.prompt_tokens or usage.input_tokens,
-        read.get("cached_tokens"),
-        usage.completion_tokens or usage.output_tokens,
-        written.get("reasoning_tokens"),
-    )
-    return Tokens(*(count if isinstance(count, int) and 0 <= count < 1 << 32 else 0 for count in counts))
