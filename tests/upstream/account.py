@@ -8,11 +8,13 @@ from typing import Any
 
 from tests.upstream import contents
 from tests.upstream.batches import ENDED, Batches
-from tests.upstream.dialect import Dialect, Digests
+from tests.upstream.census import Census
+from tests.upstream.dialect import Dialect, Digests, no_room
 from tests.upstream.exchange import Exchange, Reply, Seen, reply
 from tests.upstream.files import Files, StoredFile, kept, page, unknown_file
 from tests.upstream.forms import Form, Upload, read_form
 from tests.upstream.quirks import Quirks
+from tests.upstream.quota import Quota
 from tests.upstream.refusals import Json, Refusal
 from tests.upstream.wire import batch_wire, error_wire, file_wire, list_wire
 
@@ -33,12 +35,14 @@ class Call:
 class Account(ABC):
     """Files, batches, and the routes to them; what a provider says and checks in its own way is abstract.
 
-    `batches` are as told before quirks; models in `unsupported` are not found.
+    `batches` are as told before quirks; models in `unsupported` are not found. `executed` counts by custom_id how often
+    a line was executed.
     """
 
     def __init__(self, dialect: Dialect, quirks: Quirks, key: str, clock: Callable[[], float]) -> None:
         self.api_base = ""
         self.key = key
+        self.dialect = dialect
         self.quirks = quirks.settled(**dialect.usual)
         digests = Digests(f"{type(self).__name__}/{key}/ids")
         self._files = Files(dialect, self.quirks, digests, clock)
@@ -46,6 +50,7 @@ class Account(ABC):
         self.files: dict[str, StoredFile] = self._files.stored
         self.batches: dict[str, Json] = self._batches.told
         self.unsupported: set[str] = self._batches.unsupported
+        self.executed = self._batches.executed
         self._routes: dict[tuple[str, ...], Callable[[Call], Awaitable[Reply]]] = {
             ("POST", "files"): self._upload,
             ("GET", "files"): self._list_files,
@@ -83,6 +88,41 @@ class Account(ABC):
         """Sets how many of so many lines a batch executes before it is cancelled or expires: at first half of them."""
         self._batches.done = done
 
+    @property
+    def models(self) -> set[str] | None:
+        """Those that lines may name; None: any."""
+        return self._batches.models
+
+    @models.setter
+    def models(self, models: set[str] | None) -> None:
+        self._batches.models = models
+
+    def quota(self, model: str, tokens: int | None, *, fail_fast: bool | None = None) -> None:
+        """Bounds the prompt tokens of a model in batches that have not ended; None: no bound.
+
+        A batch beyond it is refused (`fail_fast`, usual at Azure), or fails in its validation.
+        """
+        self._batches.quotas.bounds.pop(model, None)
+        if tokens is not None:
+            fast = self.dialect.fails_fast if fail_fast is None else fail_fast
+            self._batches.quotas.bounds[model] = Quota(tokens, fast)
+
+    def enqueued(self, model: str) -> int:
+        """The prompt tokens of a model in batches that have not ended."""
+        return self._batches.quotas.enqueued[model]
+
+    def forever_pending(self, on: bool = True) -> None:
+        """Lets no file that is uploaded cease to be pending, while it is on."""
+        self._files.stuck = on
+
+    def inputs(self) -> int:
+        """How many inputs of batches the account holds."""
+        return sum(self._files.count(expiring=expiring) for expiring in (True, False))
+
+    def watch(self, census: Census) -> None:
+        """Lets a census count the lines of batches from now on."""
+        self._batches.watchers.append(census)
+
     @abstractmethod
     def _admit(self, seen: Seen) -> None:
         """Raises Refusal where the credentials are not the account's."""
@@ -110,9 +150,6 @@ class Account(ABC):
     def _no_batch(self, batch_id: str) -> Refusal: ...
 
     @abstractmethod
-    def _token_limit(self) -> Refusal: ...
-
-    @abstractmethod
     def _error(self, refusal: Refusal) -> Json:
         """The body of an answer, before quirks."""
 
@@ -138,7 +175,7 @@ class Account(ABC):
         return error_wire(self._error(refusal), self.quirks)
 
     async def _upload(self, call: Call) -> Reply:
-        form = await read_form(call.exchange, keep=not self.quirks.discard)
+        form = await read_form(call.exchange, keep=not self.quirks.discard, abridge=self.quirks.abridge)
         for name, given in (("purpose", form.fields.get("purpose")), ("file", form.file)):
             if given is None:
                 raise Refusal(400, f"'{name}' is a required property", param=name)
@@ -207,7 +244,7 @@ class Account(ABC):
     async def _create_batch(self, call: Call) -> Reply:
         asked, life = self._check_create(call.seen.body)
         if self.quirks.fail_fast_tokens:
-            raise self._token_limit()
+            raise no_room(self.dialect)
         return reply(200, batch_wire(self._batches.create(asked, life), self.quirks))
 
     async def _get_batch(self, call: Call) -> Reply:

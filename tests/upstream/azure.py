@@ -36,14 +36,11 @@ _RATE = (
     "Requests to the Batches_Create Operation under Azure OpenAI API version 2024-10-21 have exceeded the call rate "
     "limit of your current OpenAI S0 pricing tier. Please retry after 37 seconds."
 )
-_TOKENS = (
-    "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'gpt-4.1-batch'. "
-    "Please either increase the limit or try again once the current jobs have finished."
-)
 _PENDING = (
     "The input file '{}' is in '{}' state. Only files with status 'Processed' are accepted for batch inferencing. "
     "Please check the file status and try again"
 )
+_SIZES = ((10**9, "B"), (10**6, "M"), (1000, "K"))
 _OWN_CODES = {"BadRequest", "token_limit_exceeded", "quotaExceeded"}
 _CODES = {
     400: "invalidPayload",
@@ -142,9 +139,6 @@ class FakeAzure(Upstream):
     def _no_batch(self, batch_id: str) -> Refusal:
         return Refusal(404, f"Batch with id '{batch_id}' not found.")
 
-    def _token_limit(self) -> Refusal:
-        return Refusal(400, _TOKENS, code="token_limit_exceeded")
-
     def _error(self, refusal: Refusal) -> Json:
         own = refusal.code is not None and (refusal.code.isdigit() or refusal.code in _OWN_CODES)
         return {"code": refusal.code if own else _code(refusal.status), "message": refusal.message}
@@ -214,6 +208,12 @@ def _missing_file(file_id: str) -> Json:
     return batch_error("invalid_request", f"Cannot find file {file_id}.", "file_id")
 
 
+def _token_limit(model: str, tokens: int) -> str:
+    bound = next((f"{tokens // size}{letter}" for size, letter in _SIZES if tokens % size == 0), str(tokens))
+    text = f"The number of enqueued tokens has surpassed the configured limit of {bound} for the deployment '{model}'."
+    return f"{text} Please either increase the limit or try again once the current jobs have finished."
+
+
 _DIALECT = Dialect(
     file_id=_file_id,
     output_id=_output_id,
@@ -230,6 +230,8 @@ _DIALECT = Dialect(
     ),
     result=_result,
     missing_file=_missing_file,
-    token_limit=batch_error("token_limit_exceeded", _TOKENS),
+    token_limit=_token_limit,
+    usual_quota=("gpt-4.1-batch", 30_000),
+    fails_fast=True,
     usual={"pending_reads": 1, "endpoint_prefix_dropped": True, "zero_byte_error_file": True, "no_usage": True},
 )

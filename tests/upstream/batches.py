@@ -1,14 +1,18 @@
 """The batches of an account, and how they move."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from tests.upstream.dialect import Dialect, Digests
+from tests.upstream.census import Census
+from tests.upstream.dialect import Dialect, Digests, no_room
 from tests.upstream.files import Files, StoredFile, kept
-from tests.upstream.lines import Line, Outcome, batch_error, check, execute, unexecuted, usage_of
+from tests.upstream.lines import Line, Outcome, batch_error, check, execute, glance, unexecuted, usage_of
 from tests.upstream.quirks import Quirks
-from tests.upstream.refusals import DAY, Json
+from tests.upstream.quota import Quotas
+from tests.upstream.refusals import DAY, Json, Refusal
 
 ENDED = {"completed", "failed", "expired", "cancelled"}
 _STAMPS = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
@@ -19,6 +23,9 @@ class _Work:
     """What a batch has beside what is told of it."""
 
     life: int | None  # of its output files
+    custom_ids: list[str] = field(default_factory=list)
+    tokens: Counter[str] = field(default_factory=Counter)  # by model
+    beyond: Refusal | None = None  # why it will fail for want of tokens
     lines: list[Line] = field(default_factory=list)
     unread: int = 0  # lines of an input that was discarded
     outputs: tuple[str | None, str | None] | None = None
@@ -30,13 +37,20 @@ class _Work:
 
 
 class Batches:
-    """Batches as the provider tells of them, before quirks; a step at a time they come to their end."""
+    """Batches as the provider tells of them, before quirks; a step at a time they come to their end.
+
+    `models` are those that lines may name, None: any. `executed` counts how often each custom_id was executed.
+    """
 
     def __init__(
         self, dialect: Dialect, quirks: Quirks, files: Files, digests: Digests, clock: Callable[[], float]
     ) -> None:
         self.told: dict[str, Json] = {}
         self.unsupported: set[str] = set()
+        self.models: set[str] | None = None
+        self.quotas = Quotas()
+        self.executed: Counter[str] = Counter()
+        self.watchers: list[Census] = []
         self.done: Callable[[int], int] = lambda total: total // 2
         self._work: dict[str, _Work] = {}
         self._dialect = dialect
@@ -53,11 +67,12 @@ class Batches:
         }
 
     def create(self, asked: Json, life: int | None) -> Json:
-        """A new batch; its output files expire after `life` seconds."""
+        """A new batch; its output files expire after `life` seconds. Raises Refusal for want of tokens."""
+        work = self._entered(asked["input_file_id"], life)
         batch_id = self._dialect.batch_id(self._digests())
         now = int(self._clock())
         usage = {} if self._quirks.no_usage else {"model": None, "usage": usage_of([])}
-        self._work[batch_id] = _Work(life)
+        self._work[batch_id] = work
         self.told[batch_id] = {
             "id": batch_id,
             "object": "batch",
@@ -78,8 +93,23 @@ class Batches:
         if folder := asked.get("output_folder"):  # the input is a blob, and so will be the results
             blobs = {"input_blob": asked["input_file_id"], "output_blob": "", "error_blob": ""}
             self.told[batch_id] |= {"input_file_id": None, **blobs}
-            self._work[batch_id].folder = folder["url"]
+            work.folder = folder["url"]
         return self.told[batch_id]
+
+    def _entered(self, source: str, life: int | None) -> _Work:
+        """What a new batch has, counted among what waits; one that has no room only where it fails late."""
+        stored = self._files.find(source)
+        work = _Work(life, *glance(stored.data if stored else b""))
+        if found := self.quotas.exceeded(work.tokens):
+            model, quota = found
+            work.beyond = no_room(self._dialect, model, quota.tokens)
+            if quota.fail_fast:
+                raise work.beyond
+            work.tokens.clear()
+        self.quotas.enqueued += work.tokens
+        for one in self.watchers:
+            one.began(work.custom_ids)
+        return work
 
     def step(self, batch_id: str) -> None:
         """Moves a batch to its next status, if there is one."""
@@ -119,8 +149,8 @@ class Batches:
         elif batch["completion_window"] != "24h":
             text = f"Invalid value: '{batch['completion_window']}'. Supported values are: '24h'."
             self.fail(batch_id, [batch_error("invalid_request", text, "completion_window")])
-        elif self._quirks.late_tokens:
-            self.fail(batch_id, [dict(self._dialect.token_limit)])
+        elif beyond := no_room(self._dialect) if self._quirks.late_tokens else work.beyond:
+            self.fail(batch_id, [batch_error("token_limit_exceeded", beyond.message)])
         elif errors := self._read(batch, work, stored):
             self.fail(batch_id, errors)
         else:
@@ -133,9 +163,11 @@ class Batches:
         if self._quirks.discard and stored.size > len(stored.data):
             work.unread = stored.lines
             return []
-        unsupported = sorted(self.unsupported)
-        work.lines, errors = check(stored.data, batch["endpoint"], self._dialect.rules, unsupported)
+        work.lines, errors = check(stored.data, batch["endpoint"], self._dialect.rules, self._known)
         return errors
+
+    def _known(self, model: Any) -> bool:
+        return model not in self.unsupported and (self.models is None or model in self.models)
 
     def _execute(self, batch: Json) -> None:
         if self._quirks.unknown_status:
@@ -165,6 +197,7 @@ class Batches:
     def _finish(self, batch_id: str, done: int, code: str) -> None:
         """Executes the first `done` lines, and stores what came of all."""
         batch, work = self.told[batch_id], self._work[batch_id]
+        self.executed.update(line.custom_id for line in work.lines[:done])
         came = [execute(line, batch["endpoint"]) for line in work.lines[:done]]
         rest = [unexecuted(line, code) for line in work.lines[done:]]
         good = [one for one in came if one.succeeded]
@@ -177,6 +210,7 @@ class Batches:
         output = self._store(batch_id, "output", good, work.life) if counts["completed"] else None
         errors = self._store(batch_id, "error", bad + rest, work.life) if bad or rest or always else None
         work.outputs = (output, errors)
+        work.lines.clear()  # they may be many
 
     def _show(self, batch_id: str) -> None:
         outputs = self._work[batch_id].outputs or (None, None)
@@ -201,3 +235,12 @@ class Batches:
     def _set(self, batch: Json, status: str) -> None:
         batch["status"] = status
         batch[f"{status}_at"] = int(self._clock())
+        if status in ENDED:
+            self._leave(self._work[batch["id"]])
+
+    def _leave(self, work: _Work) -> None:
+        self.quotas.enqueued -= work.tokens
+        for one in self.watchers:
+            one.ended(work.custom_ids)
+        work.tokens.clear()
+        work.custom_ids.clear()

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from tests.upstream.lines import Outcome, Rules
-from tests.upstream.refusals import Json
+from tests.upstream.refusals import Json, Refusal
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,16 @@ class Dialect:
     rules: Rules
     result: Callable[[str, Outcome], Json]  # a line of an output or error file, of a batch's id
     missing_file: Callable[[str], Json]
-    token_limit: Json
+    token_limit: Callable[[str, int], str]  # what it says of a model and its bound
+    usual_quota: tuple[str, int]  # where a switch stands for a bound: a model, and what it allows
+    fails_fast: bool  # whether it refuses to create a batch that is beyond a bound, where nothing is said
     usual: Mapping[str, Any]  # quirks where nothing is said
+
+
+def no_room(dialect: Dialect, model: str = "", tokens: int = 0) -> Refusal:
+    """What is said of a model where too many tokens are enqueued; without one, of the usual quota."""
+    text = dialect.token_limit(*((model, tokens) if model else dialect.usual_quota))
+    return Refusal(400, text, code="token_limit_exceeded")
 
 
 class Digests:

@@ -87,6 +87,7 @@ class Exchange:
         """The next piece of the body; empty at its end."""
         while self._more:
             message = await self._receive()
+            await self._reached()
             if message["type"] == "http.disconnect":
                 raise ClientLeft
             self._more = message.get("more_body", False)
@@ -150,6 +151,18 @@ class Exchange:
         """Ends the connection as it is."""
         await (self._connection.close() if clean else self._connection.reset())
 
+    def lose(self, *, silent: bool) -> None:
+        """Breaks the connection off, or lets nothing more come of it either way."""
+        if silent:
+            self._connection.silent = True
+        else:
+            self._connection.cut()
+
+    def revive(self) -> None:
+        """Breaks a silent connection off, as a system does that has forgotten it."""
+        if self._connection.silent:
+            self._connection.cut()
+
     async def hold(self) -> None:
         """Waits for the client to leave."""
         await self._connection.lost.wait()
@@ -167,6 +180,7 @@ class Exchange:
 
     async def _begin(self, answer: Reply) -> None:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+        await self._reached()
         self.seen.status = answer.status
         await self._give({"type": "http.response.start", "status": answer.status, "headers": headers})
 
@@ -178,6 +192,7 @@ class Exchange:
         await self._give({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _give(self, message: Message) -> None:
+        await self._reached()
         await self._send(message)
         self._check()
 
@@ -188,6 +203,10 @@ class Exchange:
         except TimeoutError:
             return
         raise ClientLeft
+
+    async def _reached(self) -> None:
+        if self._connection.silent:
+            await self.hold()
 
     def _check(self) -> None:
         if self._connection.lost.is_set():

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import multipart  # type: ignore[import-untyped]
+from tests.upstream.abridging import Abridged
 from tests.upstream.exchange import Exchange, Part
 from tests.upstream.refusals import Refusal
 
@@ -14,14 +15,15 @@ _FIRST_BYTES = 1 << 20
 
 
 class Upload:
-    """A file's bytes: what they come to, and themselves where they are to be kept."""
+    """A file's bytes: what they come to, and themselves where they are to be kept, or its lines in a short form."""
 
-    def __init__(self, filename: str = "", content_type: str = "", *, keep: bool = True) -> None:
+    def __init__(self, filename: str = "", content_type: str = "", *, keep: bool = True, abridge: bool = False) -> None:
         self.filename = filename
         self.content_type = content_type
         self.size = 0
         self._hash = sha256()
-        self._kept: bytearray | None = bytearray() if keep else None
+        self._kept: bytearray | None = bytearray() if keep and not abridge else None
+        self._abridged = Abridged() if abridge else None
         self._first = bytearray()
         self._newlines = 0
         self._last = b""
@@ -31,6 +33,8 @@ class Upload:
         self._hash.update(piece)
         if self._kept is not None:
             self._kept += piece
+        if self._abridged:
+            self._abridged.add(piece)
         if not self._newlines and len(self._first) < _FIRST_BYTES:
             self._first += piece
         self._newlines += piece.count(b"\n")
@@ -38,6 +42,9 @@ class Upload:
 
     @property
     def data(self) -> bytes:
+        if self._abridged:
+            self._abridged.end()
+            return bytes(self._abridged.lines)
         return bytes(self._kept or b"")
 
     @property
@@ -71,9 +78,9 @@ class Form:
         return members or None
 
 
-async def read_form(exchange: Exchange, *, keep: bool) -> Form:
+async def read_form(exchange: Exchange, *, keep: bool, abridge: bool) -> Form:
     """Reads the form to its end, and notes its parts as they come. Raises Refusal where it is no whole form."""
-    reader = _Reader(exchange, keep=keep)
+    reader = _Reader(exchange, keep=keep, abridge=abridge)
     try:
         parser = _parser(exchange.seen.headers.get("content-type", ""))
         while piece := await exchange.read():
@@ -86,10 +93,10 @@ async def read_form(exchange: Exchange, *, keep: bool) -> Form:
 
 
 class _Reader:
-    def __init__(self, exchange: Exchange, *, keep: bool) -> None:
+    def __init__(self, exchange: Exchange, **kept: bool) -> None:
         self.form = Form()
         self._parts = exchange.seen.parts
-        self._keep = keep
+        self._kept = kept
         self._part = Part("", {}, "")
         self._file: Upload | None = None
         self._value = bytearray()
@@ -100,7 +107,7 @@ class _Reader:
             self._part = Part(event.name or "", headers, "")
             is_file = event.filename is not None
             content_type = headers.get("content-type", "")
-            self._file = Upload(event.filename, content_type, keep=self._keep) if is_file else None
+            self._file = Upload(event.filename, content_type, **self._kept) if is_file else None
             self._value.clear()
         elif event is None:
             self._end()

@@ -2,7 +2,8 @@
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -14,6 +15,7 @@ _FAILURES = {
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
     "request_timeout": "This request timed out.",
 }
+_PROMPTS = ("messages", "input", "prompt")
 _NEEDED = {"/v1/chat/completions": ("messages", "Messages")}
 _NAMES = {
     "/v1/chat/completions": "Chat Completions",
@@ -64,9 +66,26 @@ def batch_error(code: str, message: str, param: str | None = None, line: int | N
     return {"code": code, "message": message, "param": param, "line": line}
 
 
-def check(data: bytes, endpoint: str, rules: Rules, unsupported: Sequence[str] = ()) -> tuple[list[Line], list[Json]]:
-    """The lines of an input, and what is wrong with any: one error a line, in the order of the lines."""
-    checker = _Checker(endpoint, rules, unsupported)
+def glance(data: bytes) -> tuple[list[str], Counter[str]]:
+    """The custom_ids of an input, and the prompt tokens of each model; lines that can't be read have neither."""
+    custom_ids, tokens = [], Counter[str]()
+    for raw in data.split(b"\n"):
+        try:
+            line = json.loads(raw)
+            body = line["body"]
+            tokens[body["model"]] += sum(len(json.dumps(body[name])) for name in _PROMPTS if name in body) // 4
+            custom_ids.append(line["custom_id"])
+        except (ValueError, RecursionError, LookupError, TypeError):
+            continue
+    return custom_ids, tokens
+
+
+def check(data: bytes, endpoint: str, rules: Rules, known: Callable[[Any], bool]) -> tuple[list[Line], list[Json]]:
+    """The lines of an input, and what is wrong with any: one error a line, in the order of the lines.
+
+    `known` says of a model whether it is there.
+    """
+    checker = _Checker(endpoint, rules, known)
     numbered = [(number, raw) for number, raw in enumerate(data.split(b"\n"), 1) if raw.strip()]
     if not numbered:
         text = "The input file is empty. Please ensure that the batch contains at least one request."
@@ -96,10 +115,10 @@ class _Wrong(Exception):
 class _Checker:
     """Remembers what lines must not have twice, or must have in common."""
 
-    def __init__(self, endpoint: str, rules: Rules, unsupported: Sequence[str]) -> None:
+    def __init__(self, endpoint: str, rules: Rules, known: Callable[[Any], bool]) -> None:
         self._endpoint = endpoint
         self._rules = rules
-        self._unsupported = unsupported
+        self._known = known
         self._ids: set[str] = set()
         self._model: str | None = None
 
@@ -131,7 +150,7 @@ class _Checker:
         if body.get("stream") is True:
             text = f"{_NAMES.get(endpoint, endpoint)}: Streaming is not supported in the Batch API."
             raise _Wrong("streaming_unsupported", text, "body.stream")
-        if model in self._unsupported:
+        if model and not self._known(model):
             text = f"The provided model '{model}' is not supported by the Batch API."
             raise _Wrong("model_not_found", text, "body.model")
         self._model = self._model or model

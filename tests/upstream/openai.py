@@ -54,10 +54,6 @@ _RATE = (
     f"Rate limit reached for requests in organization {ORGANIZATION} on requests per min (RPM): Limit 1000, "
     "Used 1000, Requested 1. Please try again in 20s."
 )
-_TOKENS = (
-    f"Enqueued token limit reached for gpt-4.1 in organization {ORGANIZATION}. Limit: 900,000 enqueued tokens. "
-    "Please try again once some in_progress batches have been completed."
-)
 _STOCK: dict[int, tuple[str, str | None, str]] = {
     429: ("requests", "rate_limit_exceeded", _RATE),
     500: ("server_error", None, "The server had an error while processing your request. Sorry about that!"),
@@ -149,9 +145,6 @@ class FakeOpenAI(Upstream):
     def _no_batch(self, batch_id: str) -> Refusal:
         return Refusal(404, f"No batch found with id '{batch_id}'.")
 
-    def _token_limit(self) -> Refusal:
-        return Refusal(400, _TOKENS, code="token_limit_exceeded")
-
     def _error(self, refusal: Refusal) -> Json:
         return {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.code}
 
@@ -193,6 +186,13 @@ def _missing_file(file_id: str) -> Json:
     return batch_error("invalid_request", text, "file_id")
 
 
+def _token_limit(model: str, tokens: int) -> str:
+    text = (
+        f"Enqueued token limit reached for {model} in organization {ORGANIZATION}. Limit: {tokens:,} enqueued tokens."
+    )
+    return f"{text} Please try again once some in_progress batches have been completed."
+
+
 _DIALECT = Dialect(
     file_id=_file_id,
     output_id=_file_id,
@@ -209,6 +209,8 @@ _DIALECT = Dialect(
     ),
     result=_result,
     missing_file=_missing_file,
-    token_limit=batch_error("token_limit_exceeded", _TOKENS),
+    token_limit=_token_limit,
+    usual_quota=("gpt-4.1", 900_000),
+    fails_fast=False,
     usual={},
 )

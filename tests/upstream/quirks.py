@@ -54,6 +54,8 @@ class Quirks:
     """A content comes without its length."""
     discard: bool = False
     """Uploads are hashed and counted, but not kept; batches of them succeed on every line."""
+    abridge: bool = False
+    """Of each line of an upload a short form is kept, with a hash for its prompt."""
     content_bytes: int | None = None
     """The content of any id of a file is that many made-up bytes of result lines; but empty error files stay empty."""
 

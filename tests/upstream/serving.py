@@ -15,11 +15,15 @@ _KEEP_ALIVE_SECONDS = 75
 
 
 class Connection(HttpToolsProtocol):
-    """A request finds its connection in its scope's state. `lost` is set once it is gone."""
+    """A request finds its connection in its scope's state. `lost` is set once it is gone.
+
+    One that is `silent` is there and moves nothing; who reads and writes looks to that.
+    """
 
     def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config, state, {"connection": self})
         self.lost = asyncio.Event()
+        self.silent = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,12 +35,16 @@ class Connection(HttpToolsProtocol):
 
     async def reset(self) -> None:
         """Ends the connection with a reset; what has been sent may still arrive."""
+        self.cut()
+        await self.lost.wait()
+
+    def cut(self) -> None:
+        """Begins a reset."""
         if self.lost.is_set():
             return
         at_once = struct.pack("ii", 1, 0)
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         self.transport.abort()
-        await self.lost.wait()
 
     async def close(self) -> None:
         """Ends the connection in good order, whatever its answer has promised."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 from tests.upstream.account import Account
-from tests.upstream.dialect import Dialect, Digests
+from tests.upstream.dialect import Dialect, Digests, no_room
 from tests.upstream.exchange import ClientLeft, Exchange, Reply, Seen, reply
 from tests.upstream.faults import (
     Answer,
@@ -38,6 +38,20 @@ class Upstream(Account):
         self._marks = Digests(f"{type(self).__name__}/{key}/requests")
         self._defects: list[Exception] = []
         self._arrived = asyncio.Event()
+        self._silent: bool | None = None  # while it is down: whether nothing comes, or connections break
+        self._exchanges: set[Exchange] = set()
+
+    def down(self, *, hang: bool = False) -> None:
+        """Lets every request fail until `up`, those that run too: connections break, or (`hang`) nothing comes."""
+        self._silent = hang
+        for exchange in self._exchanges:
+            exchange.lose(silent=hang)
+
+    def up(self) -> None:
+        """Answers again; the connections on which nothing came break."""
+        self._silent = None
+        for exchange in self._exchanges:
+            exchange.revive()
 
     def fault(self, what: Fault, times: int = 1, where: Where = always) -> None:
         """Lets the next `times` requests that `where` is true of go wrong; of a form it sees the head alone."""
@@ -45,7 +59,7 @@ class Upstream(Account):
 
     def token_limit(self) -> Answer:
         """The answer to a create while too many tokens are enqueued."""
-        refusal = self._token_limit()
+        refusal = no_room(self.dialect)
         return Answer(refusal.status, self._error_wire(refusal))
 
     async def arrival(self, where: Where = always) -> Seen:
@@ -60,6 +74,7 @@ class Upstream(Account):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
+        self._exchanges.add(exchange)
         try:
             await self._serve(exchange)
         except ClientLeft:
@@ -68,10 +83,14 @@ class Upstream(Account):
             self._defects.append(defect)
             raise
         finally:
+            self._exchanges.remove(exchange)
             exchange.seen.ended.set()
 
     async def _serve(self, exchange: Exchange) -> None:
         self._note(exchange.seen)
+        if self._silent is not None:
+            exchange.lose(silent=self._silent)
+            await exchange.hold()
         if not exchange.is_form:
             await exchange.note_json()
         fault = self._due(exchange.seen)
