@@ -184,7 +184,7 @@ async def _work(
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
     starting.close()
-    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, stack)
+    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, steady, stack)
     providers: list[Provider] = [local] if settings.local else []
     providers += [await opener.opened(deployment) for deployment in settings.deployments]
     router, mutations = Router(providers, settings.default_provider), Mutations()
