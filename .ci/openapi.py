@@ -16,10 +16,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 from schemas import LIMITS, PURPOSES, Comments, Schema, Schemas
 
+from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common.jsonmap import header_fields, visible_fields
 from batchyard.v1 import batch_service_pb2, error_pb2
 
 SERVICE = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"]
+ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 FORMS = {"/v1": "", "": "Unversioned", "/{provider}/v1": "AtProvider", "/{provider}": "AtProviderUnversioned"}
 BYTES = {"UploadFile": ("POST", "/files"), "DownloadFile": ("GET", "/files/{file_id}/content")}
 JSON = "application/json"
@@ -29,7 +31,7 @@ _OUTSIDE = {"Content-Range": {"description": "`bytes */SIZE`.", "schema": {"type
 ERRORS: dict[str, tuple[str, Schema]] = {
     "400": ("The request is wrong; `param` names what is.", {}),
     "401": ("The key is missing or wrong.", {}),
-    "404": ("There is no such file or batch, or no such route.", {}),
+    "404": ("There is no such file, batch or model, or no such route.", {}),
     "408": ("The request's body took too long.", {}),
     "409": ("The present state doesn't allow it, or the idempotency key was used for another request.", _NEVER),
     "413": ("The body, or the file in it, is too large.", {}),
@@ -122,7 +124,7 @@ class Description:
         self._paths: dict[str, Schema] = {}
 
     def whole(self) -> Schema:
-        for rpc in SERVICE.methods:
+        for rpc in chain(SERVICE.methods, ADMIN.methods):
             for verb, path, rule in _bindings(rpc):
                 self._add(verb, path, self._operation(rpc, verb, path, rule))
         for path, verb, operation in _public():
@@ -153,13 +155,16 @@ class Description:
         self._paths.setdefault(path, {})[verb.lower()] = operation
 
     def _operation(self, rpc: MethodDescriptor, verb: str, path: str, rule: Any) -> Schema:
-        prefix = next(form for form in sorted(FORMS, key=len, reverse=True) if path.startswith(form))
+        form = FORMS[next(form for form in sorted(FORMS, key=len, reverse=True) if path.startswith(form))]
+        tag = "files" if "/files" in path else "batches"
+        if rpc.containing_service is ADMIN:
+            form, tag = "", "server"
         summary, description = self._comments.sentences(rpc.full_name)
         if rpc.name in BYTES:  # the rest is about messages that REST doesn't have
             summary, description = summary.partition(":")[0], ""
         known = {
-            "operationId": rpc.name[0].lower() + rpc.name[1:] + FORMS[prefix],
-            "tags": ["files" if "/files" in path else "batches"],
+            "operationId": rpc.name[0].lower() + rpc.name[1:] + form,
+            "tags": [tag],
             "summary": summary,
             **({"description": description} if description else {}),
             "parameters": [*_shared_parameters(path), *self._parameters(rpc, path, rule)],

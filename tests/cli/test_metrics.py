@@ -43,7 +43,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Process, httpx.AsyncClien
     """`batchyard serve` with metrics, and clients of both its halves."""
     async with fake_endpoint(unwilling) as endpoint:
         configure(folder, api_base=endpoint.api_base)
-        with batchyard(folder, "serve", "--metrics-port", "0") as served:
+        account = {"OPENAI_API_KEY": "telling-key", "OPENAI_BASE_URL": endpoint.api_base}
+        with batchyard(folder, "serve", "--metrics-port", "0", environ=account) as served:
             rest = f"http://127.0.0.1:{await served.port('REST on')}"
             bearer = {"authorization": f"Bearer {KEY}"}
             async with (
@@ -58,7 +59,7 @@ async def of(served: Process) -> Scrape:
 
 
 async def used(http: httpx.AsyncClient, client: Client) -> None:
-    """An upload, a batch whose first call fails, a download and an error, with names that would be seen."""
+    """An upload, a batch whose first call fails, a download, health and errors, with names that would be seen."""
     data = jsonl([chat_line("telling-id", "again", model="telling-model")])
     form = {"data": {"purpose": "batch"}, "files": {"file": ("telling-name.jsonl", data)}}
     file = (await http.post("/v1/files", **form)).json()  # type: ignore[arg-type]
@@ -66,6 +67,7 @@ async def used(http: httpx.AsyncClient, client: Client) -> None:
     made = (await http.post("/v1/batches", json={**request, "metadata": {"telling-key": "telling-value"}})).json()
     ended = await client.ended(made["id"])
     assert (await http.get(f"/v1/files/{ended.output_file_id}/content")).status_code == 200
+    assert (await http.get("/health")).json()["healthy_count"] == 1
     for path in ("/v1/batches/telling-id", "/telling-tenant/v1/files/telling-id", "/telling-name?key=telling-key"):
         wrong = {"authorization": "Bearer telling-key"}
         assert (await http.get(path, headers=wrong)).status_code in {401, 404}

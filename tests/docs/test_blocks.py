@@ -42,6 +42,8 @@ RUN = {
     ("docs/grpc.md", "npm run "): (NODE, "test_the_grpc_example_prints_the_results_and_compiles"),
     ("docs/grpc.md", "buf curl "): (PASTED, "test_buf_lists_the_batches"),
     ("docs/metrics.md", "groups:"): (METRICS, "TestThePage"),
+    ("docs/operations.md", "curl "): (PROVIDERS, "test_health_has_the_form_that_is_shown"),
+    ("docs/operations.md", '{"healthy_endpoints"'): (PROVIDERS, "test_health_has_the_form_that_is_shown"),
     ("docs/operations.md", "batchyard backup "): (PASTED, "test_a_backup_is_made_while_a_service_runs"),
     ("docs/rest.md", "BATCH="): (COMMANDS, "test_the_newest_batch_is_followed_to_its_end"),
     ("docs/sdks.md", "from openai import OpenAI"): (PASTED, "test_openais_sdk_creates_and_lists_a_batch"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.processes import ROOT, process
 from tests.upstream.azure import fake_azure
+from tests.upstream.faults import Answer
 from tests.upstream.openai import fake_openai
 from tests.upstream.store import Upstream
 
@@ -65,6 +66,18 @@ async def test_the_first_commands_run_at_openai(served: Served, tmp_path: Path) 
     printed = await pasted(script.replace('"model": "echo"', '"model": "gpt-4o-mini"'), ports, tmp_path)
     assert '"custom_id": "task-0"' in printed
     assert len(openai.batches) == 1
+
+
+async def test_health_has_the_form_that_is_shown(served: Served, tmp_path: Path) -> None:
+    ports, openai, _ = served
+    openai.fault(Answer(503))
+    found = json.loads(await pasted(block("docs/operations.md", "curl "), ports, tmp_path))
+    shown = json.loads(block("docs/operations.md", '{"healthy_endpoints"'))
+    assert [*found] == [*shown]
+    for group in ("healthy_endpoints", "unhealthy_endpoints"):
+        (one,), (like,) = found[group], shown[group]
+        assert set(like) <= set(one) <= {*like, "latency_ms"}
+        assert {one[name] for name in ("model", "deployment", "provider", "mode")} <= set(like.values())
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,14 @@ from typing import Any
 import grpc
 import pytest
 from starlette.responses import Response
+from tests.deployments import at_deployment
 from tests.fakes import Gate, completion, failure, fake_endpoint
 from tests.harness import Client, chat_line, chat_lines, jsonl, refused, service, settings_for, until, upload_messages
 from tests.scrapes import Scrape, scrape
+from tests.upstream.faults import Answer
+from tests.upstream.openai import fake_openai
 
+from batchyard.admin.v1 import AdminServiceStub, CheckHealthRequest
 from batchyard.common.metrics import Metrics
 from batchyard.service.settings import LocalSettings, Retention
 from batchyard.v1 import CancelBatchRequest, UploadFileMetadata, UploadFileRequest
@@ -185,6 +189,23 @@ class TestUpstream:
         async with service(settings_for(tmp_path / "b", local=away), metrics) as (_, client):
             await client.run(chat_lines(1))
             assert (await scrape(metrics))("batchyard_upstream_errors_total", kind="connection_error") == 1
+
+
+class TestDeployments:
+    async def test_are_healthy_or_not_once_that_is_known(self, tmp_path: Path, metrics: Metrics) -> None:
+        name = "batchyard_deployment_healthy"
+        async with fake_openai() as good, fake_openai() as bad:
+            settings = settings_for(tmp_path, **at_deployment("openai", good, bad))
+            async with (
+                service(settings, metrics) as (server, client),
+                grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+            ):
+                assert (await scrape(metrics)).series(name) == 0
+                bad.fault(Answer(503))
+                await AdminServiceStub(channel).CheckHealth(CheckHealthRequest(), metadata=client.metadata)
+                seen = await scrape(metrics)
+        assert seen.series(name) == 2
+        assert (seen(name, deployment="openai"), seen(name, deployment="openai-2")) == (1, 0)
 
 
 class TestRetention:

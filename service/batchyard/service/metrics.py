@@ -4,7 +4,7 @@ docs/metrics.md says what each means to an operator.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram, Metric
@@ -17,6 +17,7 @@ from batchyard.service.engine.results import Kind
 from batchyard.service.filestore import FileStore
 from batchyard.service.registry.records import Status
 from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.upstream.condition import Condition, State
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
 UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -86,6 +87,20 @@ def batches_look(work: WorkRegistry, clock: Callable[[], float]) -> Look:
         age = 0.0 if oldest is None else max(0.0, clock() - oldest)
         text = "How long the oldest batch whose lines have not started has waited."
         return [batches, GaugeMetricFamily("batchyard_queue_age_seconds", text, age)]
+
+    return look
+
+
+def deployments_look(conditions: Mapping[str, Condition]) -> Look:
+    """Which deployments, by name, are healthy, of those of which it is known."""
+
+    async def look() -> list[Metric]:
+        text = "Whether a deployment can be reached: 1 or 0."
+        healthy = GaugeMetricFamily("batchyard_deployment_healthy", text, labels=("deployment",))
+        for name, condition in conditions.items():
+            if condition.state is not State.UNKNOWN:
+                healthy.add_metric((name,), condition.state is State.HEALTHY)
+        return [healthy]
 
     return look
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic, time
@@ -21,6 +21,7 @@ from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.admin import AdminServicer
 from batchyard.service.auth import KeyInterceptor, Keys
 from batchyard.service.calls import CallInterceptor
+from batchyard.service.deployed import Deployed, MemberState
 from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
 from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
@@ -28,7 +29,7 @@ from batchyard.service.engine.lifecycle import Lifecycle
 from batchyard.service.errors import BatchyardError
 from batchyard.service.filestore import FileStore
 from batchyard.service.health import Health
-from batchyard.service.metrics import ServiceMetrics, batches_look, store_look
+from batchyard.service.metrics import ServiceMetrics, batches_look, deployments_look, store_look
 from batchyard.service.mutations import Mutations
 from batchyard.service.places import UploadPlaces
 from batchyard.service.providers.base import Provider
@@ -184,9 +185,10 @@ async def _work(
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
     starting.close()
-    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, stack)
-    providers: list[Provider] = [local] if settings.local else []
-    providers += [await opener.opened(deployment) for deployment in settings.deployments]
+    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, steady, stack)
+    remote = [await opener.opened(deployment) for deployment in settings.deployments]
+    stack.enter_context(metrics.asking(deployments_look({one.place: one.condition for one in remote})))
+    providers: list[Provider] = [*([local] if settings.local else []), *remote]
     router, mutations = Router(providers, settings.default_provider), Mutations()
     stack.push_async_callback(mutations.drained)
     servicer = Servicer(
@@ -198,7 +200,12 @@ async def _work(
         upload_idle_seconds=settings.limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
     )
-    return engine, servicer, AdminServicer(router, mutations)
+    return engine, servicer, AdminServicer(router, mutations, Deployed(remote, _no_members))
+
+
+async def _no_members() -> Sequence[MemberState]:
+    """There are no model groups."""
+    return ()
 
 
 def _registry_folder(settings: Settings) -> Path | None:

@@ -1,4 +1,4 @@
-"""The RPCs as HTTP routes, derived from the google.api.http annotations in BatchService's descriptor."""
+"""The RPCs as HTTP routes, derived from the google.api.http annotations in the services' descriptors."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Scope, Send
 
+from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common import sse
 from batchyard.common.jsonmap import from_text, header_fields, merger, parsed, readable_names, writer
 from batchyard.shim.caller import Caller, CallError
@@ -27,6 +28,7 @@ Render = Callable[[Any], Response]
 Opened = AbstractAsyncContextManager[AsyncIterator[Any]]
 
 SERVICE = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"]
+ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Transcoder:
 
     def bindings(self) -> Iterator[Binding]:
         """Every annotated verb and path."""
-        for rpc in SERVICE.methods:
+        for rpc in (*SERVICE.methods, *ADMIN.methods):
             http = rpc.GetOptions().Extensions[annotations_pb2.http]
             for rule in (http, *http.additional_bindings):
                 if verb := rule.WhichOneof("pattern"):
@@ -66,7 +68,7 @@ class Transcoder:
 
         async def handle(request: Request) -> ASGIApp:
             metadata = metadata_of(request)
-            body = await self._body(request) if rule.body else _from_query(request, names)
+            body = parsed(await Body(request, self._bounds).read_all(MAX_BODY)) if rule.body else _asked(request, names)
             message: Any = kind()
             merge(message, body, "")
             provider = provider_of(request, body=message.provider)
@@ -80,9 +82,6 @@ class Transcoder:
             return render(await while_connected(request.receive, call))
 
         return handle
-
-    async def _body(self, request: Request) -> Any:
-        return parsed(await Body(request, self._bounds).read_all(MAX_BODY))
 
     def _events(self, request: Request, opened: Opened, name: str, render: Render) -> ASGIApp:
         """The answers of a stream as events of that name; an error before the first is an error of the request."""
@@ -110,6 +109,6 @@ async def _told(first: Any, messages: AsyncIterator[Any], name: str, render: Ren
         yield sse.failure(bytes(from_call(error).response().body))
 
 
-def _from_query(request: Request, names: Mapping[str, FieldDescriptor]) -> dict[str, Any]:
+def _asked(request: Request, names: Mapping[str, FieldDescriptor]) -> dict[str, Any]:
     query = request.query_params
     return {name: from_text(field, query[name]) for name, field in names.items() if name in query}

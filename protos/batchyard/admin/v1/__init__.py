@@ -5,6 +5,14 @@ from batchyard.admin.v1.admin_service_pb2 import (
     AdoptBatchResponse,
     AdoptFileRequest,
     AdoptFileResponse,
+    CheckHealthRequest,
+    CheckHealthResponse,
+    Deployment,
+    DeploymentState,
+    Endpoint,
+    ListDeploymentsRequest,
+    ListDeploymentsResponse,
+    Member,
 )
 from batchyard.admin.v1.admin_service_pb2_grpc import (
     AdminServiceServicer,
@@ -19,5 +27,13 @@ __all__ = [
     "AdoptBatchResponse",
     "AdoptFileRequest",
     "AdoptFileResponse",
+    "CheckHealthRequest",
+    "CheckHealthResponse",
+    "Deployment",
+    "DeploymentState",
+    "Endpoint",
+    "ListDeploymentsRequest",
+    "ListDeploymentsResponse",
+    "Member",
     "add_AdminServiceServicer_to_server",
 ]

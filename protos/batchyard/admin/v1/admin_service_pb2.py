@@ -22,25 +22,53 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from batchyard.options.v1 import json_pb2 as batchyard_dot_options_dot_v1_dot_json__pb2
 from batchyard.v1 import batch_pb2 as batchyard_dot_v1_dot_batch__pb2
 from batchyard.v1 import file_pb2 as batchyard_dot_v1_dot_file__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&batchyard/admin/v1/admin_service.proto\x12\x12\x62\x61tchyard.admin.v1\x1a\x18\x62\x61tchyard/v1/batch.proto\x1a\x17\x62\x61tchyard/v1/file.proto\"E\n\x10\x41\x64optFileRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"5\n\x11\x41\x64optFileResponse\x12 \n\x04\x66ile\x18\x01 \x01(\x0b\x32\x12.batchyard.v1.File\"G\n\x11\x41\x64optBatchRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"8\n\x12\x41\x64optBatchResponse\x12\"\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.batchyard.v1.Batch2\xc5\x01\n\x0c\x41\x64minService\x12X\n\tAdoptFile\x12$.batchyard.admin.v1.AdoptFileRequest\x1a%.batchyard.admin.v1.AdoptFileResponse\x12[\n\nAdoptBatch\x12%.batchyard.admin.v1.AdoptBatchRequest\x1a&.batchyard.admin.v1.AdoptBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&batchyard/admin/v1/admin_service.proto\x12\x12\x62\x61tchyard.admin.v1\x1a\x1f\x62\x61tchyard/options/v1/json.proto\x1a\x18\x62\x61tchyard/v1/batch.proto\x1a\x17\x62\x61tchyard/v1/file.proto\x1a\x1cgoogle/api/annotations.proto\"E\n\x10\x41\x64optFileRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"5\n\x11\x41\x64optFileResponse\x12 \n\x04\x66ile\x18\x01 \x01(\x0b\x32\x12.batchyard.v1.File\"G\n\x11\x41\x64optBatchRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"8\n\x12\x41\x64optBatchResponse\x12\"\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.batchyard.v1.Batch\"\x18\n\x16ListDeploymentsRequest\"N\n\x17ListDeploymentsResponse\x12\x33\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x1e.batchyard.admin.v1.Deployment\"\xc5\x02\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x10\n\x08\x61pi_base\x18\x03 \x01(\t\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32#.batchyard.admin.v1.DeploymentState\x12\x17\n\nlatency_ms\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\nlast_error\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x1a\n\rlast_error_at\x18\x07 \x01(\x03H\x02\x88\x01\x01\x12\x17\n\nchecked_at\x18\x08 \x01(\x03H\x03\x88\x01\x01\x12+\n\x07members\x18\t \x03(\x0b\x32\x1a.batchyard.admin.v1.MemberB\r\n\x0b_latency_msB\r\n\x0b_last_errorB\x10\n\x0e_last_error_atB\r\n\x0b_checked_at\"\x92\x02\n\x06Member\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\x05\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\"\n\x15\x65nqueued_tokens_limit\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\x0f\x65nqueued_tokens\x18\x07 \x01(\x03\x12\x0e\n\x06shards\x18\x08 \x01(\x03\x12\x19\n\x0cpaused_until\x18\t \x01(\x03H\x01\x88\x01\x01\x12\x19\n\x0clast_refusal\x18\n \x01(\tH\x02\x88\x01\x01\x42\x18\n\x16_enqueued_tokens_limitB\x0f\n\r_paused_untilB\x0f\n\r_last_refusal\"5\n\x12\x43heckHealthRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\xb9\x01\n\x13\x43heckHealthResponse\x12\x37\n\x11healthy_endpoints\x18\x01 \x03(\x0b\x32\x1c.batchyard.admin.v1.Endpoint\x12\x39\n\x13unhealthy_endpoints\x18\x02 \x03(\x0b\x32\x1c.batchyard.admin.v1.Endpoint\x12\x15\n\rhealthy_count\x18\x03 \x01(\x05\x12\x17\n\x0funhealthy_count\x18\x04 \x01(\x05\"\xff\x01\n\x08\x45ndpoint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1d\n\x08\x61pi_base\x18\x02 \x01(\tB\x06\x82\xe2\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1f\n\nmodel_name\x18\x03 \x01(\tB\x06\x82\xe2\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x12\n\ndeployment\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\t\x12\x1a\n\x05\x65rror\x18\x07 \x01(\tB\x06\x82\xe2\x18\x02\x08\x01H\x02\x88\x01\x01\x12\x1f\n\nlatency_ms\x18\x08 \x01(\x03\x42\x06\x82\xe2\x18\x02\x08\x01H\x03\x88\x01\x01\x42\x0b\n\t_api_baseB\r\n\x0b_model_nameB\x08\n\x06_errorB\r\n\x0b_latency_ms*\x8f\x01\n\x0f\x44\x65ploymentState\x12 \n\x1c\x44\x45PLOYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_UNKNOWN\x10\x01\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_HEALTHY\x10\x02\x12\x1e\n\x1a\x44\x45PLOYMENT_STATE_UNHEALTHY\x10\x03\x32\xa2\x03\n\x0c\x41\x64minService\x12X\n\tAdoptFile\x12$.batchyard.admin.v1.AdoptFileRequest\x1a%.batchyard.admin.v1.AdoptFileResponse\x12[\n\nAdoptBatch\x12%.batchyard.admin.v1.AdoptBatchRequest\x1a&.batchyard.admin.v1.AdoptBatchResponse\x12j\n\x0fListDeployments\x12*.batchyard.admin.v1.ListDeploymentsRequest\x1a+.batchyard.admin.v1.ListDeploymentsResponse\x12o\n\x0b\x43heckHealth\x12&.batchyard.admin.v1.CheckHealthRequest\x1a\'.batchyard.admin.v1.CheckHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.admin.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADOPTFILEREQUEST']._serialized_start=113
-  _globals['_ADOPTFILEREQUEST']._serialized_end=182
-  _globals['_ADOPTFILERESPONSE']._serialized_start=184
-  _globals['_ADOPTFILERESPONSE']._serialized_end=237
-  _globals['_ADOPTBATCHREQUEST']._serialized_start=239
-  _globals['_ADOPTBATCHREQUEST']._serialized_end=310
-  _globals['_ADOPTBATCHRESPONSE']._serialized_start=312
-  _globals['_ADOPTBATCHRESPONSE']._serialized_end=368
-  _globals['_ADMINSERVICE']._serialized_start=371
-  _globals['_ADMINSERVICE']._serialized_end=568
+  _globals['_ENDPOINT'].fields_by_name['api_base']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['api_base']._serialized_options = b'\202\342\030\002\010\001'
+  _globals['_ENDPOINT'].fields_by_name['model_name']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['model_name']._serialized_options = b'\202\342\030\002\010\001'
+  _globals['_ENDPOINT'].fields_by_name['error']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['error']._serialized_options = b'\202\342\030\002\010\001'
+  _globals['_ENDPOINT'].fields_by_name['latency_ms']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['latency_ms']._serialized_options = b'\202\342\030\002\010\001'
+  _globals['_ADMINSERVICE'].methods_by_name['CheckHealth']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['CheckHealth']._serialized_options = b'\202\323\344\223\002\t\022\007/health'
+  _globals['_DEPLOYMENTSTATE']._serialized_start=1646
+  _globals['_DEPLOYMENTSTATE']._serialized_end=1789
+  _globals['_ADOPTFILEREQUEST']._serialized_start=176
+  _globals['_ADOPTFILEREQUEST']._serialized_end=245
+  _globals['_ADOPTFILERESPONSE']._serialized_start=247
+  _globals['_ADOPTFILERESPONSE']._serialized_end=300
+  _globals['_ADOPTBATCHREQUEST']._serialized_start=302
+  _globals['_ADOPTBATCHREQUEST']._serialized_end=373
+  _globals['_ADOPTBATCHRESPONSE']._serialized_start=375
+  _globals['_ADOPTBATCHRESPONSE']._serialized_end=431
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=433
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=457
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=459
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=537
+  _globals['_DEPLOYMENT']._serialized_start=540
+  _globals['_DEPLOYMENT']._serialized_end=865
+  _globals['_MEMBER']._serialized_start=868
+  _globals['_MEMBER']._serialized_end=1142
+  _globals['_CHECKHEALTHREQUEST']._serialized_start=1144
+  _globals['_CHECKHEALTHREQUEST']._serialized_end=1197
+  _globals['_CHECKHEALTHRESPONSE']._serialized_start=1200
+  _globals['_CHECKHEALTHRESPONSE']._serialized_end=1385
+  _globals['_ENDPOINT']._serialized_start=1388
+  _globals['_ENDPOINT']._serialized_end=1643
+  _globals['_ADMINSERVICE']._serialized_start=1792
+  _globals['_ADMINSERVICE']._serialized_end=2210
 # @@protoc_insertion_point(module_scope)

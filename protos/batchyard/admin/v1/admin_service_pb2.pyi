@@ -5,8 +5,11 @@ What only those who run the service may do."""
 
 from batchyard.v1 import batch_pb2 as _batch_pb2
 from batchyard.v1 import file_pb2 as _file_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DeploymentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeploymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeploymentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPLOYMENT_STATE_UNSPECIFIED: _DeploymentState.ValueType  # 0
+    """Never sent."""
+    DEPLOYMENT_STATE_UNKNOWN: _DeploymentState.ValueType  # 1
+    """Nothing is known yet; it is tried."""
+    DEPLOYMENT_STATE_HEALTHY: _DeploymentState.ValueType  # 2
+    """It answers."""
+    DEPLOYMENT_STATE_UNHEALTHY: _DeploymentState.ValueType  # 3
+    """It failed again and again, or when it was probed, or refuses our credentials."""
+
+class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrapper):
+    """DeploymentState says whether work is sent to a deployment."""
+
+DEPLOYMENT_STATE_UNSPECIFIED: DeploymentState.ValueType  # 0
+"""Never sent."""
+DEPLOYMENT_STATE_UNKNOWN: DeploymentState.ValueType  # 1
+"""Nothing is known yet; it is tried."""
+DEPLOYMENT_STATE_HEALTHY: DeploymentState.ValueType  # 2
+"""It answers."""
+DEPLOYMENT_STATE_UNHEALTHY: DeploymentState.ValueType  # 3
+"""It failed again and again, or when it was probed, or refuses our credentials."""
+Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
 @_typing.final
 class AdoptFileRequest(_message.Message):
@@ -125,3 +156,313 @@ class AdoptBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdoptBatchResponse: _TypeAlias = AdoptBatchResponse  # noqa: Y015
+
+@_typing.final
+class ListDeploymentsRequest(_message.Message):
+    """ListDeploymentsRequest asks for all deployments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeploymentsRequest: _TypeAlias = ListDeploymentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDeploymentsResponse(_message.Message):
+    """ListDeploymentsResponse has the deployments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deployments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Deployment]:
+        """In the order in which they are configured."""
+
+    def __init__(
+        self,
+        *,
+        deployments: _abc.Iterable[Global___Deployment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployments", b"deployments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeploymentsResponse: _TypeAlias = ListDeploymentsResponse  # noqa: Y015
+
+@_typing.final
+class Deployment(_message.Message):
+    """Deployment is an account at a provider, as its calls and probes found it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    API_BASE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
+    CHECKED_AT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    provider: _builtins.str
+    """Its provider."""
+    api_base: _builtins.str
+    """Its base URL."""
+    state: Global___DeploymentState.ValueType
+    """Whether work is sent there."""
+    latency_ms: _builtins.int
+    """From sending a call to the head of its answer, smoothed, in milliseconds; absent while nothing was answered."""
+    last_error: _builtins.str
+    """What went wrong last, if anything did."""
+    last_error_at: _builtins.int
+    """When it did, in Unix seconds."""
+    checked_at: _builtins.int
+    """When it was called last, in Unix seconds."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
+        """What it is of model groups; empty outside of any."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        api_base: _builtins.str = ...,
+        state: Global___DeploymentState.ValueType = ...,
+        latency_ms: _builtins.int | None = ...,
+        last_error: _builtins.str | None = ...,
+        last_error_at: _builtins.int | None = ...,
+        checked_at: _builtins.int | None = ...,
+        members: _abc.Iterable[Global___Member] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checked_at", b"_checked_at", "_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_latency_ms", b"_latency_ms", "checked_at", b"checked_at", "last_error", b"last_error", "last_error_at", b"last_error_at", "latency_ms", b"latency_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checked_at", b"_checked_at", "_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_latency_ms", b"_latency_ms", "api_base", b"api_base", "checked_at", b"checked_at", "last_error", b"last_error", "last_error_at", b"last_error_at", "latency_ms", b"latency_ms", "members", b"members", "name", b"name", "provider", b"provider", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__checked_at: _TypeAlias = _typing.Literal["checked_at"]  # noqa: Y015
+    _WhichOneofArgType__checked_at: _TypeAlias = _typing.Literal["_checked_at", b"_checked_at"]  # noqa: Y015
+    _WhichOneofReturnType__last_error: _TypeAlias = _typing.Literal["last_error"]  # noqa: Y015
+    _WhichOneofArgType__last_error: _TypeAlias = _typing.Literal["_last_error", b"_last_error"]  # noqa: Y015
+    _WhichOneofReturnType__last_error_at: _TypeAlias = _typing.Literal["last_error_at"]  # noqa: Y015
+    _WhichOneofArgType__last_error_at: _TypeAlias = _typing.Literal["_last_error_at", b"_last_error_at"]  # noqa: Y015
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checked_at) -> _WhichOneofReturnType__checked_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_error) -> _WhichOneofReturnType__last_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_error_at) -> _WhichOneofReturnType__last_error_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
+
+Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class Member(_message.Message):
+    """Member is a model at a deployment that takes shards of the batches of a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ENQUEUED_TOKENS_LIMIT_FIELD_NUMBER: _builtins.int
+    ENQUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    PAUSED_UNTIL_FIELD_NUMBER: _builtins.int
+    LAST_REFUSAL_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """The group, by the name that lines have in their model."""
+    name: _builtins.str
+    """The member's own name."""
+    model: _builtins.str
+    """The model, as the deployment calls it."""
+    order: _builtins.int
+    """Its tier: lower ones come first."""
+    weight: _builtins.float
+    """Its share among those of its tier."""
+    enqueued_tokens_limit: _builtins.int
+    """How many prompt tokens it may have enqueued; absent where that isn't known."""
+    enqueued_tokens: _builtins.int
+    """How many it has enqueued, by our estimate."""
+    shards: _builtins.int
+    """How many shards it has."""
+    paused_until: _builtins.int
+    """Until when it gets no more of them, in Unix seconds."""
+    last_refusal: _builtins.str
+    """Why it was refused one last."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        order: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        enqueued_tokens_limit: _builtins.int | None = ...,
+        enqueued_tokens: _builtins.int = ...,
+        shards: _builtins.int = ...,
+        paused_until: _builtins.int | None = ...,
+        last_refusal: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enqueued_tokens_limit", b"_enqueued_tokens_limit", "_last_refusal", b"_last_refusal", "_paused_until", b"_paused_until", "enqueued_tokens_limit", b"enqueued_tokens_limit", "last_refusal", b"last_refusal", "paused_until", b"paused_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enqueued_tokens_limit", b"_enqueued_tokens_limit", "_last_refusal", b"_last_refusal", "_paused_until", b"_paused_until", "enqueued_tokens", b"enqueued_tokens", "enqueued_tokens_limit", b"enqueued_tokens_limit", "group", b"group", "last_refusal", b"last_refusal", "model", b"model", "name", b"name", "order", b"order", "paused_until", b"paused_until", "shards", b"shards", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enqueued_tokens_limit: _TypeAlias = _typing.Literal["enqueued_tokens_limit"]  # noqa: Y015
+    _WhichOneofArgType__enqueued_tokens_limit: _TypeAlias = _typing.Literal["_enqueued_tokens_limit", b"_enqueued_tokens_limit"]  # noqa: Y015
+    _WhichOneofReturnType__last_refusal: _TypeAlias = _typing.Literal["last_refusal"]  # noqa: Y015
+    _WhichOneofArgType__last_refusal: _TypeAlias = _typing.Literal["_last_refusal", b"_last_refusal"]  # noqa: Y015
+    _WhichOneofReturnType__paused_until: _TypeAlias = _typing.Literal["paused_until"]  # noqa: Y015
+    _WhichOneofArgType__paused_until: _TypeAlias = _typing.Literal["_paused_until", b"_paused_until"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enqueued_tokens_limit) -> _WhichOneofReturnType__enqueued_tokens_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_refusal) -> _WhichOneofReturnType__last_refusal | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__paused_until) -> _WhichOneofReturnType__paused_until | None: ...
+
+Global___Member: _TypeAlias = Member  # noqa: Y015
+
+@_typing.final
+class CheckHealthRequest(_message.Message):
+    """CheckHealthRequest may choose among the models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """A provider, or a deployment of one; empty: all."""
+    model: _builtins.str
+    """A model group, or a model, with or without its provider; empty: all."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckHealthRequest: _TypeAlias = CheckHealthRequest  # noqa: Y015
+
+@_typing.final
+class CheckHealthResponse(_message.Message):
+    """CheckHealthResponse has the models by whether they can be reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTHY_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    HEALTHY_COUNT_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_COUNT_FIELD_NUMBER: _builtins.int
+    healthy_count: _builtins.int
+    """How many can."""
+    unhealthy_count: _builtins.int
+    """How many can't."""
+    @_builtins.property
+    def healthy_endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
+        """Those that can."""
+
+    @_builtins.property
+    def unhealthy_endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
+        """Those that can't."""
+
+    def __init__(
+        self,
+        *,
+        healthy_endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
+        unhealthy_endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
+        healthy_count: _builtins.int = ...,
+        unhealthy_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["healthy_count", b"healthy_count", "healthy_endpoints", b"healthy_endpoints", "unhealthy_count", b"unhealthy_count", "unhealthy_endpoints", b"unhealthy_endpoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckHealthResponse: _TypeAlias = CheckHealthResponse  # noqa: Y015
+
+@_typing.final
+class Endpoint(_message.Message):
+    """Endpoint is a model at a deployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    API_BASE_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model behind its provider's name; with * for any, outside of model groups."""
+    api_base: _builtins.str
+    """The deployment's base URL; with the master key alone."""
+    model_name: _builtins.str
+    """The model group."""
+    deployment: _builtins.str
+    """The deployment."""
+    provider: _builtins.str
+    """Its provider."""
+    mode: _builtins.str
+    """What it is for: batch."""
+    error: _builtins.str
+    """What is wrong; with the master key alone."""
+    latency_ms: _builtins.int
+    """From sending a call to the head of its answer, smoothed, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        api_base: _builtins.str | None = ...,
+        model_name: _builtins.str | None = ...,
+        deployment: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        error: _builtins.str | None = ...,
+        latency_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_api_base", b"_api_base", "_error", b"_error", "_latency_ms", b"_latency_ms", "_model_name", b"_model_name", "api_base", b"api_base", "error", b"error", "latency_ms", b"latency_ms", "model_name", b"model_name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_api_base", b"_api_base", "_error", b"_error", "_latency_ms", b"_latency_ms", "_model_name", b"_model_name", "api_base", b"api_base", "deployment", b"deployment", "error", b"error", "latency_ms", b"latency_ms", "mode", b"mode", "model", b"model", "model_name", b"model_name", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__api_base: _TypeAlias = _typing.Literal["api_base"]  # noqa: Y015
+    _WhichOneofArgType__api_base: _TypeAlias = _typing.Literal["_api_base", b"_api_base"]  # noqa: Y015
+    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    _WhichOneofReturnType__model_name: _TypeAlias = _typing.Literal["model_name"]  # noqa: Y015
+    _WhichOneofArgType__model_name: _TypeAlias = _typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__api_base) -> _WhichOneofReturnType__api_base | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+
+Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015

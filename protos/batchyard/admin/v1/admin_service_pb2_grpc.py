@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED. Errors
-    have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
+    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     def __init__(self, channel):
@@ -46,11 +46,21 @@ class AdminServiceStub(object):
                 request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.AdoptBatchRequest.SerializeToString,
                 response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.AdoptBatchResponse.FromString,
                 _registered_method=True)
+        self.ListDeployments = channel.unary_unary(
+                '/batchyard.admin.v1.AdminService/ListDeployments',
+                request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListDeploymentsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListDeploymentsResponse.FromString,
+                _registered_method=True)
+        self.CheckHealth = channel.unary_unary(
+                '/batchyard.admin.v1.AdminService/CheckHealth',
+                request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthRequest.SerializeToString,
+                response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED. Errors
-    have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
+    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     def AdoptFile(self, request, context):
@@ -63,6 +73,22 @@ class AdminServiceServicer(object):
 
     def AdoptBatch(self, request, context):
         """AdoptBatch makes a batch a tenant's in the same way, with its result files. It is followed from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeployments(self, request, context):
+        """ListDeployments tells of each deployment how it is, as far as that is known, and of what groups it is a member.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckHealth(self, request, context):
+        """CheckHealth tells which models can be reached. A deployment of which nothing was heard for ten seconds is asked
+        first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
+        them, the master key alone is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,6 +107,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.AdoptBatchRequest.FromString,
                     response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.AdoptBatchResponse.SerializeToString,
             ),
+            'ListDeployments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeployments,
+                    request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListDeploymentsRequest.FromString,
+                    response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListDeploymentsResponse.SerializeToString,
+            ),
+            'CheckHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckHealth,
+                    request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthRequest.FromString,
+                    response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'batchyard.admin.v1.AdminService', rpc_method_handlers)
@@ -90,8 +126,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED. Errors
-    have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
+    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     @staticmethod
@@ -138,6 +174,60 @@ class AdminService(object):
             '/batchyard.admin.v1.AdminService/AdoptBatch',
             batchyard_dot_admin_dot_v1_dot_admin__service__pb2.AdoptBatchRequest.SerializeToString,
             batchyard_dot_admin_dot_v1_dot_admin__service__pb2.AdoptBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeployments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.admin.v1.AdminService/ListDeployments',
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListDeploymentsRequest.SerializeToString,
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.admin.v1.AdminService/CheckHealth',
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthRequest.SerializeToString,
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED. Errors
-    have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
+    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     @_typing.overload
@@ -41,11 +41,18 @@ class AdminServiceStub:
     """
     AdoptBatch: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.AdoptBatchRequest, _admin_service_pb2.AdoptBatchResponse]
     """AdoptBatch makes a batch a tenant's in the same way, with its result files. It is followed from then on."""
+    ListDeployments: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListDeploymentsRequest, _admin_service_pb2.ListDeploymentsResponse]
+    """ListDeployments tells of each deployment how it is, as far as that is known, and of what groups it is a member."""
+    CheckHealth: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CheckHealthRequest, _admin_service_pb2.CheckHealthResponse]
+    """CheckHealth tells which models can be reached. A deployment of which nothing was heard for ten seconds is asked
+    first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
+    them, the master key alone is told.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED. Errors
-    have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
+    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -55,10 +62,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     AdoptBatch: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.AdoptBatchRequest, _admin_service_pb2.AdoptBatchResponse]  # type: ignore[assignment]
     """AdoptBatch makes a batch a tenant's in the same way, with its result files. It is followed from then on."""
+    ListDeployments: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListDeploymentsRequest, _admin_service_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
+    """ListDeployments tells of each deployment how it is, as far as that is known, and of what groups it is a member."""
+    CheckHealth: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CheckHealthRequest, _admin_service_pb2.CheckHealthResponse]  # type: ignore[assignment]
+    """CheckHealth tells which models can be reached. A deployment of which nothing was heard for ten seconds is asked
+    first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
+    them, the master key alone is told.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED. Errors
-    have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
+    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     @_abc_1.abstractmethod
@@ -78,5 +92,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.AdoptBatchResponse, _abc.Awaitable[_admin_service_pb2.AdoptBatchResponse]]:
         """AdoptBatch makes a batch a tenant's in the same way, with its result files. It is followed from then on."""
+
+    @_abc_1.abstractmethod
+    def ListDeployments(
+        self,
+        request: _admin_service_pb2.ListDeploymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListDeploymentsResponse, _abc.Awaitable[_admin_service_pb2.ListDeploymentsResponse]]:
+        """ListDeployments tells of each deployment how it is, as far as that is known, and of what groups it is a member."""
+
+    @_abc_1.abstractmethod
+    def CheckHealth(
+        self,
+        request: _admin_service_pb2.CheckHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CheckHealthResponse, _abc.Awaitable[_admin_service_pb2.CheckHealthResponse]]:
+        """CheckHealth tells which models can be reached. A deployment of which nothing was heard for ten seconds is asked
+        first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
+        them, the master key alone is told.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,6 +18,7 @@ from batchyard.service.registry.remote import RemoteRegistry
 from batchyard.service.settings import Deployment, Settings
 from batchyard.service.upstream import http
 from batchyard.service.upstream.client import UpstreamClient
+from batchyard.service.upstream.condition import Condition
 
 
 class Opener:
@@ -33,8 +34,10 @@ class Opener:
         metrics: ServiceMetrics,
         tracing: Tracing,
         clock: Callable[[], float],
+        steady: Callable[[], float],
         stack: AsyncExitStack,
     ) -> None:
+        """`steady` is a clock that never jumps."""
         self._settings = settings
         self._database = database
         self._touch = touch
@@ -43,6 +46,7 @@ class Opener:
         self._metrics = metrics
         self._tracing = tracing
         self._clock = clock
+        self._steady = steady
         self._stack = stack
 
     async def opened(self, deployment: Deployment) -> RemoteProvider:
@@ -58,7 +62,8 @@ class Opener:
                 read=settings.idle_seconds,
             )
         )
-        client = UpstreamClient(session, deployment, dialect, settings, self._metrics, self._tracing)
+        condition = Condition(self._steady, self._clock)
+        client = UpstreamClient(session, deployment, dialect, condition, settings, self._metrics, self._tracing)
         registry = RemoteRegistry(self._database, deployment.name, self._touch)
         creating = Creating(client, dialect, registry, limits, deployment.provider, self._clock)
         follower = Follower(client, dialect, registry, creating, self._clock)

@@ -26,6 +26,7 @@ from batchyard.service.requests import check_ours, check_theirs
 from batchyard.service.settings import Limits, Upstream
 from batchyard.service.upstream import answers
 from batchyard.service.upstream.client import UpstreamClient, segment
+from batchyard.service.upstream.condition import State
 
 R = TypeVar("R", FileRecord, BatchRecord)
 
@@ -51,6 +52,8 @@ class RemoteProvider:
         places: UploadPlaces,
         clock: Callable[[], float],
     ) -> None:
+        self.deployment = client.deployment
+        self.condition = client.condition
         self.name: str = client.deployment.provider
         self.place = client.deployment.name
         self._client = client
@@ -63,6 +66,18 @@ class RemoteProvider:
         self._limits = limits
         self._places = places
         self._clock = clock
+        self._probing = asyncio.Lock()
+
+    @property
+    def available(self) -> bool:
+        """Whether work may be sent there now."""
+        return self.condition.state is not State.UNHEALTHY
+
+    async def probe(self, since: float = 0.0) -> None:
+        """Finds out how the deployment is, unless that is known since less than `since` seconds."""
+        async with self._probing:  # who comes meanwhile has the answer too
+            if self.condition.age >= since:
+                await self._client.probe("batches", "/batches", {"limit": "1"})
 
     @asynccontextmanager
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:

@@ -20,12 +20,13 @@ BY_HTTP: Mapping[int, StatusCode] = {
     500: StatusCode.INTERNAL,
     501: StatusCode.UNIMPLEMENTED,
 }
+OF_OURS = "The provider refused the credentials of this service; its operators have to set them right."
+"""What is said of our key, or of our identity, whoever asks."""
 _KEPT = ("retry-after", "retry-after-ms")
 _KEPT_PREFIX = "x-ratelimit-"
 _MOST_HEADERS, _MOST_HEADER = 16, 200
 _REQUEST_IDS = ("x-request-id", "apim-request-id")
 _OURS = {"message", "type", "param", "code"}
-_OF_OURS = "The provider refused the credentials of this service; its operators have to set them right."
 
 
 class Told(NamedTuple):
@@ -57,7 +58,7 @@ def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Re
 
 def locked_out(of: Upstream) -> Refused:
     """The error of credentials of ours that don't work."""
-    return Refused(StatusCode.FAILED_PRECONDITION, _OF_OURS, of, type=SERVER_ERROR, reason="PROVIDER_AUTH")
+    return Refused(StatusCode.FAILED_PRECONDITION, OF_OURS, of, type=SERVER_ERROR, reason="PROVIDER_AUTH")
 
 
 def silence(

@@ -16,9 +16,13 @@ class Breaker:
         self._pause = _FIRST_PAUSE
         self._until = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        return self._failures >= FAILURES
+
     def wait(self) -> float:
         """Seconds until the next call may try; 0: now, and then this is the one that does."""
-        if self._failures < FAILURES:
+        if not self.is_open:
             return 0.0
         left = self._until - self._clock()
         if left <= 0:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from math import ceil
 from random import Random
 from time import perf_counter
@@ -18,7 +18,7 @@ from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Un
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import Deployment, Upstream
 from batchyard.service.upstream import answers, http
-from batchyard.service.upstream.breaker import Breaker
+from batchyard.service.upstream.condition import Condition
 
 LOST = {408, 500, 502, 504}
 """Answers by which a change may have happened all the same."""
@@ -26,6 +26,10 @@ _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
 _MOST_JSON = 16 << 20
+_PROBE_SECONDS = 10.0
+_UNREACHED = "The provider could not be reached."
+_BROKE = "The connection to the provider broke before it answered."
+_NO_OBJECT = "The provider's answer is not a JSON object."
 _LEFT_ALONE = "PROVIDER_LEFT_ALONE"
 
 R = TypeVar("R")
@@ -46,7 +50,9 @@ class Access(Protocol):
 
 
 class UpstreamClient:
-    """Calls of one deployment. Paths are relative to its base; `operation` names a call in metrics and traces.
+    """Calls of one deployment, by which its `condition` is known.
+
+    Paths are relative to its base; `operation` names a call in metrics and traces.
 
     An answer that is an error raises Refused, and so does a deployment that can't be reached or is left alone for a
     while. A read that got no answer raises Refused too, a change Unsure.
@@ -57,23 +63,32 @@ class UpstreamClient:
         client: httpx.AsyncClient,
         deployment: Deployment,
         access: Access,
+        condition: Condition,
         settings: Upstream,
         metrics: ServiceMetrics,
         tracing: Tracing,
     ) -> None:
         self.deployment = deployment
+        self.condition = condition
         self._client = client
         self._access = access
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
-        self._breaker = Breaker(asyncio.get_running_loop().time)
         self._random = Random()  # noqa: S311 - jitter
 
     async def read(self, operation: str, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON object at a path, tried again where that may help."""
         async with self._bounded():
             return await self._repeated(operation, "GET", path, params)
+
+    async def probe(self, operation: str, path: str, params: Mapping[str, str]) -> None:
+        """Reads a JSON object, one time and not for long; what comes of it shows in `condition` alone."""
+        with suppress(Refused, Unsure):
+            bounded = self._bounded(min(self._settings.call_seconds, _PROBE_SECONDS))
+            async with bounded, self._open(operation, "GET", path, params=params) as response:
+                await self._json(response)
+        self.condition.probed()
 
     async def remove(self, operation: str, path: str) -> None:
         """Deletes what is at a path; what is gone already is fine, so that it may be tried again."""
@@ -161,14 +176,14 @@ class UpstreamClient:
         return True
 
     @asynccontextmanager
-    async def _bounded(self, *, changes: bool = False) -> AsyncIterator[None]:
-        seconds = self._settings.call_seconds
+    async def _bounded(self, seconds: float | None = None, *, changes: bool = False) -> AsyncIterator[None]:
+        seconds = seconds or self._settings.call_seconds
         try:
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            self._breaker.failed()
             message = f"The provider did not answer in {seconds:g} seconds."
+            self.condition.failed(message)
             if changes:
                 raise Unsure(message) from None
             raise answers.silence(self.deployment, message, StatusCode.DEADLINE_EXCEEDED) from None
@@ -185,18 +200,21 @@ class UpstreamClient:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """An answer that is no error, its body unread."""
-        if wait := self._breaker.wait():
+        if wait := self.condition.wait():
             self._refuse(wait)
         request = self._client.build_request(
             method,
             self._access.base + path,
             params={**self._access.params, **(params or {})},
             content=content,
-            headers={**await self._access.headers(), **(headers or {}), **self._tracing.carrier()},
+            headers={**await self._shown(), **(headers or {}), **self._tracing.carrier()},
         )
         with self._tracing.span(f"{method} {operation}", "client") as span, self._timed(operation) as told:
+            began = perf_counter()
             with self._judged():
                 response = await self._client.send(request, stream=True)
+            streamed = isinstance(content, AsyncIterator)
+            self.condition.answered(response.status_code, None if streamed else perf_counter() - began)
             told(f"{response.status_code // 100}xx")
             span.mark(http__request__method=method, http__response__status_code=response.status_code)
             try:
@@ -204,6 +222,14 @@ class UpstreamClient:
                 yield response
             finally:
                 await response.aclose()
+
+    async def _shown(self) -> Mapping[str, str]:
+        """The headers that show our credentials. Raises Refused where there are none to be had."""
+        try:
+            return await self._access.headers()
+        except Refused:
+            self.condition.locked_out()
+            raise
 
     @contextmanager
     def _timed(self, operation: str) -> Any:
@@ -223,20 +249,16 @@ class UpstreamClient:
 
     @contextmanager
     def _judged(self) -> Any:
-        """What a call that brought no answer comes to, for the caller and for the breaker."""
+        """What a call that brought no answer comes to, for the caller and for the condition."""
         try:
             yield
         except http.BROKEN as error:
-            self._breaker.failed()
-            if http.unreached(error):
-                raise answers.silence(self.deployment, "The provider could not be reached.") from None
-            raise Unsure("The connection to the provider broke before it answered.") from None
+            unreached = http.unreached(error)
+            message = _UNREACHED if unreached else _BROKE
+            self.condition.failed(message)
+            raise (answers.silence(self.deployment, message) if unreached else Unsure(message)) from None
 
     async def _check(self, response: httpx.Response) -> None:
-        if response.status_code >= 500:
-            self._breaker.failed()
-        else:
-            self._breaker.succeeded()
         if not 200 <= response.status_code < 300:
             body = b""
             with self._judged():
@@ -253,7 +275,8 @@ class UpstreamClient:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise Unsure("The provider's answer is not a JSON object.")
+            self.condition.failed(_NO_OBJECT)
+            raise Unsure(_NO_OBJECT)
         return found
 
     def _refuse(self, wait: float) -> None:

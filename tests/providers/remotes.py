@@ -1,0 +1,41 @@
+"""Deployments as the service opens them, without a service around them, and a clock for them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.deployments import QUICK
+from tests.harness import figures, settings_for
+
+from batchyard.common.tracing import OFF
+from batchyard.service.places import UploadPlaces
+from batchyard.service.providers.opening import Opener
+from batchyard.service.providers.remote import RemoteProvider
+from batchyard.service.registry.database import Database
+from batchyard.service.settings import Deployment
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def remotes(
+    folder: Path, *deployments: Deployment, clock: Callable[[], float], **upstream: Any
+) -> AsyncIterator[list[RemoteProvider]]:
+    """The deployments' providers; `upstream` are settings of how they are called. They make no batch of ours."""
+    settings = settings_for(folder, upstream=replace(QUICK, **upstream))
+    folder.mkdir(exist_ok=True)
+    database = Database(f"sqlite:///{folder / 'registry.sqlite3'}")
+    async with AsyncExitStack() as stack:
+        stack.callback(database.close)
+        own: Any = None
+        opener = Opener(settings, database, lambda _: None, own, UploadPlaces(1), figures(), OFF, clock, clock, stack)
+        yield [await opener.opened(deployment) for deployment in deployments]
