@@ -13,6 +13,7 @@ from time import perf_counter, time
 from typing import Any
 
 import httpx
+from tests.deployments import DOUBT_SECONDS
 from tests.harness import until
 from tests.providers.scene import CONTENT, FAKES, INPUT, UPLOAD, Provider, Scene, before
 from tests.rest.conftest import BEARER, batch_request
@@ -21,7 +22,6 @@ from tests.upstream.faults import Answer, Broken, Due, Fault, Hang, Reset, Stall
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
-from batchyard.service.providers.creating import GIVE_UP_SECONDS
 from batchyard.service.providers.objects import MARK
 
 CALLERS = 8
@@ -81,7 +81,7 @@ async def chaos(folder: Path, seed: int, calls: int, provider: Provider = "opena
         await asyncio.gather(*(run.call(Random(f"{seed} {number}")) for number in range(CALLERS)))
         fake.faults.clear()
         report.requests = len(fake.requests)
-        late[0] = GIVE_UP_SECONDS + 1.0
+        late[0] = DOUBT_SECONDS + 1.0
         await _judge(found, run, report)
     return report
 

@@ -7,6 +7,7 @@ from tests.upstream.store import Upstream as Fake
 from batchyard.service.settings import Deployment, Upstream
 
 QUICK = Upstream(openai_poll_seconds=0.05, azure_poll_seconds=0.05)
+DOUBT_SECONDS = QUICK.doubt_seconds
 
 
 def deployment_of(provider: Literal["openai", "azure"], fake: Fake, **more: Any) -> Deployment:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
+from tests.deployments import DOUBT_SECONDS
 from tests.harness import KEY, Client, refused, until
 from tests.processes import Process, batchyard
 from tests.rest.conftest import refusal
@@ -22,7 +23,6 @@ from tests.upstream.plain import rest
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
-from batchyard.service.providers.creating import GIVE_UP_SECONDS
 from batchyard.service.providers.objects import MARK
 from batchyard.v1 import ListBatchesRequest, WatchBatchRequest
 
@@ -103,6 +103,20 @@ class TestALostAnswer:
             assert (batch["id"], batch["metadata"]) == (*found.fake.batches, metadata or None)
             assert found.calls(CREATE) == 1
 
+    async def test_that_has_ended_before_it_is_found_has_its_results(self, tmp_path: Path) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            found.fake.fault(Reset(acts=True), where=CREATE)
+            found.fake.fault(BUSY, times=1000, where=LIST)
+            assert (await found.post(file_id)).status_code == 503
+            (native_id,) = found.fake.batches
+            found.fake.run(native_id)
+            found.fake.faults.clear()
+            await by_itself(found)
+            batch = await found.door.ended(native_id)
+            assert batch["status"] == "completed"
+            assert len(await found.door.grpc.results(batch["output_file_id"])) == 3
+
     async def test_takes_no_more_time_than_a_call_has(self, tmp_path: Path) -> None:
         async with scene(tmp_path, call_seconds=0.3) as found:
             file_id = await found.input()
@@ -121,7 +135,7 @@ class TestAnIntent:
             found.fake.fault(Reset(), where=CREATE)
             assert (await found.post(file_id)).status_code == 503
             assert found.intents() == 1
-            late[0] = GIVE_UP_SECONDS + 1
+            late[0] = DOUBT_SECONDS + 1
             await until(doubts(found), lambda doubt: doubt == 0, PATIENCE)
             assert (await found.listed(), found.calls(CREATE)) == ([], 1)
 
@@ -132,7 +146,7 @@ class TestAnIntent:
             found.fake.fault(Reset(acts=True), where=CREATE)
             found.fake.fault(BUSY, times=10_000, where=LIST)
             assert (await found.post(file_id)).status_code == 503
-            late[0] = 10 * GIVE_UP_SECONDS
+            late[0] = 10 * DOUBT_SECONDS
             looks = found.calls(LIST)
 
             async def look() -> int:
@@ -155,7 +169,7 @@ class TestAnIntent:
             async with rest(found.fake.api_base, authorization=f"Bearer {found.fake.key}") as client:
                 for _ in range(320):
                     await create_there(client, file_id)
-            late[0] = GIVE_UP_SECONDS + 1
+            late[0] = DOUBT_SECONDS + 1
             found.fake.faults.clear()
             assert [batch["id"] for batch in await by_itself(found)] == [made]
 

@@ -170,6 +170,8 @@ class Upstream:
     """The same for Azure, which asks for no more than once a minute."""
     azure_file_seconds: Annotated[int, Bounds(0, 30 * DAY)] = 14 * DAY
     """When batch inputs at Azure expire that don't say so: Azure keeps 500 that never do; 0: they never do."""
+    doubt_seconds: SomeSeconds = 600.0
+    """How long a batch is looked for whose creation was not answered, before it is sure that there is none."""
     azure_blob_prefixes: Words = None
     """URLs that inputs in blobs and folders for their results may begin with, each ending in /; none: no blobs."""
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from batchyard.service.errors import Refused, Unsure
 from batchyard.service.providers.base import NewBatch
-from batchyard.service.providers.objects import MARK, batch_values, native_id
+from batchyard.service.providers.objects import MARK, batch_values, native_id, unfinished
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.registry.remote import Intent, RemoteRegistry
@@ -21,8 +21,6 @@ from batchyard.service.requests import MOST_METADATA
 from batchyard.service.settings import Limits
 from batchyard.service.upstream.client import LOST, UpstreamClient
 
-GIVE_UP_SECONDS = 600
-"""How long a batch is looked for before it is sure that none was made."""
 _SKEW_SECONDS = 60  # between our clock and a deployment's
 _LOOK_AFTER = (0.2, 1.0)  # seconds after a lost answer
 _PAGES = 100
@@ -41,13 +39,16 @@ class Creating:
         registry: RemoteRegistry,
         limits: Limits,
         provider: str,
+        doubt_seconds: float,
         clock: Callable[[], float],
     ) -> None:
+        """A batch is looked for during `doubt_seconds`; after that it is sure that none was made."""
         self._client = client
         self._dialect = dialect
         self._registry = registry
         self._limits = limits
         self._provider = provider
+        self._doubt_seconds = doubt_seconds
         self._clock = clock
         self._running: dict[str, asyncio.Future[BatchRecord]] = {}
 
@@ -69,10 +70,31 @@ class Creating:
     async def settle(self) -> None:
         """Looks for the batches of intents that nobody waits for."""
         for intent in await self._registry.intents():
-            late = intent.created_at < self._clock() - GIVE_UP_SECONDS
-            with suppress(Unsure):  # one that can't be told, since too much was made there since, stays
-                if intent.id not in self._running and not await self._found(intent) and late:
-                    await self._registry.drop(intent)
+            with suppress(Unsure):
+                if intent.id not in self._running:
+                    await self._settled(intent)
+
+    async def made(self, owner: TenantRegistry, key: str) -> BatchRecord | None:
+        """The batch that was created under an idempotency key; None: it is sure that none was.
+
+        Raises Unsure while that is open, Refused where the deployment can't be asked.
+        """
+        found = await self._registry.under(owner, key)
+        if not isinstance(found, Intent):
+            return found
+        if found.id in self._running:
+            return await asyncio.shield(self._running[found.id])
+        return await self._settled(found)
+
+    async def _settled(self, intent: Intent) -> BatchRecord | None:
+        """The batch of an intent; None: there is none, and the intent is gone. Raises Unsure as long as it is open."""
+        late = intent.created_at < self._clock() - self._doubt_seconds
+        batch = await self._found(intent)
+        if batch is None and not late:
+            raise Unsure(_UNSURE)
+        if batch is None:
+            await self._registry.drop(intent)
+        return batch
 
     async def _asked(self, intent: Intent, new: NewBatch) -> BatchRecord:
         future = self._running[intent.id] = asyncio.get_running_loop().create_future()
@@ -148,7 +170,7 @@ class Creating:
         return int(self._dialect.batch(dict(entry)).get("created_at") or 0)
 
     async def _complete(self, intent: Intent, answer: Mapping[str, Any]) -> BatchRecord:
-        values = batch_values(self._dialect.batch(dict(answer)), int(self._clock()))
+        values = unfinished(batch_values(self._dialect.batch(dict(answer)), int(self._clock())))
         return await self._registry.complete(intent, native_id(answer), values)
 
     def _intent(self, tenant: str, new: NewBatch, native_input: str) -> Intent:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchyard.service.providers.own import WINDOW_SECONDS
+from batchyard.service.registry.records import ENDED
 
 MARK = "batchyard_intent"
 """The key of a batch's metadata by which a creation whose answer was lost is found again; callers never see it."""
@@ -82,6 +83,11 @@ def batch_values(members: Members, now: int) -> dict[str, Any]:
         "upstream": kept,
         "observed_at": now,
     }
+
+
+def unfinished(values: dict[str, Any]) -> dict[str, Any]:
+    """Columns of a batch that is registered late: ended rows are final, and its result files are not registered yet."""
+    return values | ({"status": "validating"} if values["status"] in ENDED else {})
 
 
 def adopted_values(members: Members, provider: str, now: int) -> dict[str, Any]:

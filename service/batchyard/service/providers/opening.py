@@ -65,7 +65,7 @@ class Opener:
         condition = Condition(self._steady, self._clock)
         client = UpstreamClient(session, deployment, dialect, condition, settings, self._metrics, self._tracing)
         registry = RemoteRegistry(self._database, deployment.name, self._touch)
-        creating = Creating(client, dialect, registry, limits, deployment.provider, self._clock)
+        creating = Creating(client, dialect, registry, limits, deployment.provider, settings.doubt_seconds, self._clock)
         follower = Follower(client, dialect, registry, creating, self._clock)
         await self._stack.enter_async_context(follower.running())
         return RemoteProvider(

@@ -15,7 +15,7 @@ from batchyard.service.places import UploadPlaces
 from batchyard.service.providers.base import Content, FileDescription, NewBatch, Span, Upload, span_within
 from batchyard.service.providers.creating import Creating
 from batchyard.service.providers.follower import Follower
-from batchyard.service.providers.objects import adopted_values, file_values, is_id, native_id
+from batchyard.service.providers.objects import adopted_values, file_values, is_id, native_id, unfinished
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.providers.own import OwnBatches
 from batchyard.service.providers.sending import Sending
@@ -31,6 +31,7 @@ from batchyard.service.upstream.condition import State
 R = TypeVar("R", FileRecord, BatchRecord)
 
 _PIECE = 256 << 10
+_PAGES = 100
 _READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -119,6 +120,21 @@ class RemoteProvider:
         if file.seq:
             await owner.delete_file(file.id, "", int(self._clock()))
 
+    async def inputs(self) -> AsyncIterator[dict[str, str]]:
+        """The inputs of batches that the deployment holds, whoever sent them: names by id, in pages."""
+        after: dict[str, str] = {}
+        for _ in range(_PAGES):
+            entries, more = self._dialect.page(
+                await self._client.read("files", "/files", {"purpose": "batch", **after})
+            )
+            yield {found: str(entry.get("filename")) for entry in entries if (found := native_id(entry))}
+            if not entries or not more or after == (after := {"after": native_id(entries[-1])}):
+                return
+
+    async def discard(self, file_id: str) -> None:
+        """Removes a file that is not registered."""
+        await self._client.remove("files", f"/files/{segment(file_id)}")
+
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
         check_theirs(new)
         if file is None and not new.input_blob:  # it never gets there, so nobody else checks it
@@ -130,6 +146,16 @@ class RemoteProvider:
             return await self._creating.run(owner, new, _native(file) if file else "")
         finally:
             self._follower.wake()  # to follow a batch, or to look for one
+
+    async def made(self, owner: TenantRegistry, key: str) -> BatchRecord | None:
+        """The batch that was created under an idempotency key; None: it is sure that there is none.
+
+        Raises Unsure as long as that is open, Refused where the deployment can't be asked.
+        """
+        try:
+            return await self._creating.made(owner, key)
+        finally:
+            self._follower.wake()
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         if batch.deployment is None:
@@ -160,8 +186,7 @@ class RemoteProvider:
     async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
         answer = await self._asked("batches", native_id, no_batch)
         members = self._dialect.batch(answer)
-        values = adopted_values(members, self.name, int(self._clock()))
-        values["status"] = "validating" if values["status"] in ENDED else values["status"]
+        values = unfinished(adopted_values(members, self.name, int(self._clock())))
         batch = await self._registry.adopt_batch(tenant, native_id, values)
         if batch.tenant != tenant:
             return batch

@@ -13,7 +13,7 @@ from batchyard.service.identifiers import new_batch_id, new_file_id
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
 from batchyard.service.registry.schema import batches, files, idempotency_keys, intents
-from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, Once, TenantRegistry, check_rate
+from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, Once, TenantRegistry, check_rate
 from batchyard.service.settings import Rate
 
 Values = Mapping[str, Any]
@@ -68,7 +68,7 @@ class RemoteRegistry:
                     if row["digest"] != once.digest:
                         raise AlreadyExists(_REUSED, param="idempotency_key")
                     return Intent(**row)
-            if rate:
+            if rate and owner.tenant != INTERNAL:
                 check_rate(connection, newest, rate, owner.tenant, intent.created_at)
             connection.execute(insert(intents).values(**intent._asdict()))
             return intent
@@ -99,6 +99,20 @@ class RemoteRegistry:
         await self._database.write(
             lambda connection: connection.execute(delete(intents).where(intents.c.id == intent.id))
         )
+
+    async def under(self, owner: TenantRegistry, key: str) -> BatchRecord | Intent | None:
+        """What an idempotency key of this deployment made, or may be making."""
+        made = select(*BATCH_COLUMNS).join(idempotency_keys, idempotency_keys.c.batch_seq == batches.c.seq)
+        made = made.where(idempotency_keys.c.tenant == owner.tenant, idempotency_keys.c.key == key)
+        making = select(*_INTENT_COLUMNS).where(intents.c.tenant == owner.tenant, intents.c.key == key)
+
+        def work(connection: Connection) -> BatchRecord | Intent | None:
+            if batch := connection.execute(made).mappings().one_or_none():
+                return BatchRecord(**batch)
+            row = connection.execute(making).mappings().one_or_none()
+            return Intent(**row) if row else None
+
+        return await self._database.read(work)
 
     async def intents(self) -> list[Intent]:
         """What was asked for and not answered yet, oldest first."""
