@@ -20,6 +20,7 @@ from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Lifecycle
 from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.engine.steps import Steps
 from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import FileStore, Part
 from batchyard.service.jsonl import Scanner
@@ -29,6 +30,7 @@ from batchyard.service.registry.schema import batches, chunks
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.settings import Limits
+from batchyard.service.validation import judge
 from batchyard.service.watching import Changes
 
 LINES = 60
@@ -261,7 +263,9 @@ async def engine(
         lease_seconds=lease,
         clock=clock,
     )
-    engine = Engine(work, Lifecycle(work, chunks, batch_slots=1, limits=Limits(), clock=clock), Changes(), clock, lease)
+    steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, Limits()), Limits(), clock)
+    life = Lifecycle(work, steps, chunks, batch_slots=1)
+    engine = Engine(work, lambda batch: life, Changes(), clock, lease)
     async with engine.running(folder):
         yield engine
 

@@ -1,8 +1,8 @@
 """Runs one chunk of a batch: every line of it ends as one line of a sealed output or error segment."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
@@ -12,11 +12,12 @@ from batchyard.service.disk import Disk
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.journal import Journal
 from batchyard.service.engine.results import Kind, Result, result
-from batchyard.service.errors import DataLoss, LeaseLost, StorageFull
+from batchyard.service.engine.segments import ERROR, OUTPUT, segments
+from batchyard.service.errors import DataLoss
 from batchyard.service.filestore import FileStore, Part
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.providers.endpoint import LineRunner
-from batchyard.service.registry.records import BatchRecord, ChunkRecord, SealedChunk
+from batchyard.service.registry.records import BatchRecord, ChunkRecord
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requestline import Request, lines
 
@@ -159,33 +160,9 @@ class ChunkRunner:
                 await self._work.publish(chunk, shown)
 
     async def _seal(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
-        """Commits the chunk's results as segments, which are removed where the commit has certainly failed.
-
-        A commit that may yet hold leaves them: the next start's sweep asks the registry. Those of a stopped batch
-        count against no bound, or a full store could keep its own batches from ending.
-        """
-        stem = f"segments/{job.batch.id}.{chunk.n}.{chunk.epoch}"
-        texts = {"output": journal.texts(Kind.COMPLETED), "error": journal.texts(Kind.FAILED, Kind.NOT_RUN)}
-        async with AsyncExitStack() as undo:
-            parts: dict[str, Part | None] = {}
-            for name, pieces in texts.items():
-                parts[name] = await self._write(f"{stem}.{name}", pieces, bounded=not job.control.reason)
-                undo.push_async_callback(self._store.delete, f"{stem}.{name}")
-            try:
-                await self._work.seal(chunk, SealedChunk(counts=journal.counts, **parts))
-            except BaseException as error:
-                if not isinstance(error, LeaseLost | StorageFull):
-                    undo.pop_all()
-                raise
-            undo.pop_all()
-
-    async def _write(self, key: str, pieces: Iterator[bytes], *, bounded: bool) -> Part | None:
-        piece = await asyncio.to_thread(next, pieces, None)
-        if piece is None:
-            return None
-        async with self._store.writer(key, bounded=bounded, spare=True) as writer:
-            while piece is not None:
-                await writer.write(piece)
-                piece = await asyncio.to_thread(next, pieces, None)
-            await writer.commit()
-        return Part(key, writer.size)
+        texts = {OUTPUT: journal.texts(Kind.COMPLETED), ERROR: journal.texts(Kind.FAILED, Kind.NOT_RUN)}
+        async with segments(self._store, job.batch.id, chunk, bounded=not job.control.reason) as made:
+            for kind, pieces in texts.items():
+                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                    await made.write(kind, piece)
+            await made.seal(self._work, chunk, journal.counts)

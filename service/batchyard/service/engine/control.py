@@ -1,7 +1,7 @@
 """What a batch's running work must know: whether it goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ class Control:
         finally:
             self._running.discard(bound)
 
-    async def first(self, waiting: Coroutine[Any, Any, Any]) -> bool:
+    async def first(self, waiting: Awaitable[Any]) -> bool:
         """Whether `waiting` ended; it is cancelled when the batch is stopped before."""
         tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopped.wait())]
         try:

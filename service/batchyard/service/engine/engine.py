@@ -8,17 +8,18 @@ from pathlib import Path
 from random import uniform
 
 from batchyard.service.engine.control import Control, Drained
-from batchyard.service.engine.lifecycle import Lifecycle
+from batchyard.service.engine.lifecycle import Life
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.records import LIVE, BatchRecord
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.watching import Changes
 
 LEASE_SECONDS = 60.0
-_LOOK_SECONDS = 5.0  # how often a batch's row is read again without being told
+_LOOK_SECONDS = 5.0  # how often a batch's row is read again without being told, while they are few
+_FEW = 64
 _SHORTEST_LOOK = 0.1
 _RETRY_SECONDS = (0.5, 30.0)
-_MOST_BATCHES = 1024  # held at once; those that run lines are fewer
+_MOST_BATCHES = 8192  # held at once; those that run lines are fewer, and most wait for other machines
 
 _log = logging.getLogger("batchyard.engine")
 
@@ -32,16 +33,19 @@ class Engine:
     def __init__(
         self,
         work: WorkRegistry,
-        lifecycle: Lifecycle,
+        lives: Callable[[BatchRecord], Life],
         changes: Changes,
         clock: Callable[[], float],
         lease_seconds: float = LEASE_SECONDS,
         lent: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`lent` is the reserve of a full disk, for stopped batches that could not be written off without."""
+        """`lives` knows how a batch lives.
+
+        `lent` is the reserve of a full disk, for stopped batches that could not be written off without.
+        """
         self._work = work
         self._changes = changes
-        self._lifecycle = lifecycle
+        self._lives = lives
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._lent = lent
@@ -157,7 +161,7 @@ class Engine:
     async def _step(self, batch: BatchRecord, control: Control) -> BatchRecord:
         """The batch after its next step, or as somebody else left it. Raises LeaseLost where it is not ours."""
         try:
-            return await self._lifecycle.advance(batch, control)
+            return await self._lives(batch).advance(batch, control)
         except LeaseLost:
             found = await self._work.reread(batch)
         control.see(found)
@@ -176,8 +180,9 @@ class Engine:
         """Looks at the batch's row when told, now and then, and when its window ends."""
         while control.go_on():
             left = max(_SHORTEST_LOOK, batch.expires_at - self._clock())
+            share = max(1.0, len(self._controls) / _FEW)
             with suppress(TimeoutError):
-                await asyncio.wait_for(control.changed.wait(), min(_LOOK_SECONDS, left))
+                await asyncio.wait_for(control.changed.wait(), min(_LOOK_SECONDS * share, left))
             control.changed.clear()
             with suppress(Exception):  # the work itself meets the same failure, and reports it
                 control.see(await self._work.reread(batch))
