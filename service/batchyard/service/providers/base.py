@@ -34,7 +34,8 @@ class NewBatch(NamedTuple):
     """A batch as it is asked for, checked as far as all providers agree.
 
     `output_seconds` as in `FileDescription`; `key` is the idempotency key; `extra` are members that we don't know. A
-    batch over a blob has no input file, but the URLs of the blob and of the folder for its results.
+    batch over a blob has no input file, but the URLs of the blob and of the folder for its results. `model` is the one
+    that lines have to name, where the caller says so.
     """
 
     input_file_id: str
@@ -46,12 +47,14 @@ class NewBatch(NamedTuple):
     extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
     input_blob: str = ""
     output_folder: str = ""
+    model: str = ""
 
     def once(self, provider: str, now: int) -> Once | None:
         """What makes a repeat of this request recognisable at a provider, where its caller gave a key."""
         if not self.key:
             return None
-        asked = msgspec.json.encode((provider, self._replace(key="")), order="deterministic")
+        values = self._replace(key="")[: None if self.model else -1]  # as it was encoded before there was a model
+        asked = msgspec.json.encode((provider, values), order="deterministic")
         return Once(self.key, sha256(asked).hexdigest(), now)
 
 

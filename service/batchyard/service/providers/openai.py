@@ -49,6 +49,8 @@ class OpenAI:
             "endpoint": new.endpoint,
             "completion_window": new.completion_window,
         }
+        if new.model:
+            body["model"] = new.model
         if new.output_seconds is not None:
             body["output_expires_after"] = {"anchor": "created_at", "seconds": new.output_seconds}
         return body

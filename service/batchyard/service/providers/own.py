@@ -32,6 +32,7 @@ class OwnBatches:
             "id": new_batch_id(),
             "provider": provider,
             "endpoint": new.endpoint,
+            "model": new.model or None,
             "input_file_id": new.input_file_id,
             "completion_window": new.completion_window,
             "status": Status.VALIDATING,
