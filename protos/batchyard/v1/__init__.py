@@ -7,6 +7,7 @@ from batchyard.v1.batch_pb2 import (
     BatchRequestCounts,
     BatchStatus,
     BatchUsage,
+    Placement,
 )
 from batchyard.v1.batch_service_pb2 import (
     CancelBatchRequest,
@@ -74,6 +75,7 @@ __all__ = [
     "ListFilesRequest",
     "ListFilesResponse",
     "OutputFolder",
+    "Placement",
     "SortOrder",
     "UploadFileFinish",
     "UploadFileMetadata",

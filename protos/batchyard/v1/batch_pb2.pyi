@@ -116,6 +116,7 @@ class Batch(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     PROVIDER_STATUS_FIELD_NUMBER: _builtins.int
+    PLACEMENTS_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
@@ -179,6 +180,10 @@ class Batch(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys up to 64 and values up to 512 characters."""
 
+    @_builtins.property
+    def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]:
+        """Where the shards of a model group's batch are and why, by line; last, those of its lines that wait for a place."""
+
     def __init__(
         self,
         *,
@@ -205,13 +210,14 @@ class Batch(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         provider: _builtins.str = ...,
         provider_status: _builtins.str = ...,
+        placements: _abc.Iterable[Global___Placement] | None = ...,
         observed_at: _builtins.int | None = ...,
         deployment: _builtins.str = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "in_progress_at", b"in_progress_at", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "request_counts", b"request_counts", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "deployment", b"deployment", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "extra_json", b"extra_json", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "provider", b"provider", "provider_status", b"provider_status", "request_counts", b"request_counts", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "deployment", b"deployment", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "extra_json", b"extra_json", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "placements", b"placements", "provider", b"provider", "provider_status", b"provider_status", "request_counts", b"request_counts", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancelled_at: _TypeAlias = _typing.Literal["cancelled_at"]  # noqa: Y015
     _WhichOneofArgType__cancelled_at: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at"]  # noqa: Y015
@@ -263,6 +269,56 @@ class Batch(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_file_id) -> _WhichOneofReturnType__output_file_id | None: ...
 
 Global___Batch: _TypeAlias = Batch  # noqa: Y015
+
+@_typing.final
+class Placement(_message.Message):
+    """Placement is a shard of a model group's batch at a deployment, or the lines that wait for one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    PROVIDER_BATCH_ID_FIELD_NUMBER: _builtins.int
+    FIRST_LINE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider; empty for what waits."""
+    deployment: _builtins.str
+    """The deployment, as named in the configuration."""
+    provider_batch_id: _builtins.str
+    """The provider's id of the shard's batch; empty until it accepted one."""
+    first_line: _builtins.int
+    """The shard's first line in the input, counted from 1; 0 for what waits."""
+    lines: _builtins.int
+    """How many lines the shard has; 0 for what waits."""
+    status: Global___BatchStatus.ValueType
+    """The shard's status."""
+    reason: _builtins.str
+    """Why it is here, or why it waits, in words."""
+    member: _builtins.str
+    """The member of the group, as named in the configuration."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        deployment: _builtins.str = ...,
+        provider_batch_id: _builtins.str = ...,
+        first_line: _builtins.int = ...,
+        lines: _builtins.int = ...,
+        status: Global___BatchStatus.ValueType = ...,
+        reason: _builtins.str = ...,
+        member: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "first_line", b"first_line", "lines", b"lines", "member", b"member", "provider", b"provider", "provider_batch_id", b"provider_batch_id", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
 
 @_typing.final
 class BatchErrors(_message.Message):

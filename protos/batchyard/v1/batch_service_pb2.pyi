@@ -77,6 +77,7 @@ class CreateBatchRequest(_message.Message):
     COMPLETION_WINDOW_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     OUTPUT_EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     INPUT_BLOB_FIELD_NUMBER: _builtins.int
     OUTPUT_FOLDER_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
@@ -89,6 +90,8 @@ class CreateBatchRequest(_message.Message):
     """The API endpoint that each line is sent to."""
     completion_window: _builtins.str
     """The time within which the batch is to be done: 24h."""
+    model: _builtins.str
+    """The model group, or any model that the lines name; may be left out where they agree."""
     input_blob: _builtins.str
     """Instead of input_file_id, at Azure: the URL of a blob that holds the input. The service must be configured to allow
     it, since it is read with the resource's own identity.
@@ -122,16 +125,19 @@ class CreateBatchRequest(_message.Message):
         completion_window: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         output_expires_after: _file_pb2.ExpiresAfter | None = ...,
+        model: _builtins.str | None = ...,
         input_blob: _builtins.str = ...,
         output_folder: Global___OutputFolder | None = ...,
         idempotency_key: _builtins.str = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output_expires_after", b"output_expires_after", "output_folder", b"output_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_blob", b"input_blob", "input_file_id", b"input_file_id", "metadata", b"metadata", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_blob", b"input_blob", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
 
 Global___CreateBatchRequest: _TypeAlias = CreateBatchRequest  # noqa: Y015
 

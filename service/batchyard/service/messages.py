@@ -1,7 +1,9 @@
 """The registry's records as messages of the contract: from columns, or as the deployment has it where one does."""
 
+from collections.abc import Iterable
+
 from batchyard.common.jsonmap import absorber
-from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.service.registry.records import BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.v1 import (
     Batch,
     BatchError,
@@ -11,8 +13,10 @@ from batchyard.v1 import (
     BatchUsage,
     File,
     FileStats,
+    Placement,
 )
 
+_STATUS = {status: BatchStatus.Value(f"BATCH_STATUS_{status.upper()}") for status in map(str, Status)}
 _absorb_batch = absorber(Batch)
 _absorb_file = absorber(File)
 
@@ -41,7 +45,7 @@ def file_message(file: FileRecord) -> File:
     )
 
 
-def batch_message(batch: BatchRecord) -> Batch:
+def batch_message(batch: BatchRecord, placements: Iterable[PlacementRecord] = ()) -> Batch:
     if batch.upstream is not None:
         message = Batch()
         _absorb_batch(message, batch.upstream, "")
@@ -60,7 +64,7 @@ def batch_message(batch: BatchRecord) -> Batch:
         errors=_errors(batch),
         input_file_id=batch.input_file_id,
         completion_window=batch.completion_window,
-        status=BatchStatus.Value(f"BATCH_STATUS_{batch.status.upper()}"),
+        status=_STATUS[batch.status],
         output_file_id=batch.output_file_id,
         error_file_id=batch.error_file_id,
         created_at=batch.created_at,
@@ -72,10 +76,24 @@ def batch_message(batch: BatchRecord) -> Batch:
         expired_at=batch.expired_at,
         cancelling_at=batch.cancelling_at,
         cancelled_at=batch.cancelled_at,
-        request_counts=BatchRequestCounts(total=batch.total, completed=batch.completed, failed=batch.failed),
+        request_counts=_counts(batch),
         usage=_usage(batch),
         metadata=batch.metadata,
         provider=batch.provider,
+        placements=[*map(_placement, placements), *([Placement(reason=batch.waiting)] if batch.waiting else [])],
+    )
+
+
+def _placement(placed: PlacementRecord) -> Placement:
+    return Placement(
+        provider=placed.provider,
+        deployment=placed.deployment,
+        member=placed.member,
+        provider_batch_id=placed.native_id or "",
+        first_line=placed.first_line,
+        lines=placed.lines,
+        status=_STATUS.get(placed.status, BatchStatus.BATCH_STATUS_UNSPECIFIED),
+        reason=placed.reason,
     )
 
 
@@ -83,6 +101,12 @@ def _errors(batch: BatchRecord) -> BatchErrors | None:
     if batch.errors is None:
         return None
     return BatchErrors(data=[BatchError(**error) for error in batch.errors])
+
+
+def _counts(batch: BatchRecord) -> BatchRequestCounts:
+    """None while validating (facts 2)."""
+    total = 0 if batch.status == Status.VALIDATING else batch.total
+    return BatchRequestCounts(total=total, completed=batch.completed, failed=batch.failed)
 
 
 def _usage(batch: BatchRecord) -> BatchUsage:

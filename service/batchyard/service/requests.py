@@ -8,7 +8,7 @@ import msgspec
 
 from batchyard.service.errors import InvalidArgument
 from batchyard.service.providers.base import FileDescription, NewBatch
-from batchyard.service.requestline import NAMES, endpoint_of
+from batchyard.service.requestline import MAX_MODEL, NAMES, endpoint_of
 from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
 
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")  # facts 4
@@ -36,6 +36,8 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
             raise _missing(name)
     if len(request.input_file_id) > MOST_ID:
         raise _too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
+    if len(request.model) > MAX_MODEL:
+        raise _too_long("model", MAX_MODEL, len(request.model), "a string")
     _one_of(request.completion_window, "completion_window", WINDOWS)
     after = request.output_expires_after if request.HasField("output_expires_after") else None
     return NewBatch(
@@ -48,6 +50,7 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
         extra=_extra(request.extra_json),
         input_blob=request.input_blob,
         output_folder=request.output_folder.url,
+        model=request.model,
     )
 
 
