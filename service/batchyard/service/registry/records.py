@@ -70,8 +70,8 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's.
 
-    `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one. For a batch at a
-    deployment see `FileRecord`.
+    `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one. `waiting` says why lines
+    of a group's batch are at no deployment. For a batch at a deployment see `FileRecord`.
     """
 
     seq: int
@@ -105,6 +105,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     output_seconds: int
     traceparent: str | None
+    waiting: str | None
     epoch: int
     deployment: str | None
     native_id: str | None
@@ -139,3 +140,29 @@ class SealedChunk(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     output: Part | None
     error: Part | None
+
+
+class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A shard of a group's batch at a member: the lines of chunk `n`.
+
+    `open` until the deployment says that it has ended; `asked` when it may know of it. `file_id` and `shard_id` are
+    our rows of its input and its batch there, `native_id` that batch's own id.
+    """
+
+    batch_seq: int
+    n: int
+    member: str
+    provider: str
+    deployment: str
+    model: str
+    first_line: int
+    lines: int
+    tokens: int
+    reason: str
+    status: str
+    open: int
+    asked: int
+    created_at: int
+    file_id: str | None
+    shard_id: str | None
+    native_id: str | None

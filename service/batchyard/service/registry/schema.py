@@ -129,6 +129,7 @@ batches = Table(
     *_lease(),
     Column("traceparent", String),
     *_upstream(),
+    Column("waiting", String),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
     Index(None, "deployment", "native_id", unique=True),
@@ -184,4 +185,31 @@ chunks = Table(
     Column("error_key", String),
     _count("error_size"),
     *_lease(),
+)
+
+# A shard of a group's batch: the lines of its chunk `n`, at a member of the group. It is open, and counts against the
+# member's budget, until the deployment says that it has ended. `file_id` and `shard_id` are rows of INTERNAL.
+placements = Table(
+    "placements",
+    metadata,
+    Column("batch_seq", Int, primary_key=True, autoincrement=False),
+    Column("n", Int, primary_key=True, autoincrement=False),
+    Column("member", String, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("deployment", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("first_line", Int, nullable=False),
+    _count("lines"),
+    _count("tokens"),
+    Column("reason", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("open", Int, nullable=False),
+    Column("asked", Int, nullable=False, server_default="0"),
+    Column("created_at", Int, nullable=False),
+    Column("file_id", String),
+    Column("shard_id", String),
+    Column("native_id", String),
+    Index(None, "open", "deployment"),
+    Index(None, "file_id"),
+    Index(None, "shard_id"),
 )

@@ -9,15 +9,18 @@ from sqlalchemy import Connection, Select, Table, delete, insert, or_, select, u
 from batchyard.service.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
-from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
+from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys, placements
 from batchyard.service.settings import Rate
 
 FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]
 BATCH_COLUMNS = [batches.c[field.name] for field in msgspec.structs.fields(BatchRecord)]
+PLACEMENT_COLUMNS = [placements.c[field.name] for field in msgspec.structs.fields(PlacementRecord)]
 
 
 KEY_SECONDS = 86_400  # how long an idempotency key is remembered
+INTERNAL = ":groups"
+"""The tenant of what the service itself makes at deployments: no caller's name can be that, and no rate bounds it."""
 
 
 class Once(NamedTuple):
@@ -45,7 +48,7 @@ class TenantRegistry:
 
     async def check_uploads(self, rate: Rate | None, now: int, running: int) -> None:
         """Raises Busy where the tenant has uploaded its share of files, those that are still coming included."""
-        if rate:
+        if rate and self.tenant != INTERNAL:
             uploads = select(files.c.created_at).where(files.c.purpose != "batch_output").order_by(files.c.seq.desc())
             await self._database.read(
                 lambda connection: check_rate(connection, uploads, rate, self.tenant, now, running)
@@ -110,6 +113,20 @@ class TenantRegistry:
 
     async def get_batch(self, batch_id: str, provider: str = "") -> BatchRecord:
         return await self._database.read(lambda connection: self._batch(connection, batch_id, provider))
+
+    async def placements(self, found: Iterable[BatchRecord]) -> dict[int, list[PlacementRecord]]:
+        """The shards of the tenant's batches, by `seq` and in the order of their lines."""
+        own = [batch.seq for batch in found if batch.seq and batch.deployment is None]
+        if not own:
+            return {}
+        query = select(*PLACEMENT_COLUMNS).join(batches, batches.c.seq == placements.c.batch_seq)
+        query = query.where(batches.c.tenant == self.tenant, batches.c.seq.in_(own))
+        query = query.order_by(placements.c.first_line)
+        rows = await self._database.read(lambda c: [PlacementRecord(**row) for row in c.execute(query).mappings()])
+        listed: dict[int, list[PlacementRecord]] = {}
+        for row in rows:
+            listed.setdefault(row.batch_seq, []).append(row)
+        return listed
 
     async def list_batches(self, *, provider: str, after: str, limit: int) -> tuple[list[BatchRecord], bool]:
         """A page, newest first, and whether more follow. Raises InvalidArgument for an unknown `after`."""

@@ -25,7 +25,7 @@ from batchyard.service.registry.records import (
     Status,
 )
 from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity
-from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, insert_file
+from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, insert_file
 
 T = TypeVar("T")
 
@@ -170,13 +170,15 @@ class WorkRegistry:
                 if _running(connection, batch.tenant, bound) + bound.wanted > bound.most:
                     raise NoRoom(bound)
             updated = _step(connection, batch, values)
-            connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
+            if planned:
+                connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
             return updated
 
         return await self._written(batch.seq, work)
 
     async def chunks(self, batch: BatchRecord) -> list[ChunkRecord]:
-        query = select(*CHUNK_COLUMNS).where(chunks.c.batch_seq == batch.seq).order_by(chunks.c.n)
+        """In the order of their lines."""
+        query = select(*CHUNK_COLUMNS).where(chunks.c.batch_seq == batch.seq).order_by(chunks.c.start)
         return await self._database.read(lambda c: [ChunkRecord(**row) for row in c.execute(query).mappings()])
 
     async def publish(self, chunk: ChunkRecord, counts: Counts) -> None:
@@ -213,7 +215,7 @@ class WorkRegistry:
             made = {}
             for column, row, parts in results:
                 made[column] = insert_file(connection, row | {"tenant": batch.tenant}, parts).id
-            ended = _step(connection, batch, {**values, **made, "lease_until": 0})
+            ended = _step(connection, batch, {**values, **made, "lease_until": 0, "waiting": None})
             connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
             return ended
 
@@ -228,9 +230,11 @@ class WorkRegistry:
 
     async def standing(self) -> tuple[dict[str, int], int | None]:
         """How many batches have each status, and when the oldest was created whose lines have not started."""
-        counts = select(batches.c.status, func.count()).group_by(batches.c.status)
+        counts = select(batches.c.status, func.count()).where(batches.c.tenant != INTERNAL)
         oldest = select(func.min(batches.c.created_at)).where(batches.c.status == Status.VALIDATING)
-        return await self._database.read(lambda c: (dict(c.execute(counts).all()), c.scalar(oldest)))
+        oldest = oldest.where(batches.c.tenant != INTERNAL)
+        counted = counts.group_by(batches.c.status)
+        return await self._database.read(lambda c: (dict(c.execute(counted).all()), c.scalar(oldest)))
 
     async def open_chunks(self) -> set[tuple[str, int]]:
         """Batch id and number of every chunk that is not sealed."""

@@ -1,0 +1,167 @@
+"""The registry's part for model groups: which lines of a batch are at which member, and what is open there.
+
+What belongs to a batch is written in its lease's epoch, or not at all (LeaseLost).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+
+from batchyard.service.errors import LeaseLost
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.records import ENDED, LIVE, BatchRecord, FileRecord, PlacementRecord
+from batchyard.service.registry.schema import batches, chunks, files, placements
+from batchyard.service.registry.tenant import FILE_COLUMNS, INTERNAL, PLACEMENT_COLUMNS
+
+_MOST = 200
+
+
+class Open(NamedTuple):
+    """What is open for a model at a deployment: shards, and the estimated prompt tokens of their lines."""
+
+    shards: int = 0
+    tokens: int = 0
+
+
+class Wanted(NamedTuple):
+    """A shard that is to be placed: columns of `chunks` and of `placements`, beside those that say which it is."""
+
+    chunk: Mapping[str, Any]
+    placement: Mapping[str, Any]
+
+
+Standing = Mapping[tuple[str, str], Open]
+"""What is open, by deployment and model: members of several groups share what a deployment allows."""
+Decide = Callable[[Standing], Wanted | str]
+"""Given what is open: what is placed now, or why nothing is."""
+
+
+class Placements:
+    """Shards of all batches of all tenants."""
+
+    def __init__(self, database: Database, touch: Callable[[int], None]) -> None:
+        """`touch` is told the `seq` of each batch whose placements changed."""
+        self._database = database
+        self._touch = touch
+
+    async def place(self, batch: BatchRecord, decide: Decide) -> PlacementRecord | str:
+        """Writes down what `decide` chooses, or why it didn't: nobody else places meanwhile."""
+
+        def work(connection: Connection) -> PlacementRecord | str:
+            fenced(connection, batch)
+            wanted = decide(_standing(connection))
+            waiting = wanted if isinstance(wanted, str) else None
+            connection.execute(update(batches).where(batches.c.seq == batch.seq).values(waiting=waiting))
+            return wanted if isinstance(wanted, str) else _added(connection, batch, wanted)
+
+        placed = await self._database.write(work)
+        self._touch(batch.seq)
+        return placed
+
+    async def of(self, batch: BatchRecord) -> list[PlacementRecord]:
+        query = select(*PLACEMENT_COLUMNS).where(placements.c.batch_seq == batch.seq).order_by(placements.c.first_line)
+        return await self._database.read(lambda c: [PlacementRecord(**row) for row in c.execute(query).mappings()])
+
+    async def update(self, batch: BatchRecord, placed: PlacementRecord, **values: Any) -> PlacementRecord:
+        """Writes what became of a shard."""
+        query = update(placements).where(_is(placed)).values(**values).returning(*PLACEMENT_COLUMNS)
+
+        def work(connection: Connection) -> PlacementRecord:
+            fenced(connection, batch)
+            return PlacementRecord(**connection.execute(query).mappings().one())
+
+        found = await self._database.write(work)
+        self._touch(batch.seq)
+        return found
+
+    async def take(self, batch: BatchRecord, chunk: Mapping[str, Any]) -> None:
+        """Adds a chunk of lines that go to no member. `chunk` are columns of `chunks`."""
+
+        def work(connection: Connection) -> None:
+            fenced(connection, batch)
+            connection.execute(insert(chunks).values(**_next(connection, batch), **chunk))
+
+        await self._database.write(work)
+
+    async def dissolve(self, batch: BatchRecord, n: int) -> None:
+        """Forgets a shard of which nothing came: its lines are to be placed again."""
+
+        def work(connection: Connection) -> None:
+            fenced(connection, batch)
+            for table in (placements, chunks):
+                connection.execute(delete(table).where(table.c.batch_seq == batch.seq, table.c.n == n))
+
+        await self._database.write(work)
+        self._touch(batch.seq)
+
+    async def standing(self) -> Standing:
+        return await self._database.read(_standing)
+
+    async def unused_inputs(self, before: int, most: int = 100) -> list[FileRecord]:
+        """Inputs at deployments that no open shard reads; of younger ones the shard may not be written down yet."""
+        reader = select(placements.c.n).where(placements.c.file_id == files.c.id, placements.c.open == 1)
+        query = select(*FILE_COLUMNS).where(files.c.tenant == INTERNAL, files.c.deleted_at.is_(None))
+        query = query.where(files.c.purpose == "batch", files.c.observed_at < before, ~reader.exists()).limit(most)
+        return await self._database.read(lambda c: [FileRecord(**row) for row in c.execute(query).mappings()])
+
+    async def strays(self, deployment: str, named: Mapping[str, str]) -> set[str]:
+        """Those of a deployment's files that are not registered; `named` has the batch in each one's name.
+
+        Files of batches that are not ours are another service's.
+        """
+        known = select(files.c.native_id).where(files.c.deployment == deployment, files.c.native_id.in_([*named]))
+        ours = select(batches.c.id).where(batches.c.id.in_({*named.values()}), batches.c.deployment.is_(None))
+
+        def work(connection: Connection) -> set[str]:
+            registered, mine = set(connection.scalars(known)), set(connection.scalars(ours))
+            return {file_id for file_id, batch_id in named.items() if batch_id in mine} - registered
+
+        return await self._database.read(work)
+
+    async def forget(self, now: int) -> int:
+        """Drops our rows of shards whose batch has ended, up to a number; returns how many."""
+        needed = select(placements.c.file_id).join(batches, batches.c.seq == placements.c.batch_seq)
+        needed = needed.where(batches.c.status.in_(LIVE), placements.c.file_id.is_not(None))
+        mine = batches.alias()
+        done = (mine.c.tenant == INTERNAL) & mine.c.status.in_(ENDED) & mine.c.input_file_id.not_in(needed)
+
+        def work(connection: Connection) -> int:
+            named = select(mine.c.seq, mine.c.output_file_id, mine.c.error_file_id).where(done).limit(_MOST)
+            found = connection.execute(named).all()
+            results = [file_id for _, *both in found for file_id in both if file_id]
+            mark = update(files).where(files.c.tenant == INTERNAL, files.c.id.in_(results))
+            connection.execute(mark.values(deleted_at=now))
+            connection.execute(delete(batches).where(batches.c.seq.in_([seq for seq, *_ in found])))
+            return len(found)
+
+        return await self._database.write(work)
+
+
+def fenced(connection: Connection, batch: BatchRecord) -> None:
+    """Raises LeaseLost where somebody else has the batch now, or it is in another state."""
+    mine = select(batches.c.seq).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
+    if connection.scalar(mine) is None:
+        raise LeaseLost("the batch is another worker's")
+
+
+def _standing(connection: Connection) -> dict[tuple[str, str], Open]:
+    place = (placements.c.deployment, placements.c.model)
+    query = select(*place, func.count(), func.sum(placements.c.tokens)).where(placements.c.open == 1).group_by(*place)
+    return {(name, model): Open(shards, int(tokens)) for name, model, shards, tokens in connection.execute(query)}
+
+
+def _added(connection: Connection, batch: BatchRecord, wanted: Wanted) -> PlacementRecord:
+    key = _next(connection, batch)
+    connection.execute(insert(chunks).values(**key, **wanted.chunk))
+    query = insert(placements).values(**key, **wanted.placement, open=1).returning(*PLACEMENT_COLUMNS)
+    return PlacementRecord(**connection.execute(query).mappings().one())
+
+
+def _next(connection: Connection, batch: BatchRecord) -> dict[str, int]:
+    last = connection.scalar(select(func.max(chunks.c.n)).where(chunks.c.batch_seq == batch.seq))
+    return {"batch_seq": batch.seq, "n": 0 if last is None else last + 1}
+
+
+def _is(placed: PlacementRecord) -> ColumnElement[bool]:
+    return (placements.c.batch_seq == placed.batch_seq) & (placements.c.n == placed.n)
