@@ -1,0 +1,58 @@
+"""What every shard needs, and what its batch gives it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from batchyard.service.engine.control import Control
+from batchyard.service.filestore import FileStore, Part
+from batchyard.service.mutations import Mutations
+from batchyard.service.pool.harvest import Harvest
+from batchyard.service.pool.seats import Seat
+from batchyard.service.registry.placements import Open, Placements
+from batchyard.service.registry.records import BatchRecord
+from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.settings import GroupSettings
+from batchyard.service.watching import Changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The service around model groups. `internal` owns what is made at deployments, `transfers` bounds what moves.
+
+    `suspect` is told the deployment where an upload broke off.
+    """
+
+    work: WorkRegistry
+    placements: Placements
+    internal: TenantRegistry
+    store: FileStore
+    changes: Changes
+    mutations: Mutations
+    harvest: Harvest
+    transfers: asyncio.Semaphore
+    suspect: Callable[[str], None]
+    settings: GroupSettings
+    lease_seconds: float
+    clock: Callable[[], float]
+
+    async def standing(self, seat: Seat) -> Open:
+        """What is open at a member."""
+        return seat.held(await self.placements.standing())
+
+
+class Work(Protocol):
+    """A batch on its way."""
+
+    batch: BatchRecord
+    group: str
+    parts: Sequence[Part]
+    control: Control
+
+    async def begin(self) -> None:
+        """Its first line could run."""
+
+    def others(self, seat: Seat) -> bool:
+        """Whether a member other than this one may still take its lines."""

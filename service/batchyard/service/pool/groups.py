@@ -1,0 +1,142 @@
+"""Model groups as a whole: what runs their batches, and what takes their files."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+
+from batchyard.service.deployed import MemberState
+from batchyard.service.engine.engine import LEASE_SECONDS
+from batchyard.service.engine.steps import Steps
+from batchyard.service.errors import InvalidArgument
+from batchyard.service.filestore import FileStore
+from batchyard.service.jsonl import LineError, Scan, Scanner
+from batchyard.service.mutations import Mutations
+from batchyard.service.pool.cleaning import Cleaner
+from batchyard.service.pool.context import Context
+from batchyard.service.pool.harvest import Harvest
+from batchyard.service.pool.life import GroupLife
+from batchyard.service.pool.run import Yard
+from batchyard.service.pool.seats import Seat
+from batchyard.service.providers.base import NewBatch
+from batchyard.service.providers.probing import Prober
+from batchyard.service.providers.remote import RemoteProvider
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.placements import Open, Placements
+from batchyard.service.registry.records import BatchRecord
+from batchyard.service.registry.tenant import INTERNAL, TenantRegistry
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.requests import check_ours
+from batchyard.service.settings import GroupSettings, Limits, Settings
+from batchyard.service.validation import judge
+from batchyard.service.watching import Changes
+
+_CHUNK_LINES, _CHUNK_BYTES = 500, 64 << 10  # what shards are cut into: small, for small budgets
+
+
+class Groups:
+    """The configured groups over the deployments that are open."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        work: WorkRegistry,
+        store: FileStore,
+        changes: Changes,
+        mutations: Mutations,
+        providers: Mapping[str, RemoteProvider],
+        clock: Callable[[], float],
+        steady: Callable[[], float],
+    ) -> None:
+        self._groups = {group.name: group for group in settings.model_groups}
+        limits = limits_of(settings)
+        placements = Placements(database, changes.touch)
+        internal = TenantRegistry(database, INTERNAL)
+        self._cleaner = Cleaner(placements, internal, providers, settings.groups.probe_seconds, clock)
+        context = Context(
+            work=work,
+            placements=placements,
+            internal=internal,
+            store=store,
+            changes=changes,
+            mutations=mutations,
+            harvest=Harvest(work, store),
+            transfers=asyncio.Semaphore(settings.groups.max_transfers),
+            suspect=self._cleaner.suspect,
+            settings=settings.groups,
+            lease_seconds=LEASE_SECONDS,
+            clock=clock,
+        )
+        seat = partial(Seat, settings=settings.groups, steady=steady)
+        yard = partial(Yard, providers=providers, reseat=seat)
+        self._yards = {
+            group.name: yard(group.name, [seat(group.name, one, providers[one.deployment]) for one in group.members])
+            for group in settings.model_groups
+        }
+        steps = Steps(work, partial(_judged, limits, self._groups), limits, clock)
+        self.life = GroupLife(context, steps, self._yards, lambda name: yard(name, []))
+        used = {member.deployment for group in settings.model_groups for member in group.members}
+        self._prober = Prober([providers[name] for name in sorted(used)], settings.groups.probe_seconds)
+        self._placements = placements
+        self._clock = clock
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Probes and cleans until the context ends."""
+        async with self._prober.running(), self._cleaner.running():
+            yield
+
+    async def members(self) -> list[MemberState]:
+        """All members as they are now."""
+        held = await self._placements.standing()
+        return [self._state(seat, seat.held(held)) for yard in self._yards.values() for seat in yard.seats]
+
+    def _state(self, seat: Seat, held: Open) -> MemberState:
+        member = seat.member
+        return MemberState(
+            seat.group,
+            member.name,
+            member.model,
+            member.deployment,
+            member.order,
+            member.weight,
+            seat.limit,
+            held.tokens,
+            held.shards,
+            int(self._clock() + seat.pause) if seat.pause else None,
+            seat.refusal or None,
+        )
+
+    def check(self, new: NewBatch) -> None:
+        """Raises InvalidArgument for a batch that no group can run."""
+        check_ours(new)
+        if new.model and new.model not in self._groups:
+            message = f"The model '{new.model}' does not exist: no model group has that name."
+            raise InvalidArgument(message, param="model", code="model_not_found")
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What bounds files and batches of groups."""
+    groups: GroupSettings = settings.groups
+    return replace(
+        settings.limits,
+        max_file_bytes=groups.max_batch_file_bytes,
+        max_batch_file_bytes=groups.max_batch_file_bytes,
+        max_batch_lines=groups.max_batch_lines,
+    )
+
+
+def scanner_of(settings: Settings) -> Callable[[], Scanner]:
+    """Makes scanners that cut an input so finely that the smallest member's limits can be met."""
+    members = [member for group in settings.model_groups for member in group.members]
+    lines = min([_CHUNK_LINES, *(member.max_lines for member in members)])
+    sizes = [_CHUNK_BYTES, *(max(1, member.max_bytes // 2) for member in members)]
+    # A token is about four bytes: so a chunk is no more than a quarter of the smallest budget.
+    sizes += [member.enqueued_tokens for member in members if member.enqueued_tokens]
+    return partial(Scanner, limits_of(settings), chunk_lines=lines, chunk_bytes=min(sizes))
+
+
+def _judged(limits: Limits, known: Collection[str], batch: BatchRecord, scan: Scan) -> list[LineError]:
+    return judge(scan, batch.endpoint, limits, batch.model, known)

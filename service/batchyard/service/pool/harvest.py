@@ -1,0 +1,131 @@
+"""The results of a shard, once: from its deployment's files to immutable segments of our own store.
+
+Each line of the shard gets exactly one result. What the deployment says nothing of becomes an error line.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import NamedTuple
+
+from batchyard.service.engine.results import Failure, Kind, Result, result
+from batchyard.service.engine.segments import ERROR, OUTPUT, Segments, segments
+from batchyard.service.errors import BatchyardError, NotFound, Refused
+from batchyard.service.filestore import FileStore, Part
+from batchyard.service.pool.blocks import whole_lines
+from batchyard.service.pool.index import LineIndex
+from batchyard.service.pool.results import ResultReader
+from batchyard.service.providers.base import Content
+from batchyard.service.registry.records import ChunkRecord, Counts
+from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.requestline import lines
+
+Lost = Callable[[int], tuple[Failure, bool]]
+"""What to say of a line without a result, and whether it ran."""
+
+
+class Source(NamedTuple):
+    """A file of results at a deployment, and whether it is the one of lines that succeeded."""
+
+    open: Callable[[], AbstractAsyncContextManager[Content]]
+    succeeded: bool
+
+
+class Yield(NamedTuple):
+    """The lines whose results are wanted, of a batch of `group`; `stopped` is why its lines did not run."""
+
+    batch_id: str
+    group: str
+    parts: Sequence[Part]
+    chunk: ChunkRecord
+    stopped: Failure | None
+
+
+class Interrupted(Exception):
+    """A deployment's file could not be read to its end: nothing was kept, and it may be tried again."""
+
+
+class Harvest:
+    """Writes segments and commits them."""
+
+    def __init__(self, work: WorkRegistry, store: FileStore) -> None:
+        self._work = work
+        self._store = store
+
+    async def gather(self, wanted: Yield, sources: Iterable[Source], lost: Lost) -> None:
+        """Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged."""
+        sources = list(sources)
+        index = await self._index(wanted) if sources else None
+        counts = Counts()
+        async with segments(self._store, wanted.batch_id, wanted.chunk, bounded=not wanted.stopped) as made:
+            if index is not None:
+                reader = ResultReader(wanted.batch_id, wanted.group, index, stopped=wanted.stopped)
+                for source in sources:
+                    async with aclosing(_blocks(source)) as blocks:
+                        async for block in blocks:
+                            found = await asyncio.to_thread(_read, reader, block, source.succeeded)
+                            counts += await _write(made, found)
+            missing = None if index is None else await asyncio.to_thread(lambda: set(index.missing()))
+            async for number, block in self._input(wanted):
+                found = await asyncio.to_thread(_missing, wanted.batch_id, block, number, missing, lost)
+                counts += await _write(made, found)
+            await made.seal(self._work, wanted.chunk, counts)
+
+    async def _index(self, wanted: Yield) -> LineIndex:
+        index = LineIndex()
+        async for number, block in self._input(wanted):
+            await asyncio.to_thread(_add, index, block, number)
+        return index
+
+    async def _input(self, wanted: Yield) -> AsyncIterator[tuple[int, bytes]]:
+        """The input's lines in blocks, each with its first line's number."""
+        chunk, number = wanted.chunk, wanted.chunk.first_line
+        async for block in whole_lines(self._store.read(wanted.parts, chunk.start, chunk.end - chunk.start)):
+            yield number, block
+            number += block.count(b"\n")
+
+
+async def _blocks(source: Source) -> AsyncGenerator[bytes]:
+    """A file's lines; one that is not there any more has none."""
+    try:
+        async with source.open() as content:
+            async for block in whole_lines(content.pieces):
+                yield block
+    except NotFound:
+        return
+    except BatchyardError as error:
+        if isinstance(error, Refused) and error.upstream.http_status in {404, 410}:
+            return
+        raise Interrupted(error.message) from error
+
+
+async def _write(made: Segments, found: Sequence[Result]) -> Counts:
+    outputs = b"".join(one.text for one in found if one.kind is Kind.COMPLETED)
+    errors = b"".join(one.text for one in found if one.kind is not Kind.COMPLETED)
+    for kind, text in ((OUTPUT, outputs), (ERROR, errors)):
+        if text:
+            await made.write(kind, text)
+    return sum((_counted(one) for one in found), Counts())
+
+
+def _counted(one: Result) -> Counts:
+    return Counts(int(one.kind is Kind.COMPLETED), int(one.kind is Kind.FAILED), *one.tokens)
+
+
+def _read(reader: ResultReader, block: bytes, succeeded: bool) -> list[Result]:
+    found = (reader.read(line, succeeded=succeeded) for line in block.split(b"\n") if line.strip())
+    return [one for one in found if one is not None]
+
+
+def _add(index: LineIndex, block: bytes, number: int) -> None:
+    for request in lines(block, number):
+        index.add(request.custom_id, request.line_number)
+
+
+def _missing(batch_id: str, block: bytes, number: int, missing: set[int] | None, lost: Lost) -> list[Result]:
+    found = []
+    for request in lines(block, number):
+        if missing is None or request.line_number in missing:
+            failure, ran = lost(request.line_number)
+            found.append(result(batch_id, request.line_number, request.custom_id, failure, ran=ran))
+    return found

@@ -1,0 +1,283 @@
+"""One shard's way: to its deployment, through it, and back as results.
+
+What may have started something there is written down before. Nothing is asked for twice as long as it is not sure
+that the first asking came to nothing, and a shard that was accepted moves only when its deployment says it has ended.
+"""
+
+import asyncio
+import logging
+from contextlib import aclosing, suppress
+
+import msgspec
+
+from batchyard.service.engine.control import Control, Drained
+from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
+from batchyard.service.errors import BatchyardError, FailedPrecondition, NotFound, Refused, Unavailable, Unsure
+from batchyard.service.pool.blocks import whole_lines
+from batchyard.service.pool.cleaning import input_name
+from batchyard.service.pool.context import Context, Work
+from batchyard.service.pool.harvest import Interrupted, Source, Yield
+from batchyard.service.pool.refusals import Moved, by_line, failure, refusal, whole
+from batchyard.service.pool.rewriting import Rewriter
+from batchyard.service.pool.seats import Seat
+from batchyard.service.providers.base import FileDescription, NewBatch, Span
+from batchyard.service.registry.records import ENDED, BatchRecord, ChunkRecord, Counts, FileRecord, PlacementRecord
+
+_log = logging.getLogger("batchyard.groups")
+
+_AGAIN_SECONDS = (0.25, 30.0)
+_NO_RESULT = Failure("result_missing", "The provider returned no result for this request.")
+_BEGUN = {"in_progress", "finalizing", "completed"}
+
+
+class Shard:
+    """Runs one placed shard until its results are sealed, from wherever an earlier process left it."""
+
+    def __init__(self, context: Context, work: Work, seat: Seat, placed: PlacementRecord, chunk: ChunkRecord) -> None:
+        self._context = context
+        self._work = work
+        self._seat = seat
+        self._provider = seat.provider
+        self._placed = placed
+        self._chunk = chunk
+        self._failures = 0
+        self._cancels = 0
+        self._cancel_at = 0.0
+
+    async def run(self) -> None:
+        """Raises Moved where nothing came of it, which has been forgotten then; Drained, LeaseLost, StorageFull."""
+        try:
+            shard = await self._submitted()
+            shard = await self._followed(shard)
+            if shard.status == "failed" and (moved := failure(shard)) and self._may_move(moved):
+                raise moved
+        except Moved as moved:
+            await self._forget(moved)
+            raise
+        await self._close(shard.status)
+        await self._harvest(shard)
+
+    async def _submitted(self) -> BatchRecord:
+        """The batch at the deployment, made now or before. Raises Moved where there is none and won't be."""
+        if self._placed.shard_id:
+            return await self._context.internal.get_batch(self._placed.shard_id)
+        shard = await self._looked_for() if self._placed.asked else None
+        while shard is None:
+            shard = await self._created()
+        await self._note(shard_id=shard.id, native_id=shard.native_id, status=shard.status)
+        return shard
+
+    async def _looked_for(self) -> BatchRecord | None:
+        """What came of an asking without an answer; None where it is sure that nothing did."""
+        while True:
+            try:
+                return await self._provider.made(self._context.internal, self._key())
+            except (Unsure, Refused) as error:
+                await self._pause(error.message)
+
+    async def _created(self) -> BatchRecord | None:
+        """The batch, None where an answer was lost and nothing came of it. Raises Moved."""
+        file = await self._processed(await self._sent())
+        self._check_on()
+        await self._note(asked=1)
+        batch, internal = self._work.batch, self._context.internal
+        new = NewBatch(file.id, batch.endpoint, batch.completion_window, self._metadata(), key=self._key())
+        try:
+            return await self._context.mutations.run(self._provider.create_batch(internal, new, file))
+        except (Unsure, Refused) as error:
+            if error.reason == "UNSURE":
+                return await self._looked_for()
+            raise refusal(error) from error
+
+    async def _processed(self, file_id: str) -> FileRecord:
+        """The input, when the deployment can use it."""
+        loop, internal = asyncio.get_running_loop(), self._context.internal
+        end = loop.time() + self._context.settings.pending_seconds
+        try:
+            file = await internal.get_file(file_id)
+            while (file := await self._provider.file(internal, file)).status == "uploaded":
+                self._check_on()
+                if loop.time() > end:
+                    raise Moved("its file was not processed in time", unfit=True)
+                await self._pause("its file is not processed yet")
+        except (Refused, NotFound) as error:
+            raise Moved(error.message) from error
+        if file.status == "error":
+            raise Moved(f"its file could not be processed: {file.status_details or 'nobody says why'}", unfit=True)
+        return file
+
+    async def _sent(self) -> str:
+        """The id of the input at the deployment, which is sent there where it isn't yet."""
+        if self._placed.file_id:
+            return self._placed.file_id
+        async with self._context.transfers:
+            try:
+                file_id = await self._send()
+            except BatchyardError as error:
+                self._context.suspect(self._provider.place)
+                if isinstance(error, Refused | Unsure) or error.reason == "TIMEOUT":
+                    raise refusal(error) from error
+                raise
+        await self._note(file_id=file_id)
+        return file_id
+
+    async def _send(self) -> str:
+        member, chunk, batch = self._seat.member, self._chunk, self._work.batch
+        rewrite = Rewriter(self._work.group, member.model, prefixed=self._provider.name == "openai")
+        described = FileDescription("batch", input_name(batch.id, chunk.n), content_type="application/jsonl")
+        content = self._context.store.read(self._work.parts, chunk.start, chunk.end - chunk.start)
+        async with self._provider.upload(self._context.internal, described) as upload:
+            async with aclosing(whole_lines(content)) as blocks:
+                async for block in blocks:
+                    self._check_on()
+                    await upload.write(await asyncio.to_thread(rewrite, block))
+            return (await upload.finish(described, None)).id
+
+    def _check_on(self) -> None:
+        if self._work.control.drained:
+            raise Drained
+        if not self._work.control.go_on():
+            raise Moved("it was stopped before it was submitted")
+
+    async def _followed(self, shard: BatchRecord) -> BatchRecord:
+        """The batch when it has ended there, or when it is too late to wait for that."""
+        shown = None
+        with self._context.changes.watching(shard.seq) as changed:
+            while True:
+                changed.clear()
+                shard = await self._context.internal.get_batch(shard.id)
+                if (shard.status, shard.completed, shard.failed) != shown:
+                    shown = (shard.status, shard.completed, shard.failed)
+                    await self._show(shard)
+                if shard.status in ENDED or self._is_late():
+                    return shard
+                if self._work.control.reason and shard.status != "cancelling":
+                    await self._cancel(shard)
+                await nap(self._work.control, _AGAIN_SECONDS[1], changed)
+
+    async def _show(self, shard: BatchRecord) -> None:
+        if shard.status in _BEGUN:
+            await self._work.begin()
+            self._seat.worked((await self._context.standing(self._seat)).tokens)
+        if shard.status != self._placed.status:
+            await self._note(status=shard.status)
+        if shard.completed or shard.failed:
+            names = msgspec.structs.fields(Counts)
+            counts = Counts(*(getattr(shard, field.name) for field in names))
+            await self._context.work.publish(self._chunk, counts)
+
+    async def _cancel(self, shard: BatchRecord) -> None:
+        """Asks the deployment; where it can't be asked now, it is asked again later and later."""
+        now = asyncio.get_running_loop().time()
+        if now < self._cancel_at:
+            return
+        least, most = _AGAIN_SECONDS
+        self._cancels += 1
+        self._cancel_at = now + min(most, least * 2 ** min(self._cancels, 16))
+        with suppress(FailedPrecondition, Refused, Unsure, Unavailable):
+            await self._provider.cancel_batch(self._context.internal, shard)
+
+    def _is_late(self) -> bool:
+        batch = self._work.batch
+        return self._context.clock() > batch.expires_at + self._context.settings.harvest_seconds
+
+    async def _harvest(self, shard: BatchRecord) -> None:
+        stopped = self._work.control.reason
+        wanted = Yield(self._work.batch.id, self._work.group, self._work.parts, self._chunk, stopped)
+        failures = by_line(shard)
+        rest = stopped or _rest(shard)
+
+        def lost(line: int) -> tuple[Failure, bool]:
+            found = failures.get(line - self._chunk.first_line + 1)
+            return (found, True) if found else (rest, rest not in {CANCELLED, EXPIRED})
+
+        while True:
+            sources = [] if self._is_late() and shard.status not in ENDED else await self._sources(shard)
+            try:
+                async with self._context.transfers:
+                    await self._context.harvest.gather(wanted, sources, lost)
+            except Interrupted as error:
+                await self._pause(str(error))
+            else:
+                return
+
+    async def _sources(self, shard: BatchRecord) -> list[Source]:
+        internal, found = self._context.internal, []
+        for file_id, succeeded in ((shard.output_file_id, True), (shard.error_file_id, False)):
+            if file_id:
+                file = await internal.get_file(file_id)
+                opened = lambda file=file: self._provider.content(internal, file, Span())  # noqa: E731
+                found.append(Source(opened, succeeded))
+        return found
+
+    async def _forget(self, moved: Moved) -> None:
+        """Tells the member what it taught, and gives the lines back."""
+        if moved.full:
+            held = await self._context.standing(self._seat)
+            self._seat.full(moved.why, self._placed.tokens, max(0, held.tokens - self._placed.tokens))
+        elif not (moved.unfit or self._work.control.reason):
+            self._seat.refused(moved.why, moved.hint)
+        await self._context.placements.dissolve(self._work.batch, self._placed.n)
+        await self._remove_input()
+
+    async def _close(self, status: str) -> None:
+        await self._note(open=0, status=status)
+        await self._remove_input()
+
+    async def _remove_input(self) -> None:
+        """Where that fails, the cleaner does it later."""
+        if self._placed.file_id:
+            with suppress(BatchyardError):
+                file = await self._context.internal.get_file(self._placed.file_id)
+                await self._provider.delete(self._context.internal, file)
+
+    def _may_move(self, moved: Moved) -> bool:
+        """Whether another member might do better with lines that this one failed."""
+        return not moved.unfit or self._work.others(self._seat)
+
+    async def _note(self, **values: object) -> None:
+        self._failures = 0
+        self._placed = await self._context.placements.update(self._work.batch, self._placed, **values)
+
+    async def _pause(self, why: str) -> None:
+        """A while before another try."""
+        _log.debug("a shard waits", extra={"batch": self._work.batch.id, "shard": self._placed.n, "why": why})
+        least, most = _AGAIN_SECONDS
+        self._failures += 1
+        await nap(self._work.control, min(most, least * 2 ** min(self._failures - 1, 16)))
+
+    def _key(self) -> str:
+        """By this the deployment's batch is found again: an input is used once."""
+        return f"{self._work.batch.id}:{self._placed.file_id}"
+
+    def _metadata(self) -> dict[str, str]:
+        """For those who look at the provider's own pages."""
+        return {"batchyard_batch": self._work.batch.id, "batchyard_shard": str(self._placed.n)}
+
+
+async def nap(control: Control, seconds: float, event: asyncio.Event | None = None) -> None:
+    """Waits until `event`, or so long; not so long once the batch is stopped. Raises Drained."""
+    if control.go_on():
+        await control.first(_until(event, seconds))
+    elif not control.drained:
+        await _until(event, min(seconds, 1.0))
+    if control.drained:
+        raise Drained
+
+
+async def _until(event: asyncio.Event | None, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for((event or asyncio.Event()).wait(), seconds)
+
+
+def _rest(shard: BatchRecord) -> Failure:
+    """What to say of lines that an ended batch has no result for."""
+    match shard.status:
+        case "failed":
+            return whole(shard)
+        case "cancelled":
+            return CANCELLED
+        case "expired":
+            return EXPIRED
+        case _:
+            return _NO_RESULT

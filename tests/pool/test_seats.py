@@ -1,0 +1,76 @@
+from typing import Any
+
+import pytest
+
+from batchyard.service.pool.seats import Seat
+from batchyard.service.settings import GroupSettings, Member
+
+FULL = "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'gpt-4.1-batch'."
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def seat(clock: Clock, **member: Any) -> Seat:
+    provider: Any = type("Deployed", (), {"available": True})()
+    known = Member(name="a", deployment="a", model="model", **member)
+    return Seat("model", known, provider, GroupSettings(), clock)
+
+
+def test_a_member_that_refuses_is_left_alone_for_longer_and_longer() -> None:
+    clock = Clock()
+    member = seat(clock)
+    pauses = []
+    for _ in range(9):
+        member.refused("full")
+        assert not member.ready
+        pauses.append(member.pause)
+        clock.now += member.pause
+        assert member.ready
+    expected = [5, 10, 20, 40, 80, 160, 320, 320, 320]
+    assert pauses == [pytest.approx(seconds, rel=0.26) for seconds in expected]
+    member.worked(0)
+    member.refused("full")
+    assert member.pause == pytest.approx(5, rel=0.26)
+
+
+def test_a_members_own_word_for_how_long_counts_where_it_is_longer() -> None:
+    member = seat(Clock())
+    member.refused("429", hint=37.0)
+    assert member.pause == pytest.approx(37)
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (FULL, 30_000),
+        ("Enqueued token limit reached for gpt-4.1 in organization org-1. Limit: 900,000 enqueued tokens.", 900_000),
+        ("token limit of 1.5M", 1_500_000),
+    ],
+)
+def test_a_limit_is_learned_from_what_is_said(said: str, limit: int) -> None:
+    clock = Clock()
+    member = seat(clock, enqueued_tokens=5_000_000)
+    member.full(said, wanted=2_000_000, enqueued=0)
+    assert member.limit == limit
+    clock.now += 3601
+    assert member.limit == 5_000_000
+
+
+def test_a_limit_that_is_not_said_or_not_it_is_guessed_until_more_works() -> None:
+    clock = Clock()
+    member = seat(clock)
+    member.full("token_limit_exceeded", wanted=1000, enqueued=400)
+    assert member.limit == 900
+    member.worked(900)
+    assert member.limit == 900
+    member.worked(901)
+    assert member.limit is None
+    member.full(FULL, wanted=100, enqueued=0)  # somebody else's tokens are there too
+    assert member.limit == 50
+    clock.now += 601
+    assert member.limit is None
