@@ -2,10 +2,12 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
+from typing import NamedTuple
 from uuid import uuid4
 
 from alembic.util import CommandError
@@ -21,24 +23,28 @@ from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.admin import AdminServicer
 from batchyard.service.auth import KeyInterceptor, Keys
 from batchyard.service.calls import CallInterceptor
-from batchyard.service.deployed import Deployed, MemberState
+from batchyard.service.deployed import Deployed
+from batchyard.service.deployments import GROUPS
 from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
 from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
-from batchyard.service.engine.lifecycle import Lifecycle
+from batchyard.service.engine.lifecycle import Life, Lifecycle
+from batchyard.service.engine.steps import Steps
 from batchyard.service.errors import BatchyardError
 from batchyard.service.filestore import FileStore
 from batchyard.service.health import Health
+from batchyard.service.jsonl import Scanner
 from batchyard.service.metrics import ServiceMetrics, batches_look, deployments_look, store_look
 from batchyard.service.mutations import Mutations
 from batchyard.service.places import UploadPlaces
+from batchyard.service.pool.groups import Groups, limits_of, scanner_of
 from batchyard.service.providers.base import Provider
 from batchyard.service.providers.echo import Echo
 from batchyard.service.providers.endpoint import LineRunner, open_endpoint
 from batchyard.service.providers.identity import MissingExtra
-from batchyard.service.providers.local import LocalProvider
 from batchyard.service.providers.opening import Opener
 from batchyard.service.providers.own import OwnBatches
+from batchyard.service.providers.stored import StoredProvider
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.reserve import Reserve
@@ -46,6 +52,7 @@ from batchyard.service.retention import Retention
 from batchyard.service.router import Router
 from batchyard.service.servicer import Servicer
 from batchyard.service.settings import LocalSettings, Settings
+from batchyard.service.validation import judge
 from batchyard.service.watching import Changes
 from batchyard.v1 import add_BatchServiceServicer_to_server
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
@@ -107,8 +114,12 @@ async def serving(
     figures = ServiceMetrics(metrics)
     async with AsyncExitStack() as stack:
         with _startup_errors(settings):
+            if settings.local is None and not settings.deployments:
+                raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
+            disk = disk or Disk()
+            ground = await _ground(settings, metrics, figures, disk, clock, stack)
             engine, servicer, admin = await _work(
-                settings, metrics, figures, tracing, disk or Disk(), clock, steady, stack
+                settings, ground, metrics, figures, tracing, disk, clock, steady, stack
             )
             checks = Health()
             calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
@@ -119,19 +130,21 @@ async def serving(
         yield Server(server, port, calls, checks, engine)
 
 
-async def _work(
-    settings: Settings,
-    metrics: Metrics,
-    figures: ServiceMetrics,
-    tracing: Tracing,
-    disk: Disk,
-    clock: Clock,
-    steady: Clock,
-    stack: AsyncExitStack,
-) -> tuple[Engine, Servicer, AdminServicer]:
-    """Everything behind the port: locked, swept, running, and closed by `stack` in the opposite order."""
-    if settings.local is None and not settings.deployments:
-        raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
+class _Ground(NamedTuple):
+    """What all work stands on. `starting` lends the reserve of a full disk until it is closed."""
+
+    database: Database
+    work: WorkRegistry
+    store: FileStore
+    changes: Changes
+    reserve: Reserve
+    starting: ExitStack
+
+
+async def _ground(
+    settings: Settings, metrics: Metrics, figures: ServiceMetrics, disk: Disk, clock: Clock, stack: AsyncExitStack
+) -> _Ground:
+    """The data directory, locked and swept, and the registry that belongs to it."""
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
     stack.enter_context(DirectoryLock(settings.data_dir))
     (settings.data_dir / "work").mkdir(mode=0o700, exist_ok=True)  # synced with its sibling, by FileStore
@@ -145,18 +158,97 @@ async def _work(
     database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe, reserve)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
-    idle = [] if settings.local else ["local"]  # its batches wait until it is configured again
+    configured = {"local": settings.local, GROUPS: settings.model_groups}
+    idle = [name for name, there in configured.items() if not there]  # batches wait until it is configured again
     work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch, idle=idle)
     await _check_pair(settings.data_dir / "registry.id", await work.identity(uuid4().hex))
-    limits = settings.limits
-    store = FileStore(
-        settings.data_dir / "store", disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes
-    )
+    limits, folder = settings.limits, settings.data_dir / "store"
+    store = FileStore(folder, disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes)
     await store.sweep(work.known_keys)
     stack.enter_context(metrics.asking(batches_look(work, clock)))
-    stack.enter_context(metrics.asking(store_look(store, disk, settings.data_dir / "store")))
+    stack.enter_context(metrics.asking(store_look(store, disk, folder)))
+    return _Ground(database, work, store, changes, reserve, starting)
 
-    own = settings.local or LocalSettings()
+
+async def _work(
+    settings: Settings,
+    ground: _Ground,
+    metrics: Metrics,
+    figures: ServiceMetrics,
+    tracing: Tracing,
+    disk: Disk,
+    clock: Clock,
+    steady: Clock,
+    stack: AsyncExitStack,
+) -> tuple[Engine, Servicer, AdminServicer]:
+    """Everything behind the port: running, and closed by `stack` in the opposite order."""
+    database, work, store, changes, *_ = ground
+    limits, own = settings.limits, settings.local or LocalSettings()
+    lines = await _lines(settings, own, work, store, disk, figures, tracing, clock, stack)
+    lives: dict[str, Life] = {}
+    engine = Engine(work, lambda batch: lives.get(batch.provider, lines), changes, clock, lent=ground.reserve.lent)
+    batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
+    places = UploadPlaces(limits.max_concurrent_uploads)
+    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, steady, stack)
+    remote = {deployment.name: await opener.opened(deployment) for deployment in settings.deployments}
+    stack.enter_context(metrics.asking(deployments_look({name: one.condition for name, one in remote.items()})))
+    mutations = Mutations()
+    stack.push_async_callback(mutations.drained)
+    stored = partial(
+        StoredProvider,
+        store=store,
+        work=work,
+        batches=batches,
+        retention=settings.retention,
+        places=places,
+        clock=clock,
+    )
+    scanner = partial(Scanner, limits, chunk_lines=own.chunk_lines, chunk_bytes=own.chunk_bytes, models=own.models)
+    local = stored("local", limits=limits, scanner=scanner)
+    providers: list[Provider] = [local] if settings.local else []
+    groups = Groups(settings, database, work, store, changes, mutations, remote, clock, steady)
+    if settings.model_groups:
+        lives[GROUPS] = groups.life
+        providers.append(
+            stored(
+                GROUPS,
+                limits=limits_of(settings),
+                scanner=scanner_of(settings),
+                check=groups.check,
+                purposes=("batch",),
+            )
+        )
+        await stack.enter_async_context(groups.running())
+    router = Router([*providers, *remote.values()], settings.default_provider)
+    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, steady, figures)
+    await stack.enter_async_context(engine.running(settings.data_dir / "work"))
+    await stack.enter_async_context(retention.running())
+    ground.starting.close()
+    servicer = Servicer(
+        database,
+        router,
+        mutations,
+        changes,
+        figures,
+        upload_idle_seconds=limits.upload_idle_seconds,
+        create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
+    )
+    return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members))
+
+
+async def _lines(
+    settings: Settings,
+    own: LocalSettings,
+    work: WorkRegistry,
+    store: FileStore,
+    disk: Disk,
+    figures: ServiceMetrics,
+    tracing: Tracing,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> Lifecycle:
+    """What runs the lines of `local`, and ends the batches of others that have no input."""
+    limits = settings.limits
     chunks = ChunkRunner(
         work,
         store,
@@ -170,42 +262,8 @@ async def _work(
         lease_seconds=LEASE_SECONDS,
         clock=clock,
     )
-    lifecycle = Lifecycle(
-        work,
-        chunks,
-        batch_slots=own.max_active_batches,
-        limits=limits,
-        clock=clock,
-    )
-    engine = Engine(work, lifecycle, changes, clock, lent=reserve.lent)
-    batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
-    places = UploadPlaces(limits.max_concurrent_uploads)
-    local = LocalProvider(store, work, batches, own, limits, settings.retention, places, clock)
-    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, steady, figures)
-    await stack.enter_async_context(engine.running(settings.data_dir / "work"))
-    await stack.enter_async_context(retention.running())
-    starting.close()
-    opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, steady, stack)
-    remote = [await opener.opened(deployment) for deployment in settings.deployments]
-    stack.enter_context(metrics.asking(deployments_look({one.place: one.condition for one in remote})))
-    providers: list[Provider] = [*([local] if settings.local else []), *remote]
-    router, mutations = Router(providers, settings.default_provider), Mutations()
-    stack.push_async_callback(mutations.drained)
-    servicer = Servicer(
-        database,
-        router,
-        mutations,
-        changes,
-        figures,
-        upload_idle_seconds=settings.limits.upload_idle_seconds,
-        create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
-    )
-    return engine, servicer, AdminServicer(router, mutations, Deployed(remote, _no_members))
-
-
-async def _no_members() -> Sequence[MemberState]:
-    """There are no model groups."""
-    return ()
+    steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, limits, batch.model), limits, clock)
+    return Lifecycle(work, steps, chunks, batch_slots=own.max_active_batches)
 
 
 def _registry_folder(settings: Settings) -> Path | None:

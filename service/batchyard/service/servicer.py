@@ -92,25 +92,26 @@ class Servicer(BatchServiceServicer):
         return CreateBatchResponse(batch=batch_message(batch))
 
     async def GetBatch(self, request: GetBatchRequest, context: Context) -> GetBatchResponse:
-        return GetBatchResponse(batch=batch_message(await self._batch(request.batch_id, request.provider)))
+        return GetBatchResponse(batch=await self._told(await self._batch(request.batch_id, request.provider)))
 
     async def ListBatches(self, request: ListBatchesRequest, context: Context) -> ListBatchesResponse:
         limit = page_limit(request.limit if request.HasField("limit") else None, 20, MOST_BATCHES)
         provider = self._place(request.provider)
         page, more = await self._owner().list_batches(provider=provider, after=request.after, limit=limit)
-        data, cut = _fitting(map(batch_message, page))
+        placed = await self._owner().placements(page)
+        data, cut = _fitting(batch_message(batch, placed.get(batch.seq, ())) for batch in page)
         ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
         return ListBatchesResponse(data=data, has_more=more or cut, **ends)
 
     async def CancelBatch(self, request: CancelBatchRequest, context: Context) -> CancelBatchResponse:
         batch = await self._batch(request.batch_id, request.provider)
         batch = await self._mutations.run(self._router.of(batch).cancel_batch(self._owner(), batch))
-        return CancelBatchResponse(batch=batch_message(batch))
+        return CancelBatchResponse(batch=await self._told(batch))
 
     async def WatchBatch(self, request: WatchBatchRequest, context: Context) -> AsyncIterator[WatchBatchResponse]:
         provider = self._place(request.provider)
         async for batch in states(self._owner(), request.batch_id, provider, self._changes):
-            yield WatchBatchResponse(batch=batch_message(batch))
+            yield WatchBatchResponse(batch=await self._told(batch))
 
     async def UploadFile(
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context
@@ -180,6 +181,10 @@ class Servicer(BatchServiceServicer):
 
     async def _batch(self, batch_id: str, provider: str) -> BatchRecord:
         return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(provider))
+
+    async def _told(self, batch: BatchRecord) -> Batch:
+        placed = await self._owner().placements([batch])
+        return batch_message(batch, placed.get(batch.seq, ()))
 
     def _place(self, provider: str) -> str:
         return self._router.checked(provider, azure=current_caller.get().azure)
