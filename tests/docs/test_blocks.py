@@ -9,9 +9,16 @@ from tests.processes import ROOT
 
 from .blocks import block, blocks
 
-COMMANDS, PASTED, NODE, PROVIDERS, METRICS = (
+COMMANDS, PASTED, NODE, PROVIDERS, METRICS, GROUPS = (
     f"tests/{name}.py"
-    for name in ("docs/test_commands", "docs/test_pasted", "docs/test_node", "docs/test_providers", "cli/test_metrics")
+    for name in (
+        "docs/test_commands",
+        "docs/test_pasted",
+        "docs/test_node",
+        "docs/test_providers",
+        "cli/test_metrics",
+        "docs/test_groups",
+    )
 )
 RUN = {
     ("README.md", "make run"): (PASTED, "test_make_run_serves"),
@@ -19,10 +26,13 @@ RUN = {
     ("README.md", "BATCHYARD_API_KEY="): (COMMANDS, "test_the_readmes_commands_take_a_batch_from_upload_to_results"),
     ("README.md", ".venv/bin/python - "): (COMMANDS, "test_the_readmes_commands_take_a_batch_from_upload_to_results"),
     ("README.md", "# config.yaml"): (PASTED, "test_the_readmes_configuration_serves"),
-    ("README.md", "batchyard serve "): (PASTED, "test_the_readmes_configuration_serves"),
+    ("README.md", "batchyard serve --config config"): (PASTED, "test_the_readmes_configuration_serves"),
     ("README.md", "export OPENAI_API_KEY="): (PROVIDERS, "test_the_first_commands_run_at_openai"),
     ("README.md", "export AZURE_API_KEY="): (PROVIDERS, "test_azures_commands_take_a_batch_through"),
     ("README.md", "curl http://localhost:4000/azure/"): (PROVIDERS, "test_azures_commands_take_a_batch_through"),
+    ("README.md", "# groups.yaml"): (GROUPS, "test_the_groups_commands_take_a_batch_through"),
+    ("README.md", "batchyard serve --config groups.yaml"): (GROUPS, "test_the_groups_commands_take_a_batch_through"),
+    ("docs/groups.md", "curl "): (GROUPS, "test_the_groups_commands_take_a_batch_through"),
     ("docs/cli.md", "export "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
     ("docs/cli.md", "FILE="): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),
     ("docs/cli.md", "head "): (COMMANDS, "test_the_command_lines_page_works_as_pasted"),

@@ -9,10 +9,11 @@ from tests.processes import ROOT
 from batchyard.common import http1
 from batchyard.service import requestline, requests, server, servicer, uploads
 from batchyard.service.registry import tenant
-from batchyard.service.settings import Limits
+from batchyard.service.settings import GroupSettings, Limits
 from batchyard.shim import files, inbound, transcoding
 
 PAGE = (ROOT / "docs/limits.md").read_text()
+GROUPS = dict(re.findall(r"^\| `batchyard\.groups\.(\w+)` \| `(\d+)` \|", PAGE, re.MULTILINE))
 CONFIGURED = dict(re.findall(r"^\| `batchyard\.limits\.(\w+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
 FIXED = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|", PAGE, re.MULTILINE))
 CONSTANTS = {
@@ -43,6 +44,11 @@ CONSTANTS = {
 @pytest.mark.parametrize("field", dataclasses.fields(Limits), ids=lambda field: field.name)
 def test_a_configured_bound_is_there_with_its_default(field: "dataclasses.Field[object]") -> None:
     assert CONFIGURED[field.name] == ("not set" if field.default is None else f"`{field.default}`")
+
+
+def test_the_bounds_of_groups_are_there_with_their_defaults() -> None:
+    bounds = ("max_batch_file_bytes", "max_batch_lines")
+    assert {name: str(getattr(GroupSettings(), name)) for name in bounds} == GROUPS
 
 
 def test_no_bound_is_there_that_is_not_configured() -> None:

@@ -44,7 +44,7 @@ async def test_make_run_serves(tmp_path: Path) -> None:
 async def test_the_readmes_configuration_serves(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(block("README.md", "# config.yaml").replace("/var/lib", str(tmp_path)))
-    _, *arguments = shlex.split(block("README.md", "batchyard serve "))
+    _, *arguments = shlex.split(block("README.md", "batchyard serve --config config"))
     environ = {"MY_BATCHYARD_KEY": "sk-mine", "MY_ENDPOINT_KEY": "x", "BATCHYARD_PORT": "0", "BATCHYARD_GRPC_PORT": "0"}
     arguments = [argument.replace("config.yaml", str(config)) for argument in arguments]
     with process(tmp_path / "log", "batchyard.cli.main", *arguments, environ=environ) as served:
