@@ -79,7 +79,7 @@ class TestAShard:
     @pytest.mark.parametrize(
         "limits", [{"max_lines": 35}, {"max_bytes": 3200}, {"enqueued_tokens": 399}], ids=["lines", "bytes", "tokens"]
     )
-    def test_is_as_much_as_a_member_takes(self, limits: dict[str, int]) -> None:
+    def test_is_as_much_as_a_member_takes(self, limits: dict[str, Any]) -> None:
         assert [chunk.first_line for chunk in chosen(7, seat("a", **limits)).chunks] == [1, 11, 21]
 
     def test_is_no_tiny_part_of_a_budget(self) -> None:

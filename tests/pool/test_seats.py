@@ -70,7 +70,12 @@ def test_a_limit_that_is_not_said_or_not_it_is_guessed_until_more_works() -> Non
     assert member.limit == 900
     member.worked(901)
     assert member.limit is None
-    member.full(FULL, wanted=100, enqueued=0)  # somebody else's tokens are there too
+
+
+def test_a_limit_that_others_use_up_is_not_the_one_that_is_said() -> None:
+    clock = Clock()
+    member = seat(clock)
+    member.full(FULL, wanted=100, enqueued=0)
     assert member.limit == 50
     clock.now += 601
     assert member.limit is None
