@@ -134,7 +134,9 @@ async def scene(
         yield Yard(door, fakes, Census(*fakes), folder)
 
 
-def settings_of(fakes: Sequence[tuple[Kind, Upstream]], members: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def settings_of(
+    fakes: Sequence[tuple[Kind, Upstream]], members: Sequence[Mapping[str, Any]] = (), group: str = GROUP
+) -> dict[str, Any]:
     """Settings of nothing but a group over these fakes; the deployments are called by their kinds and numbers."""
     names = [f"{kind}-{at}" for at, (kind, _) in enumerate(fakes)]
     more = members or [{}] * len(fakes)
@@ -147,7 +149,9 @@ def settings_of(fakes: Sequence[tuple[Kind, Upstream]], members: Sequence[Mappin
         "local": None,
         "default_provider": "groups",
         "deployments": tuple(deployments),
-        "model_groups": (Group(name=GROUP, members=tuple(found)),),
+        "upstream": QUICK,
+        "groups": PACE,
+        "model_groups": (Group(name=group, members=tuple(found)),),
     }
 
 
