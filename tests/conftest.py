@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 # Whole servers and processes, the same on every Python.
-ONCE = {"bad_input", "cli", "docs", "fuzz", "providers", "rest", "sdk", "upstream"}
+ONCE = {"bad_input", "cli", "docs", "fuzz", "groups", "providers", "rest", "sdk", "upstream"}
 SETTINGS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
 
 

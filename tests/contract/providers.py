@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tests.deployments import at_deployment
+from tests.groups.scene import settings_of
 from tests.harness import Client, service, settings_for
 from tests.upstream.azure import fake_azure
 from tests.upstream.openai import fake_openai
@@ -16,6 +17,17 @@ from batchyard.service.settings import LocalSettings
 OPENAI_PURPOSES = frozenset({"fine-tune", "assistants", "batch", "user_data", "vision", "evals"})
 READABLE = frozenset({"batch"})
 _EMPTY = "no file that may be empty can be read there"
+MODEL = "test-model"  # of the lines that the suite's batches have
+_ONE_PURPOSE = "files of other purposes than `batch` are not taken there"
+ONE_PURPOSE = dict.fromkeys(
+    (
+        "test_that_is_no_batch_may_be_empty",
+        "test_of_an_empty_file_is_read_from_its_start_and_its_end",
+        "test_is_filtered_by_purpose",
+        "test_leads_to_what_it_holds",
+    ),
+    _ONE_PURPOSE,
+)
 EMPTY = dict.fromkeys(
     ("test_that_is_no_batch_may_be_empty", "test_of_an_empty_file_is_read_from_its_start_and_its_end"), _EMPTY
 )
@@ -69,8 +81,19 @@ def _at(
     return running
 
 
+@asynccontextmanager
+async def _groups(folder: Path) -> AsyncIterator[Place]:
+    """Two services with nothing but a group over two deployments each."""
+    async with fake_azure() as one, fake_openai() as two, fake_azure(Quirks(auto=False), key="sk-another") as slow:
+        settled = settings_for(folder / "settled", **settings_of([("azure", one), ("openai", two)], group=MODEL))
+        stuck = settings_for(folder / "stuck", **settings_of([("azure", slow)], group=MODEL))
+        async with service(settled) as (_, client), service(stuck) as (_, other):
+            yield Place("groups", client, other, READABLE, READABLE)
+
+
 SUBJECTS = [
     Subject("local", _local, unsupported={}),
     Subject("openai", _at("openai", fake_openai, OPENAI_PURPOSES), unsupported=EMPTY),
     Subject("azure", _at("azure", fake_azure, frozenset({"assistants", "batch", "fine-tune"})), unsupported=EMPTY),
+    Subject("groups", _groups, unsupported=ONE_PURPOSE),
 ]

@@ -52,10 +52,10 @@ PATIENCE = 30.0
 
 
 @contextmanager
-def served(folder: Path, **environ: str) -> Iterator[Process]:
-    """`batchyard serve` with nothing but these variables."""
-    ports = ("--port", "0", "--grpc-port", "0", "--data-dir", str(folder / "data"))
-    with process(folder / "log", "batchyard.cli.main", "serve", *ports, environ=environ) as started:
+def served(folder: Path, *options: str, **environ: str) -> Iterator[Process]:
+    """`batchyard serve` with nothing but these options and variables."""
+    given = (*options, "--port", "0", "--grpc-port", "0", "--data-dir", str(folder / "data"))
+    with process(folder / "log", "batchyard.cli.main", "serve", *given, environ=environ) as started:
         yield started
 
 

@@ -115,6 +115,10 @@ class Account(ABC):
         """Lets no file that is uploaded cease to be pending, while it is on."""
         self._files.stuck = on
 
+    def spoil_files(self) -> None:
+        """Lets files that are pending come to the status `error`."""
+        self._files.end = "error"
+
     def inputs(self) -> int:
         """How many inputs of batches the account holds."""
         return sum(self._files.count(expiring=expiring) for expiring in (True, False))

@@ -29,12 +29,13 @@ class StoredFile:
 class Files:
     """Keeps files, and lets time pass over them: those that are pending, and those that expire.
 
-    While it is `stuck`, no file that is uploaded ceases to be pending.
+    While it is `stuck`, no file that is uploaded ceases to be pending; others come to the status `end`.
     """
 
     def __init__(self, dialect: Dialect, quirks: Quirks, digests: Digests, clock: Callable[[], float]) -> None:
         self.stored: dict[str, StoredFile] = {}
         self.stuck = False
+        self.end = "processed"
         self._dialect = dialect
         self._quirks = quirks
         self._digests = digests
@@ -71,7 +72,7 @@ class Files:
         if not stored.processed and not self.stuck:
             stored.reads += 1
             done = stored.reads >= (self._quirks.pending_reads or 0)
-            stored.description["status"] = "processed" if done else self._dialect.pending[1]
+            stored.description["status"] = self.end if done else self._dialect.pending[1]
             if done:
                 stored.description["bytes"] = stored.size
         return stored.description

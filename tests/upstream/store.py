@@ -27,6 +27,8 @@ from tests.upstream.faults import (
 from tests.upstream.quirks import Quirks
 from tests.upstream.serving import on_a_free_port
 
+_PATIENCE = 60.0
+
 
 class Upstream(Account):
     """An account behind HTTP. `requests` is what it was asked, `faults` what is still to go wrong."""
@@ -63,9 +65,10 @@ class Upstream(Account):
         return Answer(refusal.status, self._error_wire(refusal))
 
     async def arrival(self, where: Where = always) -> Seen:
-        """The first request that `where` is true of, as soon as it has come."""
-        while (found := next(filter(where, self.requests), None)) is None:
-            await self._arrived.wait()
+        """The first request that `where` is true of, as soon as it has come; it must come before patience ends."""
+        async with asyncio.timeout(_PATIENCE):
+            while (found := next(filter(where, self.requests), None)) is None:
+                await self._arrived.wait()
         return found
 
     @abstractmethod

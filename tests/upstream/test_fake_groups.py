@@ -188,6 +188,15 @@ async def test_files_may_stay_pending_for_ever() -> None:
         assert (await client.get(f"/files/{file_id}")).json()["status"] == "processed"
 
 
+async def test_files_may_be_in_error_in_the_end() -> None:
+    async with fake_azure(Quirks(pending_reads=2)) as fake, client_of(fake) as client:
+        fake.spoil_files()
+        file_id = (await upload(client)).json()["id"]
+        statuses = [(await client.get(f"/files/{file_id}")).json()["status"] for _ in range(3)]
+        assert statuses == ["running", "error", "error"]
+        assert (await create(client, file_id)).status_code == 400
+
+
 async def test_a_model_that_is_not_there_is_not_found(fake: FakeAzure) -> None:
     fake.models = {"m"}
     async with client_of(fake) as client:
