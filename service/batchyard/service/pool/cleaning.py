@@ -1,4 +1,5 @@
-"""Removes what shards leave behind: inputs at deployments, which keep only so many, and our rows of what is done.
+"""Removes what shards leave behind: inputs at deployments, which keep only so many, batches that were given up while
+their deployment could not be reached, and our rows of what is done.
 
 An input whose upload was not answered is known by its name alone: those are looked for where an upload broke off, and
 everywhere after a start.
@@ -65,6 +66,10 @@ class Cleaner:
                     BatchyardError
                 ):  # it is in use still, or can't be removed now: the next round tries again
                     await provider.delete(self._internal, file)
+        for shard in await self._placements.abandoned():
+            if provider := self._providers.get(shard.deployment or ""):
+                with suppress(BatchyardError):
+                    await provider.cancel_batch(self._internal, shard)
         for name in [name for name, looks in self._looks.items() if looks]:
             with suppress(BatchyardError):
                 await self._look(name)

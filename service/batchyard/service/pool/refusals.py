@@ -14,6 +14,8 @@ _SOON = {"rate_limit_exceeded", "internal_error", "server_error", "service_unava
 """Failures of a whole batch that are nobody's fault but the deployment's, and may pass."""
 _DEPLOYMENTS_OWN = {"model_not_found"}
 """What is said of lines and is no fault of theirs."""
+_OURS = {400, 413, 415, 422}
+"""HTTP statuses of what is wrong with a request; others are the deployment's own, or its configuration's."""
 
 
 class Moved(Exception):
@@ -37,9 +39,7 @@ def refusal(error: BatchyardError) -> Moved:
     status = error.upstream.http_status
     if is_quota(error.code, error.message):
         return Moved(f"{QUOTA}: {error.message}", full=True)
-    if error.reason == "PROVIDER_AUTH" or status in {0, 408, 429} or status >= 500:
-        return Moved(error.message, hint=retry_after(error.upstream.headers))
-    return Moved(error.message, unfit=True)
+    return Moved(error.message, unfit=status in _OURS, hint=retry_after(error.upstream.headers))
 
 
 def failure(shard: BatchRecord) -> Moved | None:

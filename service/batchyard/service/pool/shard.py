@@ -12,7 +12,15 @@ import msgspec
 
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
-from batchyard.service.errors import BatchyardError, FailedPrecondition, NotFound, Refused, Unavailable, Unsure
+from batchyard.service.errors import (
+    BatchyardError,
+    FailedPrecondition,
+    Late,
+    NotFound,
+    Refused,
+    Unavailable,
+    Unsure,
+)
 from batchyard.service.pool.blocks import whole_lines
 from batchyard.service.pool.cleaning import input_name
 from batchyard.service.pool.context import Context, Work
@@ -30,6 +38,10 @@ _NO_RESULT = Failure("result_missing", "The provider returned no result for this
 _BEGUN = {"in_progress", "finalizing", "completed"}
 
 
+class _Given(Exception):
+    """It is too late to wait for word from the deployment."""
+
+
 class Shard:
     """Runs one placed shard until its results are sealed, from wherever an earlier process left it."""
 
@@ -43,18 +55,22 @@ class Shard:
         self._failures = 0
         self._cancels = 0
         self._cancel_at = 0.0
+        self._stopped_at: float | None = None
 
     async def run(self) -> None:
         """Raises Moved where nothing came of it, which has been forgotten then; Drained, LeaseLost, StorageFull."""
+        shard: BatchRecord | None = None
         try:
-            shard = await self._submitted()
-            shard = await self._followed(shard)
+            shard = await self._followed(await self._submitted())
             if shard.status == "failed" and (moved := failure(shard)) and self._may_move(moved):
                 raise moved
         except Moved as moved:
             await self._forget(moved)
             raise
-        await self._close(shard.status)
+        except _Given:
+            _log.warning("a shard is given up", extra={"batch": self._work.batch.id, "shard": self._placed.n})
+        await self._note(open=0, **({"status": shard.status} if shard else {}))
+        await self._remove_input()
         await self._harvest(shard)
 
     async def _submitted(self) -> BatchRecord:
@@ -68,8 +84,9 @@ class Shard:
         return shard
 
     async def _looked_for(self) -> BatchRecord | None:
-        """What came of an asking without an answer; None where it is sure that nothing did."""
+        """What came of an asking without an answer; None where it is sure that nothing did. Raises _Given."""
         while True:
+            self._check_late()
             try:
                 return await self._provider.made(self._context.internal, self._key())
             except (Unsure, Refused) as error:
@@ -113,9 +130,9 @@ class Shard:
         async with self._context.transfers:
             try:
                 file_id = await self._send()
-            except BatchyardError as error:
+            except BaseException as error:
                 self._context.suspect(self._provider.place)
-                if isinstance(error, Refused | Unsure) or error.reason == "TIMEOUT":
+                if isinstance(error, Refused | Unsure | Late):
                     raise refusal(error) from error
                 raise
         await self._note(file_id=file_id)
@@ -140,7 +157,7 @@ class Shard:
             raise Moved("it was stopped before it was submitted")
 
     async def _followed(self, shard: BatchRecord) -> BatchRecord:
-        """The batch when it has ended there, or when it is too late to wait for that."""
+        """The batch when it has ended there. Raises _Given."""
         shown = None
         with self._context.changes.watching(shard.seq) as changed:
             while True:
@@ -149,8 +166,9 @@ class Shard:
                 if (shard.status, shard.completed, shard.failed) != shown:
                     shown = (shard.status, shard.completed, shard.failed)
                     await self._show(shard)
-                if shard.status in ENDED or self._is_late():
+                if shard.status in ENDED:
                     return shard
+                self._check_late()
                 if self._work.control.reason and shard.status != "cancelling":
                     await self._cancel(shard)
                 await nap(self._work.control, _AGAIN_SECONDS[1], changed)
@@ -177,27 +195,37 @@ class Shard:
         with suppress(FailedPrecondition, Refused, Unsure, Unavailable):
             await self._provider.cancel_batch(self._context.internal, shard)
 
-    def _is_late(self) -> bool:
-        batch = self._work.batch
-        return self._context.clock() > batch.expires_at + self._context.settings.harvest_seconds
+    def _check_late(self) -> None:
+        """Raises _Given when the batch's window has long ended, or was cancelled long ago at a dead deployment."""
+        patience, now = self._context.settings.harvest_seconds, asyncio.get_running_loop().time()
+        if self._work.control.reason and self._stopped_at is None:
+            self._stopped_at = now
+        dead = self._stopped_at is not None and now > self._stopped_at + patience and not self._provider.available
+        if dead or self._context.clock() > self._work.batch.expires_at + patience:
+            raise _Given
 
-    async def _harvest(self, shard: BatchRecord) -> None:
+    async def _harvest(self, shard: BatchRecord | None) -> None:
+        """Seals what results there are; of a shard that was given up there are none."""
         stopped = self._work.control.reason
         wanted = Yield(self._work.batch.id, self._work.group, self._work.parts, self._chunk, stopped)
-        failures = by_line(shard)
-        rest = stopped or _rest(shard)
+        failures = by_line(shard) if shard else {}
+        rest = stopped or (_rest(shard) if shard else EXPIRED)
 
         def lost(line: int) -> tuple[Failure, bool]:
             found = failures.get(line - self._chunk.first_line + 1)
             return (found, True) if found else (rest, rest not in {CANCELLED, EXPIRED})
 
         while True:
-            sources = [] if self._is_late() and shard.status not in ENDED else await self._sources(shard)
             try:
                 async with self._context.transfers:
-                    await self._context.harvest.gather(wanted, sources, lost)
+                    await self._context.harvest.gather(wanted, await self._sources(shard) if shard else [], lost)
             except Interrupted as error:
-                await self._pause(str(error))
+                try:
+                    self._check_late()
+                except _Given:
+                    shard = None
+                else:
+                    await self._pause(str(error))
             else:
                 return
 
@@ -218,10 +246,6 @@ class Shard:
         elif not (moved.unfit or self._work.control.reason):
             self._seat.refused(moved.why, moved.hint)
         await self._context.placements.dissolve(self._work.batch, self._placed.n)
-        await self._remove_input()
-
-    async def _close(self, status: str) -> None:
-        await self._note(open=0, status=status)
         await self._remove_input()
 
     async def _remove_input(self) -> None:

@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import ENDED, LIVE, BatchRecord, FileRecord, PlacementRecord
+from batchyard.service.registry.records import ENDED, LIVE, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.registry.schema import batches, chunks, files, placements
-from batchyard.service.registry.tenant import FILE_COLUMNS, INTERNAL, PLACEMENT_COLUMNS
+from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, PLACEMENT_COLUMNS
 
 _MOST = 200
 
@@ -104,6 +104,13 @@ class Placements:
         query = select(*FILE_COLUMNS).where(files.c.tenant == INTERNAL, files.c.deleted_at.is_(None))
         query = query.where(files.c.purpose == "batch", files.c.observed_at < before, ~reader.exists()).limit(most)
         return await self._database.read(lambda c: [FileRecord(**row) for row in c.execute(query).mappings()])
+
+    async def abandoned(self, most: int = 100) -> list[BatchRecord]:
+        """Batches at deployments that still run, though nobody waits for them any more."""
+        wanted = select(placements.c.n).where(placements.c.file_id == batches.c.input_file_id, placements.c.open == 1)
+        query = select(*BATCH_COLUMNS).where(batches.c.tenant == INTERNAL, ~wanted.exists())
+        query = query.where(batches.c.status.not_in([*ENDED, Status.CANCELLING])).limit(most)
+        return await self._database.read(lambda c: [BatchRecord(**row) for row in c.execute(query).mappings()])
 
     async def strays(self, deployment: str, named: Mapping[str, str]) -> set[str]:
         """Those of a deployment's files that are not registered; `named` has the batch in each one's name.

@@ -24,7 +24,7 @@ from batchyard.service.registry.records import (
     SealedChunk,
     Status,
 )
-from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity
+from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity, placements
 from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, insert_file
 
 T = TypeVar("T")
@@ -217,6 +217,8 @@ class WorkRegistry:
                 made[column] = insert_file(connection, row | {"tenant": batch.tenant}, parts).id
             ended = _step(connection, batch, {**values, **made, "lease_until": 0, "waiting": None})
             connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
+            left = update(placements).where(placements.c.batch_seq == batch.seq, placements.c.open == 1)
+            connection.execute(left.values(open=0))
             return ended
 
         return await self._written(batch.seq, work)
