@@ -91,13 +91,13 @@ class Yard:
         executed = sum((fake.executed for fake in self.fakes), Counter[str]())
         return self.census.most <= 1 and max(executed.values(), default=0) <= 1
 
-    async def cleaned(self, left: int = 0) -> None:
-        """Waits until the fakes hold no inputs but so many."""
+    async def cleaned(self) -> None:
+        """Waits until no fake holds an input."""
 
         async def held() -> int:
             return sum(fake.inputs() for fake in self.fakes)
 
-        await until(held, lambda count: count == left)
+        await until(held, lambda count: count == 0)
 
     async def live(self, count: int) -> list[tuple[Upstream, str]]:
         """Waits until there are so many batches at the fakes that have not ended; each with its fake."""
