@@ -99,10 +99,12 @@ class Placements:
         return await self._database.read(_standing)
 
     async def unused_inputs(self, before: int, most: int = 100) -> list[FileRecord]:
-        """Inputs at deployments that no open shard reads; of younger ones the shard may not be written down yet."""
-        reader = select(placements.c.n).where(placements.c.file_id == files.c.id, placements.c.open == 1)
+        """Inputs at deployments that no open shard reads; one that none ever did is older than `before`."""
+        reader = select(placements.c.n).where(placements.c.file_id == files.c.id)
+        done = reader.exists() & ~reader.where(placements.c.open == 1).exists()
+        stray = ~reader.exists() & (files.c.observed_at < before)
         query = select(*FILE_COLUMNS).where(files.c.tenant == INTERNAL, files.c.deleted_at.is_(None))
-        query = query.where(files.c.purpose == "batch", files.c.observed_at < before, ~reader.exists()).limit(most)
+        query = query.where(files.c.purpose == "batch", done | stray).limit(most)
         return await self._database.read(lambda c: [FileRecord(**row) for row in c.execute(query).mappings()])
 
     async def abandoned(self, most: int = 100) -> list[BatchRecord]:
