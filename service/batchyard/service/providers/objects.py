@@ -87,7 +87,10 @@ def batch_values(members: Members, now: int) -> dict[str, Any]:
 
 def unfinished(values: dict[str, Any]) -> dict[str, Any]:
     """Columns of a batch that is registered late: ended rows are final, and its result files are not registered yet."""
-    return values | ({"status": "validating"} if values["status"] in ENDED else {})
+    if values["status"] not in ENDED:
+        return values
+    fresh: dict[str, Any] = {"status": "validating", **dict.fromkeys(_TIMES)}
+    return values | fresh | {"upstream": values["upstream"] | fresh}
 
 
 def adopted_values(members: Members, provider: str, now: int) -> dict[str, Any]:
