@@ -1,4 +1,5 @@
-"""The long runs: kills of a service in the midst of a batch, a soak, chaos at a provider, large uploads, fuzzing.
+"""The long runs: kills of a service in the midst of a batch, a soak, chaos at a provider, large uploads, fuzzing; and
+of model groups kills, a large batch, and very many batches.
 
 One kind a run, kills where none is named. Exits 1 where something is lost, doubled, left over, or beyond its bound.
 """
@@ -13,6 +14,9 @@ from random import randrange
 from tempfile import TemporaryDirectory
 
 from tests.chaos import chaos
+from tests.groups.creates import creates
+from tests.groups.kills import kill_groups
+from tests.groups.large import large
 from tests.kills import Report, torture
 from tests.processes import ROOT
 from tests.providers.scene import FAKES as PROVIDERS
@@ -21,6 +25,9 @@ from tests.uploads import LINE_BYTES, MIB, at_once, pair, upload
 
 _UPLOAD_BYTES = 200_000_000
 _MOST_UPLOAD_GROWTH = 80 * MIB
+_LARGE_LINES, _LARGE_LINE_BYTES, _LARGE_DEPLOYMENTS = 500_000, 1200, 10
+_MOST_LARGE_GROWTH = 64 * MIB
+_DEPLOYMENTS = (2, 3, 10)
 
 
 def main() -> int:
@@ -31,6 +38,9 @@ def main() -> int:
     kinds.add_argument("--soak", type=int, metavar="CALLS", help="mixed calls, then a look at what is left over")
     kinds.add_argument("--chaos", type=int, metavar="CALLS", help="mixed calls to providers that fail one in five")
     kinds.add_argument("--uploads", type=int, metavar="COUNT", help="uploads of 200 MB at once")
+    kinds.add_argument("--groups", type=int, metavar="KILLS", help="kills while 100 batches of a model group run")
+    kinds.add_argument("--large", action="store_true", help="a batch of 500,000 lines, 600 MB, over ten deployments")
+    kinds.add_argument("--creates", type=int, metavar="COUNT", help="batches over two, three and ten deployments")
     kinds.add_argument("--fuzz", action="store_true", help="the fuzz tests with many more examples")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
@@ -43,6 +53,12 @@ def main() -> int:
             good = asyncio.run(_chaos(Path(folder), given.seed, given.chaos))
         elif given.uploads:
             good = asyncio.run(_uploads(Path(folder), given.uploads))
+        elif given.groups:
+            good = asyncio.run(_groups(Path(folder), given.seed, given.groups))
+        elif given.large:
+            good = asyncio.run(_large(Path(folder)))
+        elif given.creates:
+            good = asyncio.run(_creates(Path(folder), given.creates))
         else:
             good = asyncio.run(_kills(Path(folder), given.seed, given.kills))
     return 0 if good else 1
@@ -70,6 +86,22 @@ async def _uploads(folder: Path, uploads: int) -> bool:
         await upload(running.rest, 1000)
         growth = await at_once(running, uploads, _UPLOAD_BYTES // LINE_BYTES)
     return _told(growth, [], max(growth.peaks.values()) <= _MOST_UPLOAD_GROWTH)
+
+
+async def _groups(folder: Path, seed: int, kills: int) -> bool:
+    report = await kill_groups(folder, seed, kills, _tell)
+    return _told(report, report.faults, report.good)
+
+
+async def _large(folder: Path) -> bool:
+    report = await large(folder, _LARGE_LINES, _LARGE_LINE_BYTES, _LARGE_DEPLOYMENTS, _tell)
+    return _told(report, report.faults, not report.faults and report.growth <= _MOST_LARGE_GROWTH)
+
+
+async def _creates(folder: Path, count: int) -> bool:
+    reports = [await creates(folder / str(deployments), deployments, count) for deployments in _DEPLOYMENTS]
+    found = [_told(report, report.faults, not report.faults) for report in reports]
+    return all(found)
 
 
 def _fuzz(seed: int) -> int:
