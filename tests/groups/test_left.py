@@ -3,15 +3,17 @@
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.harness import until
 from tests.rest.conftest import opened
 from tests.upstream.azure import fake_azure
 from tests.upstream.census import Census
+from tests.upstream.store import Upstream
 
 from .scene import HELD, Yard, lines_of, scene, settings_of
 
-QUICK_CALLS = {"call_seconds": 0.5, "connect_seconds": 0.5}
+QUICK_CALLS: dict[str, Any] = {"call_seconds": 0.5, "connect_seconds": 0.5}
 
 
 async def test_a_cancel_reaches_a_dead_region_after_the_batch_has_ended(tmp_path: Path) -> None:
@@ -38,7 +40,7 @@ async def status(yard: Yard, there: str) -> str:
 
 async def test_a_shard_waits_for_its_deployment_to_be_configured_again(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        fakes = [await stack.enter_async_context(fake_azure(HELD, key=f"sk-{n}")) for n in range(2)]
+        fakes: list[Upstream] = [await stack.enter_async_context(fake_azure(HELD, key=f"sk-{n}")) for n in range(2)]
         both = settings_of([("azure", fake) for fake in fakes])
         (group,) = both["model_groups"]
         for_one = replace(group, members=group.members[1:])
