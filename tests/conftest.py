@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-# Whole servers and processes, the same on every Python.
-ONCE = {"bad_input", "cli", "docs", "fuzz", "groups", "providers", "rest", "sdk", "upstream"}
+# Whole servers and processes, and very many examples, the same on every Python.
+ONCE = {"bad_input", "cli", "docs", "fuzz", "groups", "pool", "providers", "rest", "sdk", "upstream"}
 SETTINGS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
 
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 import uvloop
-from tests.bench import calls, lines, through, transfers
+from tests.bench import calls, lines, scanning, through, transfers
 from tests.bench.measure import HEADING, Figure, Growth
 
 T = TypeVar("T")
@@ -32,11 +32,12 @@ QUICK = Scale(rounds=3, calls=200, size=20_000_000, lines=1000)
 
 async def run(scale: Scale, folder: Path) -> tuple[list[Figure], list[Growth]]:
     """All groups, one after the other, each with servers of its own."""
-    for name in ("calls", "transfers", "through", "lines"):
+    for name in ("calls", "transfers", "through", "scanning", "lines"):
         (folder / name).mkdir()
     figures = await _told("calls", calls.figures(folder / "calls", scale.rounds, scale.calls))
     moved, growths = await _told("transfers", transfers.figures(folder / "transfers", 3, scale.size))
     moved += await _told("through", through.figures(folder / "through", 3, scale.size))
+    moved += await _told("scanning", scanning.figures(folder / "scanning", 3, scale.size))
     return [*figures, *moved, *await _told("lines", lines.figures(folder / "lines", 3, scale.lines))], growths
 
 

@@ -143,7 +143,7 @@ def check_content(session: Session) -> None:
 def check_batches_are_listed_page_by_page(session: Session) -> None:
     file = session.upload(1)
     made = [session.create(file.id).id for _ in range(PAGES)]
-    for limit in (100, 7):
+    for limit in (100, 30):
         listed = [batch.id for batch in session.client.batches.list(limit=limit)]
         assert len(listed) == len(set(listed))
         assert [batch_id for batch_id in listed if batch_id in set(made)] == made[::-1]
@@ -233,7 +233,7 @@ async def _async(session: Session) -> None:
                 await asyncio.sleep(0.05)
         assert batch.status == "completed"
         assert len((await client.files.content(batch.output_file_id)).text.splitlines()) == 3
-        seen = [one.id async for one in client.batches.list(limit=2)]
+        seen = [one.id async for one in client.batches.list(limit=40)]
         assert len(seen) == len(set(seen))
         assert batch.id in seen
         assert (await client.files.delete(file.id)).deleted
