@@ -22,15 +22,15 @@ async def test_the_oldest_that_waits_is_next() -> None:
     assert order == [9, 3, 5, 8]
 
 
+async def taken(turns: Turns, number: int) -> int:
+    async with turns.turn(number):
+        return number
+
+
 async def test_one_that_leaves_while_it_waits_keeps_nobody_waiting() -> None:
     turns = Turns()
-
-    async def take(number: int) -> int:
-        async with turns.turn(number):
-            return number
-
     async with turns.turn(0):
-        leaving, staying = asyncio.create_task(take(1)), asyncio.create_task(take(2))
+        leaving, staying = asyncio.create_task(taken(turns, 1)), asyncio.create_task(taken(turns, 2))
         await asyncio.sleep(0)
         leaving.cancel()
     assert await staying == 2
@@ -38,13 +38,8 @@ async def test_one_that_leaves_while_it_waits_keeps_nobody_waiting() -> None:
 
 async def test_one_that_leaves_as_its_turn_comes_passes_it_on() -> None:
     turns = Turns()
-
-    async def take(number: int) -> int:
-        async with turns.turn(number):
-            return number
-
     async with turns.turn(0):
-        leaving, staying = asyncio.create_task(take(1)), asyncio.create_task(take(2))
+        leaving, staying = asyncio.create_task(taken(turns, 1)), asyncio.create_task(taken(turns, 2))
         await asyncio.sleep(0)
     leaving.cancel()
     assert await staying == 2
