@@ -86,8 +86,9 @@ def batch_values(members: Members, now: int) -> dict[str, Any]:
 
 
 def unfinished(values: dict[str, Any]) -> dict[str, Any]:
-    """Columns of a batch that is registered late: ended rows are final, and its result files are not registered yet."""
-    if values["status"] not in ENDED:
+    """Columns of a batch that is registered before its result files are: ended rows are final."""
+    named = any(values["upstream"].get(name) for name in ("output_file_id", "error_file_id"))
+    if values["status"] not in ENDED or not named:
         return values
     fresh: dict[str, Any] = {"status": "validating", **dict.fromkeys(_TIMES)}
     return values | fresh | {"upstream": values["upstream"] | fresh}
