@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-PYTEST_ARGS ?= -n 4 --dist worksteal
+PYTEST_ARGS ?= -n 2 --dist worksteal
 BIN := $(VENV)/bin
 PROTOS := .venv-protos
 SDKS := .venv-openai2 .venv-openai3 .venv-node .venv-schemathesis .venv-deploy
