@@ -211,7 +211,7 @@ async def shim() -> AsyncGenerator[Shim]:
         yield running
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Return as soon as the condition holds; fail after the deadline."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
