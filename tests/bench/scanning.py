@@ -76,6 +76,6 @@ async def _longest(port: int, meanwhile: Callable[[], Awaitable[None]]) -> float
     assert polling.stdout
     assert await polling.stdout.readline() == b"polling\n"
     await meanwhile()
-    said, _ = await polling.communicate()
+    said, _ = await polling.communicate(b"")  # which ends its stdin
     assert polling.returncode == 0
     return float(said)

@@ -44,6 +44,12 @@ def test_a_members_own_word_for_how_long_counts_where_it_is_longer() -> None:
     assert member.pause == pytest.approx(37)
 
 
+def test_a_word_for_how_long_that_has_no_end_is_not_believed() -> None:
+    member = seat(Clock())
+    member.refused("429", hint=float("inf"))
+    assert member.pause == 86_400
+
+
 @pytest.mark.parametrize(
     ("said", "limit"),
     [

@@ -27,6 +27,7 @@ class GroupLife:
 
     async def advance(self, batch: BatchRecord, control: Control) -> BatchRecord:
         try:
+            batch = await self._context.work.reread(batch)  # an earlier try may have counted it already
             found = await self._steps.input(batch)
             if found.scan is None or (found.errors and not batch.total):
                 return await self._steps.fail(batch, found.errors)

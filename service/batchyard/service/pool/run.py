@@ -52,7 +52,8 @@ class Yard:
 
     def seat(self, placed: PlacementRecord) -> Seat | None:
         """The seat of a shard; None where its deployment is not configured any more."""
-        found = next((seat for seat in self.seats if seat.member.name == placed.member), None)
+        place = (placed.member, placed.deployment)
+        found = next((seat for seat in self.seats if (seat.member.name, seat.member.deployment) == place), None)
         provider = self._providers.get(placed.deployment)
         if found or provider is None:
             return found
@@ -102,7 +103,8 @@ class Run:
             raise Drained
         self._ended.clear()
         chunks = await self._context.work.chunks(self.batch)
-        await self._start(group, [chunk for chunk in chunks if not chunk.sealed and chunk.n not in self._running])
+        if not await self._start(group, [one for one in chunks if not one.sealed and one.n not in self._running]):
+            return True
         runs = unplaced(self._scan.chunks, chunks)
         if runs and self.control.reason:
             await self._write_off(runs[0], self.control.reason, ran=False)
@@ -112,8 +114,8 @@ class Run:
             await nap(self.control, _LONG_SECONDS, self._ended)
         return bool(runs or self._running or self._ended.is_set())
 
-    async def _start(self, group: asyncio.TaskGroup, chunks: Sequence[ChunkRecord]) -> None:
-        """Carries on with shards that nobody runs; a chunk that is no shard was being written off, and goes back."""
+    async def _start(self, group: asyncio.TaskGroup, chunks: Sequence[ChunkRecord]) -> bool:
+        """Carries on with shards that nobody runs; False where lines went back: their writing off was interrupted."""
         placed = {one.n: one for one in await self._context.placements.of(self.batch)} if chunks else {}
         for chunk in chunks:
             if chunk.n in placed:
@@ -121,6 +123,7 @@ class Run:
                 task.add_done_callback(partial(self._note_end, chunk.n))
             else:
                 await self._context.placements.dissolve(self.batch, chunk.n)
+        return all(chunk.n in placed for chunk in chunks)
 
     def _note_end(self, n: int, _: object) -> None:
         del self._running[n]

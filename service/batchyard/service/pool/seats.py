@@ -13,6 +13,7 @@ _TOLD_SECONDS = 3600.0
 _LIMIT = re.compile(r"limit(?: of|:)?\s*([\d.,]*\d)\s*([KMB])?\b", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _MOST_WHY = 300
+_MOST_HINT = 86_400.0  # seconds; no batch waits for longer
 _NOTHING = Open()
 
 
@@ -66,7 +67,7 @@ class Seat:
         first, most = self._settings.backoff_seconds, self._settings.max_backoff_seconds
         usual = min(first * 2 ** min(self._refusals, 32), most) * self._random.uniform(0.75, 1.25)
         self._refusals += 1
-        self._paused_until = self._steady() + max(usual, hint or 0.0)
+        self._paused_until = self._steady() + max(usual, min(hint or 0.0, _MOST_HINT))
 
     def full(self, why: str, wanted: int, enqueued: int) -> None:
         """It refused `wanted` tokens while `enqueued` of ours were there: others may use it too. We try with less."""

@@ -15,6 +15,7 @@ from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
 from batchyard.service.errors import (
     BatchyardError,
     FailedPrecondition,
+    InvalidArgument,
     Late,
     NotFound,
     Refused,
@@ -115,7 +116,7 @@ class Shard:
             while (file := await self._provider.file(internal, file)).status == "uploaded":
                 self._check_on()
                 if loop.time() > end:
-                    raise Moved("its file was not processed in time", unfit=True)
+                    raise Moved("its file was not processed in time")
                 await self._pause("its file is not processed yet")
         except (Refused, NotFound) as error:
             raise Moved(error.message) from error
@@ -132,7 +133,7 @@ class Shard:
                 file_id = await self._send()
             except BaseException as error:
                 self._context.suspect(self._provider.place)
-                if isinstance(error, Refused | Unsure | Late):
+                if isinstance(error, Refused | Unsure | Late | InvalidArgument):
                     raise refusal(error) from error
                 raise
         await self._note(file_id=file_id)
@@ -233,7 +234,10 @@ class Shard:
         internal, found = self._context.internal, []
         for file_id, succeeded in ((shard.output_file_id, True), (shard.error_file_id, False)):
             if file_id:
-                file = await internal.get_file(file_id)
+                try:
+                    file = await internal.get_file(file_id)
+                except NotFound:  # it has expired since
+                    continue
                 opened = lambda file=file: self._provider.content(internal, file, Span())  # noqa: E731
                 found.append(Source(opened, succeeded))
         return found
