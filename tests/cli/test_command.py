@@ -295,7 +295,7 @@ class TestUsage:
         ("command", "missing", "extra"),
         [
             ("serve", "yaml", "all"), ("serve", "uvloop", "all"), ("serve", "uvicorn", "all"),
-            ("service", "alembic", "service"), ("shim", "uvicorn", "shim"), ("check-config", "yaml", "service"),
+            ("service", "sqlalchemy", "service"), ("shim", "uvicorn", "shim"), ("check-config", "yaml", "service"),
         ],
     )  # fmt: skip
     async def test_a_missing_package_is_one_line_that_says_what_to_install(

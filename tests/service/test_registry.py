@@ -21,10 +21,11 @@ from sqlalchemy.exc import IntegrityError
 
 from batchyard.service.errors import BatchyardError, FailedPrecondition, InvalidArgument, NotFound, StorageFull
 from batchyard.service.filestore import Part
-from batchyard.service.registry.database import Database, migrate
+from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import Counts, SealedChunk, Status
 from batchyard.service.registry.schema import metadata
 from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.upgrading import NEWEST, migrate
 from batchyard.service.registry.work import WorkRegistry
 
 
@@ -80,22 +81,35 @@ def adding(number: int, **changes: Any) -> Callable[[Connection], Any]:
 
 class TestTheSchema:
     async def test_is_what_the_migrations_make(self, tmp_path: Path) -> None:
-        async with opened(tmp_path):
-            pass
         engine = create_engine(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
-        with engine.connect() as connection:
+        with engine.begin() as connection:
+            migrate(connection)
             assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         engine.dispose()
 
     async def test_is_so_to_the_letter_with_every_index(self, tmp_path: Path) -> None:
         async with opened(tmp_path):
             pass
-        declared = create_engine(f"sqlite:///{tmp_path / 'declared.sqlite3'}")
-        metadata.create_all(declared)
-        declared.dispose()
-        made = _definitions(tmp_path / "registry.sqlite3")
+        migrated = create_engine(f"sqlite:///{tmp_path / 'migrated.sqlite3'}")
+        with migrated.begin() as connection:
+            migrate(connection)
+        migrated.dispose()
+        made, other = (_definitions(tmp_path / f"{name}.sqlite3") for name in ("registry", "migrated"))
         assert made.pop("alembic_version")
-        assert made == _definitions(tmp_path / "declared.sqlite3")
+        assert other.pop("alembic_version")
+        assert made == other
+
+    async def test_is_of_the_newest_migration_and_of_no_newer_one(self, tmp_path: Path) -> None:
+        async with opened(tmp_path):
+            pass
+        engine = create_engine(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+        with engine.begin() as connection:
+            assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == NEWEST
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        engine.dispose()
+        with pytest.raises(FailedPrecondition, match="newer Batchyard"):
+            async with opened(tmp_path):
+                pass
 
     async def test_keeps_the_rows_of_an_existing_database(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as database:

@@ -10,7 +10,6 @@ from time import monotonic, time
 from typing import NamedTuple
 from uuid import uuid4
 
-from alembic.util import CommandError
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -323,7 +322,7 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         raise StartupError(error.message) from error
     except OSError as error:
         raise StartupError(f"The data directory {settings.data_dir} can't be used: {error.strerror}.") from error
-    except (SQLAlchemyError, sqlite3.Error, CommandError) as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         raise StartupError(f"The registry in {settings.data_dir} can't be opened: {type(error).__name__}.") from error
     except RuntimeError as error:
         if "bind" not in str(error):

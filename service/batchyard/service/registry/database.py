@@ -6,17 +6,15 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from batchyard.service.errors import StorageFull, Unavailable
+from batchyard.service.registry.upgrading import upgrade
 from batchyard.service.reserve import Reserve
 
 T = TypeVar("T")
@@ -56,7 +54,7 @@ class Database:
         self._engine = _sqlite(url)
         with self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            migrate(connection)
+            upgrade(connection)
         self._readers = ThreadPoolExecutor(_READERS, "registry-read")
         self._pending: SimpleQueue[_Write | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="registry-write")
@@ -160,14 +158,6 @@ def _sqlite(url: str) -> Engine:
         connection.execute("PRAGMA busy_timeout=10000")
 
     return engine
-
-
-def migrate(connection: Connection, revision: str = "head") -> None:
-    """Brings the schema up to a revision, within the caller's transaction."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
 
 
 def _caused(error: Exception) -> Exception:

@@ -1,0 +1,39 @@
+"""The registry's schema: made at once where it is new, brought up to date by migrations where it is older."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from batchyard.service.errors import FailedPrecondition
+from batchyard.service.registry.schema import metadata
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_VERSION = "alembic_version"
+NEWEST = max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def upgrade(connection: Connection) -> None:
+    """Leaves the newest schema, within the caller's transaction. Raises FailedPrecondition for one newer than that."""
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        metadata.create_all(connection, checkfirst=False)
+        connection.exec_driver_sql(f"CREATE TABLE {_VERSION} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.execute(text(f"INSERT INTO {_VERSION} VALUES (:newest)"), {"newest": NEWEST})  # noqa: S608
+        return
+    found = connection.exec_driver_sql(f"SELECT version_num FROM {_VERSION}").scalar()  # noqa: S608
+    if found and found > NEWEST:
+        raise FailedPrecondition("The registry was made by a newer Batchyard than this one.")
+    if found != NEWEST:
+        migrate(connection)
+
+
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Runs the migrations up to a revision, within the caller's transaction."""
+    # Alembic takes longer to import than most starts need in all.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
