@@ -41,7 +41,7 @@ async def test_every_answer_is_as_the_description_says(tmp_path: Path) -> None:
             left = (now.descriptors - before.descriptors, await tasks(server) - running)
             return " ".join(str(one) for one in (threads if threads.total() > POOLED else "", *left) if one)
 
-        count = min(examples(5), MOST_EXAMPLES)
+        count = min(examples(3), MOST_EXAMPLES)
         assert await operations_tested(tmp_path, port, "--max-examples", str(count)) == OPERATIONS
         await until(more, lambda left: not left, every=0.1)
         growth = resident_bytes(server.pid) - before.resident

@@ -129,9 +129,10 @@ class TestARefusal:
         async with scene(tmp_path) as yard:
             hour = Answer(429, headers={"retry-after": "3600", "retry-after-ms": "3600000"})
             yard.fakes[0].fault(hour, times=1000, where=CREATE)
+            await yard.run(lines_of(2))  # alone: of several at once, more than one may ask before it is told
             await all_complete(yard)
             assert sum(map(CREATE, yard.fakes[0].requests)) == 1
-            assert [len(fake.batches) for fake in yard.fakes] == [0, BATCHES]
+            assert [len(fake.batches) for fake in yard.fakes] == [0, BATCHES + 1]
 
     async def test_of_our_credentials_sends_all_work_elsewhere(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as yard:
