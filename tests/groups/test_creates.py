@@ -1,10 +1,14 @@
 """Every creation succeeds, its content can be read, and what comes is spread as the configuration says."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.groups.creates import creates
+from tests.harness import until
+
+from batchyard.v1 import Placement
 
 from .scene import HELD, MODEL, Yard, lines_of, scene
 
@@ -44,6 +48,11 @@ async def test_batches_go_where_most_budget_is_free(tmp_path: Path) -> None:
         assert [fake.enqueued(MODEL) for fake in yard.fakes] == [6 * TOKENS, 16 * TOKENS, 36 * TOKENS]
 
 
+async def told(yard: Yard, batch_id: str) -> Sequence[Placement]:
+    """The placements of a batch as soon as there is one."""
+    return await until(lambda: yard.placements(batch_id), bool)
+
+
 async def test_what_exceeds_all_budgets_waits_until_there_is_room(tmp_path: Path) -> None:
     members = [{"enqueued_tokens": 3 * TOKENS}] * 2
     async with scene(tmp_path, "azure", "azure", quirks=HELD, members=members) as yard:
@@ -54,6 +63,8 @@ async def test_what_exceeds_all_budgets_waits_until_there_is_room(tmp_path: Path
         waiting = [one for one in ids if not any(at.provider_batch_id for at in await yard.placements(one))]
         assert len(waiting) == 3
         assert {(await yard.get(one))["status"] for one in waiting} == {"validating"}
+        for one in waiting:
+            assert all("waiting for" in at.reason for at in await told(yard, one))
         for fake, batch_id in await yard.live(6):
             fake.run(batch_id)
         for fake, batch_id in await yard.live(3):

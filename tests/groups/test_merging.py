@@ -142,7 +142,7 @@ async def test_a_part_that_fails_for_good_fails_its_lines_alone(tmp_path: Path) 
 
 async def test_what_a_deployment_leaves_out_or_makes_up_is_put_right(tmp_path: Path) -> None:
     """An output that lacks a line, has one twice, has a foreign one and one that is no JSON."""
-    async with scene(tmp_path, "azure", quirks=HELD) as yard:
+    async with scene(tmp_path, "azure", quirks=HELD, groups={"harvest_seconds": 0.3}) as yard:
         lines = lines_of(4)
         batch_id = await yard.create(lines)
         ((fake, there),) = await yard.live(1)

@@ -96,9 +96,6 @@ class TestAShard:
         with pytest.raises(Misfit, match="beyond the limits of every deployment") as misfit:
             choose(run(3), [seat("a", max_lines=LINES - 1), seat("b", max_bytes=BYTES - 1)], {}, {})
         assert len(misfit.value.chunks) == 1
-        with pytest.raises(Misfit, match=r"No deployment takes them.*unknown model") as misfit:
-            choose(run(3), [seat("a")], {}, {"a": "unknown model"})
-        assert len(misfit.value.chunks) == 3
 
 
 class TestTheReason:

@@ -111,7 +111,7 @@ def test_an_error_without_a_response_is_failed_in_the_output_file_too() -> None:
     ("error", "kind"),
     [
         ({"code": "batch_expired", "message": "x"}, Kind.NOT_RUN),
-        ({"code": "batch_cancelled", "message": "x"}, Kind.NOT_RUN),
+        ({"code": "batch_cancelled", "message": "x"}, Kind.FAILED),
         ({"code": "request_timeout", "message": "x"}, Kind.FAILED),
         ({"code": ["batch_expired"]}, Kind.FAILED),
         ("batch_expired", Kind.FAILED),

@@ -163,6 +163,7 @@ class TestAProbe:
             (Answer(503), "HTTP status 503"),
             (Answer(401), "credentials"),
             (Answer(403), "credentials"),
+            (Answer(404), "no Batches API"),
             (Answer(200, b"<html>"), "not a JSON object"),
             (Hang(), "did not answer in 0.2 seconds"),
         ],
@@ -187,7 +188,7 @@ class TestAProbe:
             assert "broke" in (scene.provider.condition.error or "")
             assert not scene.provider.available
 
-    @pytest.mark.parametrize("status", [400, 404, 409, 429])
+    @pytest.mark.parametrize("status", [400, 409, 429])
     async def test_that_is_only_refused_shows_that_it_answers(self, tmp_path: Path, status: int) -> None:
         async with opened(tmp_path) as scene:
             scene.fake.fault(Answer(status))

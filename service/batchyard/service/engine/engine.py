@@ -9,7 +9,7 @@ from random import uniform
 
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.lifecycle import Life
-from batchyard.service.errors import LeaseLost
+from batchyard.service.errors import LeaseLost, Unavailable
 from batchyard.service.registry.records import LIVE, BatchRecord
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.watching import Changes
@@ -155,6 +155,8 @@ class Engine:
                 failures += 1
                 _log.exception("batch is stuck, will try again", extra={"batch": batch.id, "failures": failures})
                 await self._back_off(failures, control)
+                with suppress(Unavailable):  # a part of the step may have been committed
+                    batch = await self._work.reread(batch)
             if batch.status != before:
                 _log.info("batch moved", extra={"batch": batch.id, "from": before, "to": batch.status})
 

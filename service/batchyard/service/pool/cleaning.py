@@ -60,21 +60,24 @@ class Cleaner:
     async def sweep(self) -> None:
         """One round."""
         now = self._clock()
-        for file in await self._placements.unused_inputs(int(max(now - _GRACE_SECONDS, min(self._started, now)))):
-            if provider := self._providers.get(file.deployment or ""):
-                with suppress(
-                    BatchyardError
-                ):  # it is in use still, or can't be removed now: the next round tries again
-                    await provider.delete(self._internal, file)
-        for shard in await self._placements.abandoned():
-            if provider := self._providers.get(shard.deployment or ""):
-                with suppress(BatchyardError):
-                    await provider.cancel_batch(self._internal, shard)
+        before = int(max(now - _GRACE_SECONDS, min(self._started, now)))
+        for name, provider in self._providers.items():
+            if provider.available:
+                await self._sweep(name, provider, before)
         for name in [name for name, looks in self._looks.items() if looks]:
             with suppress(BatchyardError):
                 await self._look(name)
         while await self._placements.forget(int(now)):
             pass
+
+    async def _sweep(self, name: str, provider: RemoteProvider, before: int) -> None:
+        """What is in use still, or can't be removed now, the next round tries again."""
+        for file in await self._placements.unused_inputs(name, before):
+            with suppress(BatchyardError):
+                await provider.delete(self._internal, file)
+        for shard in await self._placements.abandoned(name):
+            with suppress(BatchyardError):
+                await provider.cancel_batch(self._internal, shard)
 
     async def _look(self, name: str) -> None:
         """Removes inputs of our batches that no row stands for, now and in the last look."""

@@ -1,6 +1,5 @@
 """What every shard needs, and what its batch gives it."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +9,7 @@ from batchyard.service.filestore import FileStore, Part
 from batchyard.service.mutations import Mutations
 from batchyard.service.pool.harvest import Harvest
 from batchyard.service.pool.seats import Seat
+from batchyard.service.pool.transfers import Transfers
 from batchyard.service.registry.placements import Open, Placements
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.registry.tenant import TenantRegistry
@@ -32,7 +32,7 @@ class Context:
     changes: Changes
     mutations: Mutations
     harvest: Harvest
-    transfers: asyncio.Semaphore
+    transfers: Transfers
     suspect: Callable[[str], None]
     settings: GroupSettings
     lease_seconds: float
@@ -54,5 +54,5 @@ class Work(Protocol):
     async def begin(self) -> None:
         """Its first line could run."""
 
-    def others(self, seat: Seat) -> bool:
-        """Whether a member other than this one may still take its lines."""
+    def refused(self, seat: Seat, why: str) -> bool:
+        """Notes that a member takes none of its lines; False where no other member may take these either."""

@@ -1,6 +1,5 @@
 """Model groups as a whole: what runs their batches, and what takes their files."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from batchyard.service.pool.harvest import Harvest
 from batchyard.service.pool.life import GroupLife
 from batchyard.service.pool.run import Yard
 from batchyard.service.pool.seats import Seat
+from batchyard.service.pool.transfers import Transfers
 from batchyard.service.providers.base import NewBatch
 from batchyard.service.providers.probing import Prober
 from batchyard.service.providers.remote import RemoteProvider
@@ -63,7 +63,7 @@ class Groups:
             changes=changes,
             mutations=mutations,
             harvest=Harvest(work, store),
-            transfers=asyncio.Semaphore(settings.groups.max_transfers),
+            transfers=Transfers(settings.groups.max_transfers),
             suspect=self._cleaner.suspect,
             settings=settings.groups,
             lease_seconds=LEASE_SECONDS,

@@ -25,10 +25,11 @@ Lost = Callable[[int], tuple[Failure, bool]]
 
 
 class Source(NamedTuple):
-    """A file of results at a deployment, and whether it is the one of lines that succeeded."""
+    """A file of results at a deployment: whether of lines that succeeded, and how many it has at least."""
 
     open: Callable[[], AbstractAsyncContextManager[Content]]
     succeeded: bool
+    least: int
 
 
 class Yield(NamedTuple):
@@ -42,7 +43,7 @@ class Yield(NamedTuple):
 
 
 class Interrupted(Exception):
-    """A deployment's file could not be read to its end: nothing was kept, and it may be tried again."""
+    """A deployment's file was not all there: nothing was kept, and it may be tried again."""
 
 
 class Harvest:
@@ -61,10 +62,14 @@ class Harvest:
             if index is not None:
                 reader = ResultReader(wanted.batch_id, wanted.group, index, stopped=wanted.stopped)
                 for source in sources:
+                    read = 0
                     async with aclosing(_blocks(source)) as blocks:
                         async for block in blocks:
                             found = await asyncio.to_thread(_read, reader, block, source.succeeded)
                             counts += await _write(made, found)
+                            read += len(found)
+                    if read < source.least:
+                        raise Interrupted(f"of {source.least} results there are {read}")
             missing = None if index is None else await asyncio.to_thread(lambda: set(index.missing()))
             async for number, block in self._input(wanted):
                 found = await asyncio.to_thread(_missing, wanted.batch_id, block, number, missing, lost)
@@ -80,7 +85,8 @@ class Harvest:
     async def _input(self, wanted: Yield) -> AsyncIterator[tuple[int, bytes]]:
         """The input's lines in blocks, each with its first line's number."""
         chunk, number = wanted.chunk, wanted.chunk.first_line
-        async for block in whole_lines(self._store.read(wanted.parts, chunk.start, chunk.end - chunk.start)):
+        size = chunk.end - chunk.start
+        async for block in whole_lines(self._store.read(wanted.parts, chunk.start, size), size):
             yield number, block
             number += block.count(b"\n")
 

@@ -65,8 +65,6 @@ def choose(
         return "the group is not configured any more"
     if not any(_fitting(run[:1], seat, inf) for seat in seats):
         raise Misfit(run[:1], "They are beyond the limits of every deployment.")
-    if all(seat.member.name in excluded for seat in seats):
-        raise Misfit(run, f"No deployment takes them. The last one said: {[*excluded.values()][-1]}")
     able = [seat for seat in seats if seat.member.name not in excluded and seat.ready]
     for order in sorted({seat.member.order for seat in able}):
         tier = [seat for seat in able if seat.member.order == order]

@@ -21,14 +21,18 @@ _OURS = {400, 413, 415, 422}
 class Moved(Exception):
     """A shard of which nothing came has to go elsewhere, or be tried again later.
 
-    `full`: its member has too many tokens enqueued; `unfit`: its member will never take it; `hint`: seconds to wait.
+    `full`: its member has too many tokens enqueued; `unfit`: its member will never take it; `unasked`: its member was
+    not asked at all; `hint`: seconds to wait.
     """
 
-    def __init__(self, why: str, *, full: bool = False, unfit: bool = False, hint: float | None = None) -> None:
+    def __init__(
+        self, why: str, *, full: bool = False, unfit: bool = False, unasked: bool = False, hint: float | None = None
+    ) -> None:
         super().__init__(why)
         self.why = why
         self.full = full
         self.unfit = unfit
+        self.unasked = unasked
         self.hint = hint
 
 

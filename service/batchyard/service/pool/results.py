@@ -56,7 +56,8 @@ class ResultReader:
     """Reads the result files of a shard, whose lines `index` knows; each line has one result, the first.
 
     Where `stopped` is given, that is why we cancelled the shard: it takes the place of what the deployment says of
-    lines that did not run. `dropped` counts what was no result of a line that waits for one.
+    lines that did not run. Where it isn't, lines that somebody else cancelled have failed. `dropped` counts what was no
+    result of a line that waits for one.
     """
 
     def __init__(self, batch_id: str, group: str, index: LineIndex, *, stopped: Failure | None) -> None:
@@ -76,6 +77,8 @@ class ResultReader:
         kind = _kind(found, succeeded)
         if kind is Kind.NOT_RUN and self._stopped:
             return result(self._batch_id, number, found.custom_id, self._stopped, ran=False)
+        if kind is Kind.NOT_RUN and found.error and found.error.code == CANCELLED.code:
+            kind = Kind.FAILED
         tokens = tokens_of(_body(found).usage) if kind is Kind.COMPLETED else NO_TOKENS
         return Result(number, kind, tokens, self._text(data.rstrip(b"\n"), number, found))
 

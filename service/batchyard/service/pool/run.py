@@ -8,6 +8,7 @@ from functools import partial
 
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.results import EXPIRED, Failure
+from batchyard.service.errors import BatchyardError, DataLoss, LeaseLost, StorageFull, Unavailable
 from batchyard.service.filestore import Part
 from batchyard.service.jsonl import Chunk, Scan
 from batchyard.service.pool.context import Context
@@ -25,6 +26,7 @@ from batchyard.service.settings import Member
 _LOOK_SECONDS = 5.0  # how often a batch that waits asks again without being told
 _LONG_SECONDS = 3600.0
 _SOON_SECONDS = 0.01
+_IN_LINE = "waiting for its turn: older batches of the group come first"
 
 _log = logging.getLogger("batchyard.groups")
 
@@ -52,12 +54,11 @@ class Yard:
 
     def seat(self, placed: PlacementRecord) -> Seat | None:
         """The seat of a shard; None where its deployment is not configured any more."""
-        place = (placed.member, placed.deployment)
-        found = next((seat for seat in self.seats if (seat.member.name, seat.member.deployment) == place), None)
+        member = Member(name=placed.member, deployment=placed.deployment, model=placed.model)
+        found = next((seat for seat in self.seats if seat.is_at(member)), None)
         provider = self._providers.get(placed.deployment)
         if found or provider is None:
             return found
-        member = Member(name=placed.member, deployment=placed.deployment, model=placed.model)
         return self._reseat(self.name, member, provider)
 
 
@@ -94,8 +95,13 @@ class Run:
                 values = {"status": Status.IN_PROGRESS, "in_progress_at": now}
                 self.batch = await self._context.work.update_batch(self.batch, **values)
 
-    def others(self, seat: Seat) -> bool:
-        return any(other is not seat and other.member.name not in self._excluded for other in self._yard.seats)
+    def refused(self, seat: Seat, why: str) -> bool:
+        others = {other.member.name for other in self._yard.seats if other is not seat}
+        if others <= self._excluded.keys():  # it is these lines that nobody takes: other lines may still go to all
+            self._excluded.clear()
+            return False
+        self._excluded[seat.member.name] = why
+        return True
 
     async def _step(self, group: asyncio.TaskGroup) -> bool:
         """Places some lines, or waits for a shard to end; False: there is nothing left to do."""
@@ -141,10 +147,13 @@ class Run:
         try:
             await Shard(self._context, self, seat, placed, chunk).run()
         except Moved as moved:
-            if moved.unfit:
-                self._excluded[placed.member] = moved.why
             self._moved = f"moved from {placed.member} ({moved.why})"[:300] + "; "
             _log.warning("a shard moves", extra={**told, "reason": moved.why})
+        except (LeaseLost, StorageFull, DataLoss, Unavailable):
+            raise
+        except BatchyardError:
+            _log.exception("a shard is stuck, will try again", extra=told)
+            await nap(self.control, _LOOK_SECONDS)
 
     async def _without_deployment(self, placed: PlacementRecord, chunk: ChunkRecord) -> None:
         """What becomes of a shard whose deployment was taken out of the configuration: it may come back."""
@@ -175,6 +184,8 @@ class Run:
         One that some members refused waits aside: others may go to these.
         """
         while True:
+            if self._yard.turns.held:
+                await self._context.placements.place(self.batch, lambda _: _IN_LINE)
             async with self._yard.turns.turn(self.batch.seq):
                 while True:
                     freed = self._yard.freed

@@ -41,6 +41,11 @@ class Seat:
         self._paused_until = 0.0
         self._learned: tuple[int, float] | None = None
 
+    def is_at(self, member: Member) -> bool:
+        """Whether a member is this one, at the same deployment and with the same model."""
+        mine = self.member
+        return (mine.name, mine.deployment, mine.model) == (member.name, member.deployment, member.model)
+
     def held(self, standing: Standing) -> Open:
         """What is open here."""
         return standing.get((self.member.deployment, self.member.model), _NOTHING)

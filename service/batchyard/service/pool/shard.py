@@ -25,7 +25,7 @@ from batchyard.service.errors import (
 from batchyard.service.pool.blocks import whole_lines
 from batchyard.service.pool.cleaning import input_name
 from batchyard.service.pool.context import Context, Work
-from batchyard.service.pool.harvest import Interrupted, Source, Yield
+from batchyard.service.pool.harvest import Interrupted, Lost, Source, Yield
 from batchyard.service.pool.refusals import Moved, by_line, failure, refusal, whole
 from batchyard.service.pool.rewriting import Rewriter
 from batchyard.service.pool.seats import Seat
@@ -36,6 +36,7 @@ _log = logging.getLogger("batchyard.groups")
 
 _AGAIN_SECONDS = (0.25, 30.0)
 _NO_RESULT = Failure("result_missing", "The provider returned no result for this request.")
+_CANCELLED_THERE = Failure(CANCELLED.code, "This part of the batch was cancelled at its provider.")
 _BEGUN = {"in_progress", "finalizing", "completed"}
 
 
@@ -61,18 +62,21 @@ class Shard:
     async def run(self) -> None:
         """Raises Moved where nothing came of it, which has been forgotten then; Drained, LeaseLost, StorageFull."""
         shard: BatchRecord | None = None
+        refused: Failure | None = None
         try:
             shard = await self._followed(await self._submitted())
-            if shard.status == "failed" and (moved := failure(shard)) and self._may_move(moved):
+            if shard.status == "failed" and (moved := failure(shard)):
                 raise moved
         except Moved as moved:
-            await self._forget(moved)
-            raise
+            if not moved.unfit or self._work.refused(self._seat, moved.why):
+                await self._forget(moved)
+                raise
+            refused = Failure("no_deployment", f"No deployment takes them. The last one said: {moved.why}")
         except _Given:
             _log.warning("a shard is given up", extra={"batch": self._work.batch.id, "shard": self._placed.n})
         await self._note(open=0, **({"status": shard.status} if shard else {}))
         await self._remove_input()
-        await self._harvest(shard)
+        await self._harvest(shard, refused)
 
     async def _submitted(self) -> BatchRecord:
         """The batch at the deployment, made now or before. Raises Moved where there is none and won't be."""
@@ -128,7 +132,9 @@ class Shard:
         """The id of the input at the deployment, which is sent there where it isn't yet."""
         if self._placed.file_id:
             return self._placed.file_id
-        async with self._context.transfers:
+        async with self._context.transfers.sending(self._provider.place):
+            if not self._seat.ready:
+                raise Moved(self._seat.refusal or "it can't be reached", unasked=True)
             try:
                 file_id = await self._send()
             except BaseException as error:
@@ -145,7 +151,7 @@ class Shard:
         described = FileDescription("batch", input_name(batch.id, chunk.n), content_type="application/jsonl")
         content = self._context.store.read(self._work.parts, chunk.start, chunk.end - chunk.start)
         async with self._provider.upload(self._context.internal, described) as upload:
-            async with aclosing(whole_lines(content)) as blocks:
+            async with aclosing(whole_lines(content, chunk.end - chunk.start)) as blocks:
                 async for block in blocks:
                     self._check_on()
                     await upload.write(await asyncio.to_thread(rewrite, block))
@@ -177,7 +183,8 @@ class Shard:
     async def _show(self, shard: BatchRecord) -> None:
         if shard.status in _BEGUN:
             await self._work.begin()
-            self._seat.worked((await self._context.standing(self._seat)).tokens)
+            if self._placed.status not in _BEGUN:
+                self._seat.worked((await self._context.standing(self._seat)).tokens)
         if shard.status != self._placed.status:
             await self._note(status=shard.status)
         if shard.completed or shard.failed:
@@ -205,21 +212,21 @@ class Shard:
         if dead or self._context.clock() > self._work.batch.expires_at + patience:
             raise _Given
 
-    async def _harvest(self, shard: BatchRecord | None) -> None:
-        """Seals what results there are; of a shard that was given up there are none."""
-        stopped = self._work.control.reason
-        wanted = Yield(self._work.batch.id, self._work.group, self._work.parts, self._chunk, stopped)
-        failures = by_line(shard) if shard else {}
-        rest = stopped or (_rest(shard) if shard else EXPIRED)
+    async def _harvest(self, shard: BatchRecord | None, refused: Failure | None) -> None:
+        """Seals what results there are; of a shard that was refused or given up there are none.
 
-        def lost(line: int) -> tuple[Failure, bool]:
-            found = failures.get(line - self._chunk.first_line + 1)
-            return (found, True) if found else (rest, rest not in {CANCELLED, EXPIRED})
-
+        Results that the deployment counts and does not show yet are waited for, though not for ever.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._context.settings.harvest_seconds
         while True:
+            stopped = self._work.control.reason
+            wanted = Yield(self._work.batch.id, self._work.group, self._work.parts, self._chunk, stopped)
+            rest = stopped or refused or (_rest(shard) if shard else EXPIRED)
             try:
-                async with self._context.transfers:
-                    await self._context.harvest.gather(wanted, await self._sources(shard) if shard else [], lost)
+                async with self._context.transfers.fetching():
+                    sources = await self._sources(shard, complete=loop.time() < end) if shard else []
+                    await self._context.harvest.gather(wanted, sources, self._lost(shard, rest))
             except Interrupted as error:
                 try:
                     self._check_late()
@@ -230,16 +237,27 @@ class Shard:
             else:
                 return
 
-    async def _sources(self, shard: BatchRecord) -> list[Source]:
+    def _lost(self, shard: BatchRecord | None, rest: Failure) -> Lost:
+        failures = by_line(shard) if shard else {}
+
+        def lost(line: int) -> tuple[Failure, bool]:
+            found = failures.get(line - self._chunk.first_line + 1)
+            return (found, True) if found else (rest, rest not in {CANCELLED, EXPIRED})
+
+        return lost
+
+    async def _sources(self, shard: BatchRecord, *, complete: bool) -> list[Source]:
+        """The files of results; `complete` is whether they must have as many as the deployment counts."""
         internal, found = self._context.internal, []
-        for file_id, succeeded in ((shard.output_file_id, True), (shard.error_file_id, False)):
+        files = ((shard.output_file_id, True, shard.completed), (shard.error_file_id, False, shard.failed))
+        for file_id, succeeded, count in files:
             if file_id:
                 try:
                     file = await internal.get_file(file_id)
                 except NotFound:  # it has expired since
                     continue
                 opened = lambda file=file: self._provider.content(internal, file, Span())  # noqa: E731
-                found.append(Source(opened, succeeded))
+                found.append(Source(opened, succeeded, count if complete else 0))
         return found
 
     async def _forget(self, moved: Moved) -> None:
@@ -247,7 +265,7 @@ class Shard:
         if moved.full:
             held = await self._context.standing(self._seat)
             self._seat.full(moved.why, self._placed.tokens, max(0, held.tokens - self._placed.tokens))
-        elif not (moved.unfit or self._work.control.reason):
+        elif not (moved.unfit or moved.unasked or self._work.control.reason):
             self._seat.refused(moved.why, moved.hint)
         await self._context.placements.dissolve(self._work.batch, self._placed.n)
         await self._remove_input()
@@ -258,10 +276,6 @@ class Shard:
             with suppress(BatchyardError):
                 file = await self._context.internal.get_file(self._placed.file_id)
                 await self._provider.delete(self._context.internal, file)
-
-    def _may_move(self, moved: Moved) -> bool:
-        """Whether another member might do better with lines that this one failed."""
-        return not moved.unfit or self._work.others(self._seat)
 
     async def _note(self, **values: object) -> None:
         self._failures = 0
@@ -304,7 +318,7 @@ def _rest(shard: BatchRecord) -> Failure:
         case "failed":
             return whole(shard)
         case "cancelled":
-            return CANCELLED
+            return _CANCELLED_THERE
         case "expired":
             return EXPIRED
         case _:

@@ -10,7 +10,7 @@ class Turns:
     """A lock that goes to the waiter with the lowest number."""
 
     def __init__(self) -> None:
-        self._held = False
+        self.held = False
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
 
@@ -23,8 +23,8 @@ class Turns:
             self._pass_on()
 
     async def _take(self, number: int) -> None:
-        if not self._held:
-            self._held = True
+        if not self.held:
+            self.held = True
             return
         future = asyncio.get_running_loop().create_future()
         self._count += 1
@@ -42,4 +42,4 @@ class Turns:
             if not future.done():
                 future.set_result(None)
                 return
-        self._held = False
+        self.held = False

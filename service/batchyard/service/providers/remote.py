@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from batchyard.service.providers.own import OwnBatches
 from batchyard.service.providers.sending import Sending
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.remote import RemoteRegistry
-from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
+from batchyard.service.registry.tenant import INTERNAL, TenantRegistry, no_batch, no_file
 from batchyard.service.requests import check_ours, check_theirs
 from batchyard.service.settings import Limits, Upstream
 from batchyard.service.upstream import answers
@@ -34,6 +35,7 @@ _PIECE = 256 << 10
 _PAGES = 100
 _READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
+_NO_BOUND = Limits(max_file_bytes=sys.maxsize)  # the service's own inputs have their member's
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
@@ -88,7 +90,8 @@ class RemoteProvider:
 
         with self._places.taken(owner.tenant) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
-            sending = Sending(self._client, self._dialect, begun, self._limits, self._settings.idle_seconds, register)
+            limits = _NO_BOUND if owner.tenant == INTERNAL else self._limits
+            sending = Sending(self._client, self._dialect, begun, limits, self._settings.idle_seconds, register)
             try:
                 yield sending
             finally:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
-from batchyard.service.errors import InvalidArgument, Late
+from batchyard.service.errors import InvalidArgument
 from batchyard.service.providers.base import FileDescription, check_digest, check_size
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.registry.records import FileRecord
@@ -32,6 +32,7 @@ class Sending:
         register: Register,
     ) -> None:
         self.size = 0
+        self._client = client
         self._dialect = dialect
         self._begun = begun
         self._limits = limits
@@ -64,7 +65,7 @@ class Sending:
             async with asyncio.timeout(self._idle_seconds):
                 return await self._register(await self._answer)
         except TimeoutError as error:
-            raise Late("The provider did not answer when the file was there.") from error
+            raise self._client.late("The provider did not answer when the file was there.") from error
 
     async def close(self) -> None:
         """Breaks off what is still on its way."""
@@ -78,7 +79,7 @@ class Sending:
             async with asyncio.timeout(self._idle_seconds):
                 await asyncio.wait({putting, self._answer}, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError as error:
-            raise Late(f"The provider took nothing for {self._idle_seconds:g} seconds.") from error
+            raise self._client.late(f"The provider took nothing for {self._idle_seconds:g} seconds.") from error
         finally:
             if not putting.done():
                 putting.cancel()

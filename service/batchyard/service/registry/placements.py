@@ -80,7 +80,7 @@ class Placements:
 
         def work(connection: Connection) -> None:
             fenced(connection, batch)
-            connection.execute(insert(chunks).values(**_next(connection, batch), **chunk))
+            connection.execute(insert(chunks).values(**_next(connection, batch, chunk), **chunk))
 
         await self._database.write(work)
 
@@ -98,20 +98,21 @@ class Placements:
     async def standing(self) -> Standing:
         return await self._database.read(_standing)
 
-    async def unused_inputs(self, before: int, most: int = 100) -> list[FileRecord]:
-        """Inputs at deployments that no open shard reads; one that none ever did is older than `before`."""
+    async def unused_inputs(self, deployment: str, before: int) -> list[FileRecord]:
+        """Inputs at a deployment that no open shard reads, up to a number; those that none ever did are from before."""
         reader = select(placements.c.n).where(placements.c.file_id == files.c.id)
         done = reader.exists() & ~reader.where(placements.c.open == 1).exists()
         stray = ~reader.exists() & (files.c.observed_at < before)
         query = select(*FILE_COLUMNS).where(files.c.tenant == INTERNAL, files.c.deleted_at.is_(None))
-        query = query.where(files.c.purpose == "batch", done | stray).limit(most)
+        query = query.where(files.c.purpose == "batch", files.c.deployment == deployment, done | stray).limit(_MOST)
         return await self._database.read(lambda c: [FileRecord(**row) for row in c.execute(query).mappings()])
 
-    async def abandoned(self, most: int = 100) -> list[BatchRecord]:
-        """Batches at deployments that still run, though nobody waits for them any more."""
+    async def abandoned(self, deployment: str) -> list[BatchRecord]:
+        """Batches at a deployment that still run, though nobody waits for them any more, up to a number."""
         wanted = select(placements.c.n).where(placements.c.file_id == batches.c.input_file_id, placements.c.open == 1)
         query = select(*BATCH_COLUMNS).where(batches.c.tenant == INTERNAL, ~wanted.exists())
-        query = query.where(batches.c.status.not_in([*ENDED, Status.CANCELLING])).limit(most)
+        query = query.where(batches.c.status.not_in([*ENDED, Status.CANCELLING]))
+        query = query.where(batches.c.deployment == deployment).limit(_MOST)
         return await self._database.read(lambda c: [BatchRecord(**row) for row in c.execute(query).mappings()])
 
     async def strays(self, deployment: str, named: Mapping[str, str]) -> set[str]:
@@ -161,13 +162,18 @@ def _standing(connection: Connection) -> dict[tuple[str, str], Open]:
 
 
 def _added(connection: Connection, batch: BatchRecord, wanted: Wanted) -> PlacementRecord:
-    key = _next(connection, batch)
+    key = _next(connection, batch, wanted.chunk)
     connection.execute(insert(chunks).values(**key, **wanted.chunk))
     query = insert(placements).values(**key, **wanted.placement, open=1).returning(*PLACEMENT_COLUMNS)
     return PlacementRecord(**connection.execute(query).mappings().one())
 
 
-def _next(connection: Connection, batch: BatchRecord) -> dict[str, int]:
+def _next(connection: Connection, batch: BatchRecord, chunk: Mapping[str, Any]) -> dict[str, int]:
+    """The key of a new chunk. Raises LeaseLost where an earlier try, broken off, has given its lines out after all."""
+    same = select(chunks.c.n).where(chunks.c.batch_seq == batch.seq)
+    same = same.where(chunks.c.start < chunk["end"], chunks.c.end > chunk["start"]).limit(1)
+    if connection.scalar(same) is not None:
+        raise LeaseLost("the lines are in another chunk by now")
     last = connection.scalar(select(func.max(chunks.c.n)).where(chunks.c.batch_seq == batch.seq))
     return {"batch_seq": batch.seq, "n": 0 if last is None else last + 1}
 

@@ -104,7 +104,9 @@ class RemoteRegistry:
         """What an idempotency key of this deployment made, or may be making."""
         made = select(*BATCH_COLUMNS).join(idempotency_keys, idempotency_keys.c.batch_seq == batches.c.seq)
         made = made.where(idempotency_keys.c.tenant == owner.tenant, idempotency_keys.c.key == key)
+        made = made.where(batches.c.deployment == self._deployment)
         making = select(*_INTENT_COLUMNS).where(intents.c.tenant == owner.tenant, intents.c.key == key)
+        making = making.where(intents.c.deployment == self._deployment)
 
         def work(connection: Connection) -> BatchRecord | Intent | None:
             if batch := connection.execute(made).mappings().one_or_none():

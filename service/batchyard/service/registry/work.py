@@ -251,6 +251,7 @@ class WorkRegistry:
             batches.c.status.not_in(ENDED),
         )
         due = select(files.c.seq).where(files.c.deleted_at.is_(None), files.c.expires_at <= now, ~reader.exists())
+        due = due.where(files.c.tenant != INTERNAL)  # what shards have at deployments is the cleaner's
         query = update(files).where(files.c.seq.in_(due.limit(most))).values(deleted_at=now)
         return await self._execute(query, urgent=True)
 

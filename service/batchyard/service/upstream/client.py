@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from math import ceil
 from random import Random
 from time import perf_counter
@@ -30,6 +30,7 @@ _PROBE_SECONDS = 10.0
 _UNREACHED = "The provider could not be reached."
 _BROKE = "The connection to the provider broke before it answered."
 _NO_OBJECT = "The provider's answer is not a JSON object."
+_NOT_THERE = "There is no Batches API at the deployment's base URL."
 _LEFT_ALONE = "PROVIDER_LEFT_ALONE"
 
 R = TypeVar("R")
@@ -84,10 +85,15 @@ class UpstreamClient:
 
     async def probe(self, operation: str, path: str, params: Mapping[str, str]) -> None:
         """Reads a JSON object, one time and not for long; what comes of it shows in `condition` alone."""
-        with suppress(Refused, Unsure):
+        try:
             bounded = self._bounded(min(self._settings.call_seconds, _PROBE_SECONDS))
             async with bounded, self._open(operation, "GET", path, params=params) as response:
                 await self._json(response)
+        except Unsure:
+            pass
+        except Refused as error:
+            if error.upstream.http_status == 404:  # an answer, though not of what should be there
+                self.condition.failed(_NOT_THERE)
         self.condition.probed()
 
     async def remove(self, operation: str, path: str) -> None:
@@ -118,6 +124,11 @@ class UpstreamClient:
         """POSTs a body as it comes, one time, however long that takes; its author bounds the wait for each piece."""
         async with self._open(operation, "POST", path, content=content, headers=headers) as response:
             return await self._json(response)
+
+    def late(self, message: str) -> Late:
+        """The error of a body that its author stopped waiting for."""
+        self.condition.failed(message)
+        return Late(message)
 
     @asynccontextmanager
     async def download(self, operation: str, path: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:

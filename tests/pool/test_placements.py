@@ -1,0 +1,90 @@
+"""What the registry keeps of shards: each line is given out once, and nothing hides what is to be removed."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchyard.service.errors import LeaseLost
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.placements import Placements, Standing, Wanted
+from batchyard.service.registry.records import BatchRecord
+from batchyard.service.registry.remote import Intent, RemoteRegistry
+from batchyard.service.registry.tenant import INTERNAL, Once, TenantRegistry
+from batchyard.service.registry.work import WorkRegistry
+
+BATCH: dict[str, Any] = {
+    "id": "batch_1",
+    "provider": "groups",
+    "endpoint": "/v1/chat/completions",
+    "input_file_id": "file-1",
+    "completion_window": "24h",
+    "status": "in_progress",
+    "created_at": 1,
+    "expires_at": 90_000,
+    "metadata": {},
+    "output_seconds": 1,
+}
+FILE: dict[str, Any] = {
+    "provider": "azure",
+    "purpose": "batch",
+    "filename": "a.jsonl",
+    "bytes": 1,
+    "created_at": 1,
+    "status": "processed",
+    "observed_at": 1,
+}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path}/r.db")
+    yield database
+    database.close()
+
+
+def wanted(start: int, end: int, _: Standing) -> Wanted:
+    place: dict[str, Any] = {"member": "m", "provider": "azure", "deployment": "a", "model": "m", "first_line": 1}
+    more = {"lines": 1, "tokens": 1, "reason": "", "status": "validating", "created_at": 1}
+    return Wanted({"first_line": 1, "start": start, "end": end}, place | more)
+
+
+async def test_lines_are_given_out_once(database: Database) -> None:
+    """Whoever was cancelled while its placing was committed begins again with a view from before."""
+    batch: BatchRecord = await TenantRegistry(database, "alice").add_batch(BATCH)
+    placements = Placements(database, lambda _: None)
+    await placements.place(batch, partial(wanted, 0, 10))
+    for start, end in ((0, 10), (9, 20), (0, 5)):
+        with pytest.raises(LeaseLost):
+            await placements.place(batch, partial(wanted, start, end))
+        with pytest.raises(LeaseLost):
+            await placements.take(batch, {"first_line": 1, "start": start, "end": end})
+    await placements.place(batch, partial(wanted, 10, 20))
+    assert len(await placements.of(batch)) == 2
+
+
+async def test_inputs_are_those_of_one_deployment(database: Database) -> None:
+    placements = Placements(database, lambda _: None)
+    for name in ("gone", "there"):
+        await RemoteRegistry(database, name, lambda _: None).add_file(INTERNAL, f"file-{name}", FILE)
+    assert [file.id for file in await placements.unused_inputs("there", before=1000)] == ["file-there"]
+
+
+async def test_what_shards_have_does_not_expire_here(database: Database) -> None:
+    for tenant in (INTERNAL, "alice"):
+        registry = RemoteRegistry(database, tenant, lambda _: None)
+        await registry.add_file(tenant, f"file-{tenant}", FILE | {"expires_at": 2})
+    assert await WorkRegistry(database, "me").expire_files(now=1000) == 1
+
+
+async def test_a_key_is_one_of_its_deployment(database: Database) -> None:
+    owner, once = TenantRegistry(database, INTERNAL), Once("key", "digest", 1)
+    one, other = (RemoteRegistry(database, name, lambda _: None) for name in ("one", "other"))
+    chosen = {name: BATCH[name] for name in BATCH if name not in {"id", "status"}}
+    intent = Intent("batch_1", INTERNAL, "one", {"source": {}, "marked": True, **chosen}, "key", "digest", 1)
+    await one.begin(owner, intent, once, None)
+    assert (await one.under(owner, "key"), await other.under(owner, "key")) == (intent, None)
+    made = await one.complete(intent, "batch_there", {"status": "validating"})
+    assert (await one.under(owner, "key"), await other.under(owner, "key")) == (made, None)
