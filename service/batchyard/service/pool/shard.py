@@ -71,7 +71,8 @@ class Shard:
             if not moved.unfit or self._work.refused(self._seat, moved.why):
                 await self._forget(moved)
                 raise
-            refused = Failure("no_deployment", f"No deployment takes them. The last one said: {moved.why}")
+            if shard is None:
+                refused = Failure("no_deployment", f"No deployment takes them. The last one said: {moved.why}")
         except _Given:
             _log.warning("a shard is given up", extra={"batch": self._work.batch.id, "shard": self._placed.n})
         await self._note(open=0, **({"status": shard.status} if shard else {}))
