@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 from tests.deployments import DOUBT_SECONDS
-from tests.harness import until
+from tests.harness import plain_client, until
 from tests.providers.scene import CONTENT, FAKES, INPUT, UPLOAD, Provider, Scene, before
 from tests.rest.conftest import BEARER, batch_request
 from tests.upstream.exchange import Seen
@@ -118,7 +118,7 @@ class _Run:
 
     async def call(self, random: Random) -> None:
         base = str(self._found.door.rest.base_url)
-        async with httpx.AsyncClient(base_url=base, headers=BEARER, trust_env=False, timeout=60) as rest:
+        async with plain_client(base_url=base, headers=BEARER, timeout=60) as rest:
             caller = _Caller(rest, random, self)
             while self._left > 0:
                 self._left -= 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from time import time
 from typing import Any, TypeVar
 
 import grpc
+import httpx
 import pytest
 
 from batchyard.common.metrics import Metrics
@@ -61,6 +63,12 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
 def figures() -> ServiceMetrics:
     """The figures of a part of a service, on a registry of their own."""
     return ServiceMetrics(Metrics())
+
+
+def plain_client(base_url: str = "", **more: Any) -> httpx.AsyncClient:
+    """A client of plain HTTP: to load certificates takes longer than many a test."""
+    none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.AsyncClient(base_url=base_url, trust_env=False, verify=none, **more)
 
 
 class Client:

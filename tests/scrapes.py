@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from tests.harness import plain_client
 
 from batchyard.common.metrics import PATH, Metrics
 
@@ -48,7 +49,7 @@ async def scrape(metrics: Metrics) -> Scrape:
 
 async def scraped(port: int) -> Scrape:
     """What the listener on a port of this machine answers."""
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with plain_client(timeout=30) as client:
         answer = await client.get(f"http://127.0.0.1:{port}{PATH}")
     assert answer.status_code == 200, answer.text
     return Scrape(answer.text)

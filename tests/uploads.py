@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import httpx
-from tests.harness import KEY
+from tests.harness import KEY, plain_client
 from tests.processes import Process, batchyard, configure, configure_at, process
 
 MIB = 1 << 20
@@ -73,7 +73,7 @@ async def _configured(folder: Path) -> AsyncIterator[Pair]:
         target = f"127.0.0.1:{await service.port()}"
         with batchyard(folder, "shim", "--service", target) as shim:
             base, key = f"http://127.0.0.1:{await shim.port('REST on')}", {"authorization": f"Bearer {KEY}"}
-            async with httpx.AsyncClient(base_url=base, headers=key, trust_env=False, timeout=600) as rest:
+            async with plain_client(base_url=base, headers=key, timeout=600) as rest:
                 yield Pair(rest, shim, service)
 
 

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from starlette.responses import Response
 from tests.bad_input.model import Case, Failed, Fine, Http, Input, Outcome, Raw, Refused, Rpc, Send
 from tests.fakes import Gate, completion, fake_endpoint
-from tests.harness import PATIENCE, Client, chat_line, chat_lines, jsonl, until, upload_messages
+from tests.harness import PATIENCE, Client, chat_line, chat_lines, jsonl, plain_client, until, upload_messages
 from tests.rest.conftest import FORM, form, opened, refusal
 from tests.statuses import told
 
@@ -152,7 +152,7 @@ async def joined(port: int, grpc_port: int, client: Client, store: Path) -> Asyn
     """A bench at a front door that runs already, with one `$earlier` file."""
     earlier = await client.upload(EARLIER, purpose="user_data")
     base = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as rest:
+    async with plain_client(base_url=base, timeout=60) as rest:
         with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
             yield Bench(port, rest, channel, client, store, {"earlier": earlier.id})
 

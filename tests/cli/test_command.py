@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.harness import plain_client
 
 DEVELOPMENT = Path(__file__).parents[2] / "service" / "batchyard" / "cli" / "development.yaml"
 KEY = {"authorization": "Bearer sk-1234"}
@@ -130,7 +130,7 @@ class TestServe:
             rest, rpc = (await command.said(BOTH)).groups()
             assert "local (echo)" in command.written
             assert str(DEVELOPMENT) in command.written
-            async with httpx.AsyncClient(base_url=rest, trust_env=False, timeout=SECONDS) as client:
+            async with plain_client(base_url=rest, timeout=SECONDS) as client:
                 assert (await client.get("/health/readiness")).json() == {"status": "ready"}
                 assert (await client.get("/v1/batches")).status_code == 401
                 assert (await client.get("/v1/batches", headers=KEY)).json()["data"] == []
@@ -141,7 +141,7 @@ class TestServe:
     async def test_an_uploaded_file_comes_back(self, local: list[str]) -> None:
         async with running("serve", *local) as command:
             rest, _ = (await command.said(BOTH)).groups()
-            async with httpx.AsyncClient(base_url=rest, trust_env=False, headers=KEY, timeout=SECONDS) as client:
+            async with plain_client(base_url=rest, headers=KEY, timeout=SECONDS) as client:
                 form = {"purpose": "user_data"}
                 made = await client.post("/v1/files", data=form, files={"file": ("a.txt", b"hello")})
                 assert made.status_code == 200, made.text
@@ -169,7 +169,7 @@ class TestServe:
                 yield b" world\r\n--x--\r\n"
 
             headers = KEY | {"content-type": "multipart/form-data; boundary=x"}
-            async with httpx.AsyncClient(base_url=rest, trust_env=False, headers=headers, timeout=SECONDS) as client:
+            async with plain_client(base_url=rest, headers=headers, timeout=SECONDS) as client:
                 upload = asyncio.create_task(client.post("/v1/files", content=form()))
                 await command.said("stopping")
                 stopping.set()
@@ -223,11 +223,11 @@ class TestApart:
             target = (await service.said(r"gRPC on (127\.0\.0\.1:\d+)"))[1]
             async with running("shim", "--port", "0", "--service", target, "--host", "127.0.0.1") as shim:
                 rest = (await shim.said(r"REST on (http://[\d.:]+), service at"))[1]
-                async with httpx.AsyncClient(base_url=rest, trust_env=False, timeout=SECONDS) as client:
+                async with plain_client(base_url=rest, timeout=SECONDS) as client:
                     assert (await client.get("/health/readiness")).status_code == 200
                 service.process.terminate()
                 assert await service.ended() == 0
-                async with httpx.AsyncClient(base_url=rest, trust_env=False, timeout=SECONDS) as client:
+                async with plain_client(base_url=rest, timeout=SECONDS) as client:
                     assert (await client.get("/health/readiness")).status_code == 503
                     assert (await client.get("/health/liveliness")).status_code == 200
                 shim.process.terminate()
@@ -320,5 +320,5 @@ class TestUsage:
 
 async def _answers(rest: str) -> None:
     """Waits until `rest` has worked through what was sent before."""
-    async with httpx.AsyncClient(base_url=rest, trust_env=False, timeout=SECONDS) as client:
+    async with plain_client(base_url=rest, timeout=SECONDS) as client:
         await client.get("/health/liveliness")

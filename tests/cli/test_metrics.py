@@ -15,7 +15,7 @@ import pytest
 import yaml
 from starlette.responses import Response
 from tests.fakes import completion, failure, fake_endpoint
-from tests.harness import KEY, Client, chat_line, jsonl, until
+from tests.harness import KEY, Client, chat_line, jsonl, plain_client, until
 from tests.processes import ROOT, Process, batchyard, configure
 from tests.scrapes import Scrape, scraped
 
@@ -48,7 +48,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Process, httpx.AsyncClien
             rest = f"http://127.0.0.1:{await served.port('REST on')}"
             bearer = {"authorization": f"Bearer {KEY}"}
             async with (
-                httpx.AsyncClient(base_url=rest, headers=bearer, trust_env=False, timeout=60) as http,
+                plain_client(base_url=rest, headers=bearer, timeout=60) as http,
                 grpc.aio.insecure_channel(f"127.0.0.1:{await served.port('gRPC on')}") as channel,
             ):
                 yield served, http, Client(channel)

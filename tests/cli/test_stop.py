@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import grpc
-import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.eventsource import EventSource
-from tests.harness import KEY, PATIENCE, chat_lines, jsonl, until
+from tests.harness import KEY, PATIENCE, chat_lines, jsonl, plain_client, until
 from tests.processes import Process, batchyard, configure
 
 BOUNDARY = "frontier"
@@ -72,7 +71,7 @@ async def test_a_shim_alone_tells_who_watches_that_it_stops(tmp_path: Path) -> N
 async def last_event(stopped: Process) -> str:
     """What the error says with which the events of a running batch end, whole, when the process is told to stop."""
     base, key = f"http://127.0.0.1:{await stopped.port('REST on')}/v1", {"authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=base, headers=key, trust_env=False, timeout=PATIENCE) as client:
+    async with plain_client(base_url=base, headers=key, timeout=PATIENCE) as client:
         form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", jsonl(chat_lines(1)))}}
         file = (await client.post("/files", **form)).json()  # type: ignore[arg-type]
         request = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}

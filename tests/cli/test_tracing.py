@@ -8,7 +8,7 @@ import httpx
 from starlette.responses import Response
 from tests.collector import collecting
 from tests.fakes import completion, fake_endpoint
-from tests.harness import KEY, PATIENCE, chat_line, jsonl, until
+from tests.harness import KEY, PATIENCE, chat_line, jsonl, plain_client, until
 from tests.processes import batchyard, configure
 
 TRACE, ABOVE = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -29,7 +29,7 @@ def traced(endpoint: str, **more: str) -> dict[str, str]:
 
 
 def calling(base: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=base, headers=AUTHORIZED, trust_env=False, timeout=PATIENCE)
+    return plain_client(base_url=base, headers=AUTHORIZED, timeout=PATIENCE)
 
 
 async def answer(body: dict[str, Any], before: int) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.harness import plain_client
 from tests.sockets import sockets
 
 from batchyard.common import http1
@@ -56,7 +57,7 @@ async def app() -> App:
 async def serving(app: App, **options: Any) -> AsyncIterator[tuple[Listener, httpx.AsyncClient]]:
     async with listening(app, "127.0.0.1", 0, **{"max_requests": 8, **options}) as listener:
         base = f"http://127.0.0.1:{listener.port}"
-        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=10) as client:
+        async with plain_client(base_url=base, timeout=10) as client:
             yield listener, client
 
 
@@ -86,7 +87,7 @@ class TestAddress:
         async with listening(app, "localhost", 0, max_requests=8) as listener:
             for family, *_, name in set(socket.getaddrinfo("localhost", listener.port, type=socket.SOCK_STREAM)):
                 if family == socket.AF_INET or socket.has_dualstack_ipv6():
-                    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+                    async with plain_client(timeout=10) as client:
                         answer = await client.get(f"http://{address(str(name[0]), listener.port)}/")
                     assert answer.status_code == 200
 

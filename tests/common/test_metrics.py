@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import Counter, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
+from tests.harness import plain_client
 from tests.scrapes import Scrape, scrape
 
 from batchyard.common.frame import Frame
@@ -27,7 +28,7 @@ async def client(metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
     ledger = Ledger(metrics)
     async with listening(Frame(metrics.app, ledger), "127.0.0.1", 0, max_requests=8, ledger=ledger) as listener:
         base = f"http://127.0.0.1:{listener.port}"
-        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=10) as client:
+        async with plain_client(base_url=base, timeout=10) as client:
             yield client
 
 

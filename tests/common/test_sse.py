@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 from tests.eventsource import EventSource
-from tests.harness import PATIENCE
+from tests.harness import PATIENCE, plain_client
 
 from batchyard.common import sse
 from batchyard.common.listeners import listening
@@ -32,7 +32,7 @@ async def test_a_listener_that_stops_ends_what_would_go_on_and_the_client_is_tol
     ticker = Ticker()
     async with listening(ticker, "127.0.0.1", 0, max_requests=5) as listener, asyncio.timeout(PATIENCE):
         base = f"http://127.0.0.1:{listener.port}"
-        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=PATIENCE) as client:
+        async with plain_client(base_url=base, timeout=PATIENCE) as client:
             events = EventSource(client, "/").connect()
             assert (await anext(events)).data == "1"
             stopping = asyncio.create_task(listener.drain(2 * PATIENCE))

@@ -10,8 +10,7 @@ from contextlib import suppress
 from importlib.metadata import metadata
 from pathlib import Path
 
-import httpx
-from tests.harness import until
+from tests.harness import plain_client, until
 from tests.processes import ROOT, process
 from tests.tools import tool
 
@@ -49,9 +48,7 @@ async def test_the_readmes_configuration_serves(tmp_path: Path) -> None:
     arguments = [argument.replace("config.yaml", str(config)) for argument in arguments]
     with process(tmp_path / "log", "batchyard.cli.main", *arguments, environ=environ) as served:
         url = f"http://127.0.0.1:{await served.port('REST on')}/v1/batches"
-        async with httpx.AsyncClient(
-            headers={"authorization": "Bearer sk-mine"}, trust_env=False, timeout=60
-        ) as client:
+        async with plain_client(headers={"authorization": "Bearer sk-mine"}, timeout=60) as client:
             assert (await client.get(url)).json()["data"] == []
     assert (tmp_path / "batchyard/registry.sqlite3").exists()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 from hypothesis import settings
-from tests.harness import KEY, Client, chat_lines, jsonl, service, settings_for, until
+from tests.harness import KEY, Client, chat_lines, jsonl, plain_client, service, settings_for, until
 from tests.kills import leftovers
 from tests.leaks import nothing_left
 
@@ -73,10 +73,9 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
         service(settings) as (server, grpc),
         connect(f"127.0.0.1:{server.grpc_port}") as caller,
         listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
-        httpx.AsyncClient(
+        plain_client(
             base_url=f"http://127.0.0.1:{listener.port}",
             headers={"authorization": f"Bearer {KEY}"},
-            trust_env=False,
             timeout=30,
             limits=httpx.Limits(max_connections=1),
         ) as rest,

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+from tests.harness import plain_client
 from tests.providers.scene import CREATE, UPLOAD
 from tests.rest.conftest import opened
 from tests.upstream.azure import fake_azure
@@ -68,7 +68,7 @@ class TestAPart:
             ((fake, there),) = await yard.live(1)
             fake.step(there)
             await yard.seen(batch_id, lambda batch: batch["status"] == "in_progress")
-            async with httpx.AsyncClient(trust_env=False) as other:
+            async with plain_client() as other:
                 headers = {"authorization": f"Bearer {fake.key}"}
                 answer = await other.post(f"{fake.api_base}/batches/{there}/cancel", headers=headers)
             assert answer.status_code == 200, answer.text

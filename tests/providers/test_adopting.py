@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-import httpx
 import pytest
 from tests.deployments import at_deployment
-from tests.harness import ENDED, KEY, Client, chat_lines, jsonl, refused, service, settings_for, until
+from tests.harness import ENDED, KEY, Client, chat_lines, jsonl, plain_client, refused, service, settings_for, until
 from tests.statuses import told
 from tests.upstream.openai import FakeOpenAI, fake_openai
 
@@ -66,7 +65,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 async def created_elsewhere(fake: FakeOpenAI, file_id: str) -> str:
     """A batch that somebody made at the provider itself."""
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    async with httpx.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {fake.key}"}) as client:
+    async with plain_client(headers={"authorization": f"Bearer {fake.key}"}) as client:
         answer = await client.post(f"{fake.api_base}/batches", json={**body, "metadata": {"team": "a"}})
         return str(answer.json()["id"])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import KEY, Client, jsonl, service, settings_for, until
+from tests.harness import KEY, Client, jsonl, plain_client, service, settings_for, until
 
 from batchyard.common.listeners import listening
 from batchyard.service.server import Server
@@ -95,7 +95,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 
 def rest_client(port: int) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=BEARER, trust_env=False, timeout=60)
+    return plain_client(base_url=f"http://127.0.0.1:{port}", headers=BEARER, timeout=60)
 
 
 def batch_request(input_file_id: str, /, **members: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from starlette.applications import Starlette
+from tests.harness import plain_client
 
 from batchyard.common.listeners import listening
 from batchyard.shim.app import create_app
@@ -201,7 +202,7 @@ async def running_shim(max_requests: int = 100, **settings: Any) -> AsyncGenerat
         app = create_app(caller, **settings)
         async with listening(app, "127.0.0.1", 0, max_requests=max_requests) as listener:
             base = f"http://127.0.0.1:{listener.port}"
-            async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30) as client:
+            async with plain_client(base_url=base, timeout=30) as client:
                 yield Shim(service, servicer, client, app, listener.port)
 
 

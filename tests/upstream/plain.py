@@ -1,19 +1,17 @@
 """Plain HTTP to a fake, for the tests of the fakes themselves."""
 
-import ssl
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
-from tests.harness import chat_lines, jsonl
+from tests.harness import chat_lines, jsonl, plain_client
 
 LINES = jsonl(chat_lines(3))
-_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to load certificates takes longer than a test
 
 
 def rest(base: str, **headers: str) -> httpx.AsyncClient:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.AsyncClient(base_url=base, headers=named, trust_env=False, timeout=10, verify=_PLAIN)
+    return plain_client(base_url=base, headers=named, timeout=10)
 
 
 async def upload(
