@@ -138,7 +138,7 @@ class GroupSettings:
     max_batch_file_bytes: Count = 2 << 30
     """The largest input of a batch, and the largest upload to a group."""
     max_transfers: Annotated[int, Bounds(1, 256)] = 8
-    """Inputs that are sent and results that are fetched at once, over all groups."""
+    """Inputs that are sent and results that are fetched at once, over all groups; inputs for one deployment: half."""
     backoff_seconds: SomeSeconds = 5.0
     """The first pause of a member after a refusal; it doubles with each one more."""
     max_backoff_seconds: SomeSeconds = 320.0
