@@ -22,7 +22,7 @@ from tests.harness import (
     until,
     upload_messages,
 )
-from tests.service.test_registry import a_batch, opened
+from tests.registries import a_batch, opened
 
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
