@@ -12,6 +12,7 @@ import grpc
 from grpc import aio
 
 from batchyard.service.errors import BatchyardError, Unauthenticated
+from batchyard.service.keys.records import KeyRecord
 
 DEFAULT_TENANT = "default"
 _MOST_PUBLIC_STREAMS = 64
@@ -22,11 +23,15 @@ API_VERSION, KEY_SCHEME = "batchyard-api-version", "batchyard-key-scheme"
 
 
 class Caller(NamedTuple):
-    """Who calls: the tenant, whether its key is the master's, and whether its client speaks as Azure's own do."""
+    """Who calls: the tenant, whether its key is the master's, and whether its client speaks as Azure's own do.
+
+    `key` is the one that it has, none for the master's and where none is needed.
+    """
 
     tenant: str
     master: bool
     azure: bool = False
+    key: KeyRecord | None = None
 
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller")

@@ -190,7 +190,8 @@ class Servicer(BatchServiceServicer):
         return self._router.checked(provider, azure=current_caller.get().azure)
 
     def _owner(self) -> TenantRegistry:
-        return TenantRegistry(self._database, current_caller.get().tenant)
+        caller = current_caller.get()
+        return TenantRegistry(self._database, caller.tenant, caller.key)
 
 
 def _fitting(messages: Iterable[Listed]) -> tuple[list[Listed], bool]:

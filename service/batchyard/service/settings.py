@@ -225,6 +225,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What a key may use of the service; none of a kind: as much as there is."""
+
+    requests_per_minute: MaybeCount = None
+    concurrent_uploads: MaybeCount = None
+    stored_bytes: MaybeCount = None
+    """Bytes of its files and results."""
+    batches_in_flight: MaybeCount = None
+    """Its batches that have not ended."""
+    enqueued_tokens: MaybeCount = None
+    """Estimated prompt tokens in its batches that have not ended."""
+    lines_per_day: MaybeCount = None
+    """Lines of the batches that it creates in 24 hours."""
+    tokens_per_day: MaybeCount = None
+    """Tokens of the batches that it creates in 24 hours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """When files expire where the caller doesn't say."""
 

@@ -55,7 +55,7 @@ class Creating:
     async def run(self, owner: TenantRegistry, new: NewBatch, native_input: str) -> BatchRecord:
         """The batch. Raises Refused, Unsure, Busy, and AlreadyExists for an idempotency key of another request."""
         once = new.once(self._provider, int(self._clock()))
-        intent = self._intent(owner.tenant, new, native_input)
+        intent = self._intent(owner, new, native_input)
         if once:
             intent = intent._replace(key=once.key, digest=once.digest)
         begun = await self._registry.begin(owner, intent, once, self._limits.batch_rate)
@@ -173,7 +173,7 @@ class Creating:
         values = unfinished(batch_values(self._dialect.batch(dict(answer)), int(self._clock())))
         return await self._registry.complete(intent, native_id(answer), values)
 
-    def _intent(self, tenant: str, new: NewBatch, native_input: str) -> Intent:
+    def _intent(self, owner: TenantRegistry, new: NewBatch, native_input: str) -> Intent:
         source = self._dialect.source(new, native_input)
         source.pop("output_folder", None)  # which does not come back
         request = {
@@ -185,7 +185,8 @@ class Creating:
             "completion_window": new.completion_window,
             "metadata": new.metadata,
             "output_seconds": new.output_seconds or 0,
+            "key_id": owner.key_id,
         }
         name = uuid4().hex
         deployment = self._client.deployment.name
-        return Intent(name, tenant, deployment, request, None, None, int(self._clock()))
+        return Intent(name, owner.tenant, deployment, request, None, None, int(self._clock()))

@@ -36,6 +36,7 @@ _PAGES = 100
 _READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
 _NO_BOUND = Limits(max_file_bytes=sys.maxsize)  # the service's own inputs have their member's
+_UNRECKONED = {"epoch": 0, "estimated_tokens": 0, "estimated_lines": 0}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
@@ -86,7 +87,7 @@ class RemoteProvider:
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
         async def register(answer: dict[str, Any]) -> FileRecord:
             members = self._dialect.file(answer)
-            return await self._registry.add_file(owner.tenant, self._made(members), self._values(members))
+            return await self._registry.add_file(owner.tenant, self._made(members), self._values(members), owner.key_id)
 
         with self._places.taken(owner.tenant) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
@@ -228,7 +229,7 @@ class RemoteProvider:
         values = adopted_values(members, self.name, int(self._clock()))
         named = {name: members.get(name) for name in ("output_file_id", "error_file_id")}
         ids = {"id": native_id(members), "native_id": native_id(members), "deployment": self.place}
-        return _record(BatchRecord, {**values, **named, **ids, "seq": 0, "tenant": "", "epoch": 0})
+        return _record(BatchRecord, {**values, **named, **ids, "seq": 0, "tenant": "", **_UNRECKONED})
 
 
 def _record(kind: type[R], values: Mapping[str, Any]) -> R:

@@ -46,7 +46,8 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A file. `stats` is what FileStats carries (lines, models, estimated_tokens, sha256), for scanned files.
 
     One at a deployment has its own id there, what that last said of it in OpenAI's form (none: not asked yet), and
-    when. A `seq` of 0 is a file that is at the deployment and not in the registry.
+    when. A `seq` of 0 is a file that is at the deployment and not in the registry. `key_id` says by which key it was
+    made, if by one.
     """
 
     seq: int
@@ -65,13 +66,15 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
     native_id: str | None
     upstream: dict[str, Any] | None
     observed_at: int | None
+    key_id: str | None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's.
 
     `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one. `waiting` says why lines
-    of a group's batch are at no deployment. For a batch at a deployment see `FileRecord`.
+    of a group's batch are at no deployment. `estimated_tokens` and `estimated_lines` are what it was reckoned at when
+    it was created. For a batch at a deployment, and its key, see `FileRecord`.
     """
 
     seq: int
@@ -111,6 +114,9 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     native_id: str | None
     upstream: dict[str, Any] | None
     observed_at: int | None
+    key_id: str | None
+    estimated_tokens: int
+    estimated_lines: int
 
     def not_before(self, now: int) -> int:
         """`now`, or the latest of the batch's timestamps where the clock was put back behind it."""

@@ -168,9 +168,9 @@ class RemoteRegistry:
 
         return await self._database.write(work)
 
-    async def add_file(self, tenant: str, native_id: str, values: Values) -> FileRecord:
-        """Registers a file of the deployment; one that is registered keeps its owner."""
-        row = {**values, "native_id": native_id}
+    async def add_file(self, tenant: str, native_id: str, values: Values, key_id: str | None = None) -> FileRecord:
+        """Registers a file of the deployment; one that is registered keeps its owner, and its key."""
+        row = {**values, "native_id": native_id, "key_id": key_id}
         return await self._database.write(lambda connection: self._file(connection, tenant, row))
 
     async def describe(self, file: FileRecord, values: Values) -> FileRecord:
@@ -187,7 +187,7 @@ class RemoteRegistry:
 
     def _result(self, connection: Connection, batch: BatchRecord, row: Values) -> str | None:
         """The id of a result file; none where somebody else has it."""
-        file = self._file(connection, batch.tenant, row)
+        file = self._file(connection, batch.tenant, {**row, "key_id": batch.key_id})
         return file.id if file.tenant == batch.tenant else None
 
     def _file(self, connection: Connection, tenant: str, row: Values) -> FileRecord:

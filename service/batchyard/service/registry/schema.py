@@ -50,6 +50,11 @@ def _upstream() -> list[Column[object]]:
     ]
 
 
+def _key() -> Column[str]:
+    """The id of the key by which the row was made; null where it was the master key, or none was needed."""
+    return Column("key_id", String)
+
+
 def _count(name: str) -> Column[int]:
     return Column(name, Int, nullable=False, server_default="0")
 
@@ -74,6 +79,7 @@ files = Table(
     Column("scan", JSON(none_as_null=True)),
     Column("deleted_at", Int),
     *_upstream(),
+    _key(),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
     Index(None, "deployment", "native_id", unique=True),
@@ -130,8 +136,12 @@ batches = Table(
     Column("traceparent", String),
     *_upstream(),
     Column("waiting", String),
+    _key(),
+    _count("estimated_tokens"),
+    _count("estimated_lines"),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
+    Index(None, "tenant", "created_at"),
     Index(None, "deployment", "native_id", unique=True),
     Index(None, "deployment", "status"),
     Index(None, "tenant", "input_file_id"),
@@ -212,4 +222,28 @@ placements = Table(
     Index(None, "open", "deployment"),
     Index(None, "file_id"),
     Index(None, "shard_id"),
+)
+
+# Keys of callers that were made by the service itself: of their secrets only the digests, the one before a rotation
+# for as long as it still works.
+keys = Table(
+    "keys",
+    metadata,
+    _sequence(),
+    Column("id", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("old_digest", String),
+    Column("old_until", Int),
+    Column("providers", JSON, nullable=False),
+    Column("model_groups", JSON, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created_at", Int, nullable=False),
+    Column("rotated_at", Int),
+    Column("expires_at", Int),
+    Column("revoked_at", Int),
+    UniqueConstraint("id"),
+    Index(None, "tenant", "seq"),
+    sqlite_autoincrement=True,
 )

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Select, Table, delete, insert, or_, select, u
 
 from batchyard.service.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.filestore import Part
+from batchyard.service.keys.records import KeyRecord
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys, placements
@@ -34,16 +35,22 @@ class Once(NamedTuple):
 class TenantRegistry:
     """Files and batches of one tenant. An id of another tenant's is NotFound, by the same query as a missing one.
 
-    `provider`, where it is not empty, filters, by a provider's name or a deployment's: a row elsewhere is NotFound.
+    `provider`, where it is not empty, filters, by a provider's name or a deployment's: a row elsewhere is NotFound, and
+    so is one at a place that the tenant's `key` may not use. What is added carries that key's id.
     """
 
-    def __init__(self, database: Database, tenant: str) -> None:
+    def __init__(self, database: Database, tenant: str, key: KeyRecord | None = None) -> None:
         self._database = database
         self.tenant = tenant
+        self.key = key
+
+    @property
+    def key_id(self) -> str | None:
+        return self.key.id if self.key else None
 
     async def add_file(self, values: dict[str, Any], parts: Sequence[Part]) -> FileRecord:
         """Registers a file whose bytes are durable already. `values` are columns of `files`."""
-        row = {**values, "tenant": self.tenant}
+        row = {**values, "tenant": self.tenant, "key_id": self.key_id}
         return await self._database.write(lambda connection: insert_file(connection, row, parts))
 
     async def check_uploads(self, rate: Rate | None, now: int, running: int) -> None:
@@ -95,7 +102,8 @@ class TenantRegistry:
 
         With `once`, a repeat gets the batch that the first one made; another request under its key AlreadyExists.
         """
-        query = insert(batches).values(tenant=self.tenant, **values).returning(*BATCH_COLUMNS)
+        row = {**values, "tenant": self.tenant, "key_id": self.key_id}
+        query = insert(batches).values(row).returning(*BATCH_COLUMNS)
         newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
         def work(connection: Connection) -> BatchRecord:
@@ -177,6 +185,9 @@ class TenantRegistry:
 
     def _of(self, table: Table, columns: Iterable[Any], provider: str) -> Select[Any]:
         query = select(*columns).where(table.c.tenant == self.tenant)
+        if self.key and self.key.providers:
+            allowed = self.key.providers
+            query = query.where(or_(table.c.provider.in_(allowed), table.c.deployment.in_(allowed)))
         return query.where(or_(table.c.provider == provider, table.c.deployment == provider)) if provider else query
 
     def _file(self, connection: Connection, file_id: str, provider: str) -> FileRecord:
@@ -199,8 +210,7 @@ class TenantRegistry:
         def work(connection: Connection) -> tuple[Sequence[Any], bool]:
             page = query.order_by(table.c.seq.asc() if ascending else table.c.seq.desc()).limit(limit + 1)
             if after:
-                cursor = select(table.c.seq).where(table.c.tenant == self.tenant, table.c.id == after)
-                seq = connection.scalar(cursor)
+                seq = connection.scalar(self._of(table, [table.c.seq], "").where(table.c.id == after))
                 if seq is None:
                     raise InvalidArgument(f"Invalid 'after': there is no '{after}'.", param="after")
                 page = page.where(table.c.seq > seq if ascending else table.c.seq < seq)

@@ -211,10 +211,12 @@ class WorkRegistry:
     ) -> BatchRecord:
         """Ends a batch: registers its result files, each (column, values of `files`, parts), and drops its chunks."""
 
+        owned = {"tenant": batch.tenant, "key_id": batch.key_id}
+
         def work(connection: Connection) -> BatchRecord:
             made = {}
             for column, row, parts in results:
-                made[column] = insert_file(connection, row | {"tenant": batch.tenant}, parts).id
+                made[column] = insert_file(connection, row | owned, parts).id
             ended = _step(connection, batch, {**values, **made, "lease_until": 0, "waiting": None})
             connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
             left = update(placements).where(placements.c.batch_seq == batch.seq, placements.c.open == 1)
