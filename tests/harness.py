@@ -16,9 +16,10 @@ import pytest
 
 from batchyard.common.metrics import Metrics
 from batchyard.service.disk import Disk
+from batchyard.service.keys.ring import Keys
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.server import Server, serving
-from batchyard.service.settings import LocalSettings, Settings
+from batchyard.service.settings import Key, LocalSettings, Settings
 from batchyard.shim.caller import immediate
 from batchyard.v1 import (
     Batch,
@@ -58,6 +59,19 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
         local=LocalSettings(echo=True),
     )
     return replace(base, **changes)
+
+
+class _NoKeys:
+    """A registry without keys."""
+
+    async def find(self, _: str) -> None:
+        return None
+
+
+def keys_of(master_key: str | None, *configured: Key) -> Keys:
+    """The keys of a service that has made none."""
+    registry: Any = _NoKeys()
+    return Keys(master_key, configured, registry)
 
 
 def figures() -> ServiceMetrics:

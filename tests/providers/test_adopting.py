@@ -12,12 +12,6 @@ from tests.statuses import told
 from tests.upstream.openai import FakeOpenAI, fake_openai
 
 from batchyard.admin.v1 import AdminServiceStub, AdoptBatchRequest, AdoptFileRequest
-from batchyard.service.admin import AdminServicer
-from batchyard.service.auth import Caller, current_caller
-from batchyard.service.deployed import Deployed, MemberState
-from batchyard.service.errors import PermissionDenied
-from batchyard.service.mutations import Mutations
-from batchyard.service.router import Router
 from batchyard.v1 import (
     BatchStatus,
     CancelBatchRequest,
@@ -160,14 +154,3 @@ async def test_a_wrong_key_adopts_nothing(door: Door) -> None:
     assert KEY != "sk-wrong"
     async with refused(grpc.StatusCode.UNAUTHENTICATED):
         await door.admin.AdoptFile(AdoptFileRequest(), metadata=(("authorization", "Bearer sk-wrong"),))
-
-
-async def no_members() -> list[MemberState]:
-    return []
-
-
-async def test_a_key_that_is_not_the_masters_adopts_nothing() -> None:
-    current_caller.set(Caller("team-b", master=False))
-    servicer = AdminServicer(Router([], ""), Mutations(), Deployed([], no_members))
-    with pytest.raises(PermissionDenied):
-        await servicer.AdoptFile(AdoptFileRequest(), None)  # type: ignore[arg-type]

@@ -27,15 +27,17 @@ from batchyard.admin.v1 import (
     Member,
 )
 from batchyard.service.admin import AdminServicer
-from batchyard.service.auth import Caller, current_caller
+from batchyard.service.auth import current_caller
 from batchyard.service.deployed import Deployed, MemberState
 from batchyard.service.errors import NotFound, PermissionDenied
+from batchyard.service.keys.ring import Caller
 from batchyard.service.mutations import Mutations
 from batchyard.service.router import Router
 
 from .conftest import BEARER, Door, opened, refusal
 
 CONTEXT: Any = None  # which these calls don't need
+NO_KEYS: Any = None  # nor do they any of these
 LIST = to("GET", "/batches")
 MEMBERS = [
     MemberState("yard", "east/mini", "mini", "azure", 1, 2.5, 900, 300, 2, 1_700_000_000, "token_limit_exceeded"),
@@ -224,7 +226,8 @@ async def grouped(folder: Path, clock: Clock) -> AsyncIterator[tuple[AdminServic
     async with fake_azure() as azure, fake_openai() as openai:
         deployments = (deployment_of("azure", azure), deployment_of("openai", openai))
         async with remotes(folder, *deployments, clock=clock) as providers:
-            yield AdminServicer(Router(providers, "azure"), Mutations(), Deployed(providers, members)), openai
+            deployed = Deployed(providers, members)
+            yield AdminServicer(Router(providers, "azure"), Mutations(), deployed, NO_KEYS), openai
 
 
 class TestGroups:

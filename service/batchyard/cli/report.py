@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchyard.service.layers import key_name, keys
-from batchyard.service.settings import Member, Settings
+from batchyard.service.settings import Key, Member, Settings
 
 log = logging.getLogger("batchyard.cli")
 
@@ -16,6 +16,7 @@ def settings(found: Settings) -> str:
     lines = [f"{key_name(path)}: {_shown(found, path)}" for path in keys()]
     lines += [f"deployment {one.name}: {one.provider} at {one.api_base}" for one in found.deployments]
     lines += [f"group {group.name}: {_member(one)}" for group in found.model_groups for one in group.members]
+    lines += [f"key {key.name}: {_key(key)}" for key in found.keys]
     return "".join(f"{line}\n" for line in [*lines, *(f"warning: {text}" for text in found.warnings)])
 
 
@@ -43,6 +44,12 @@ def _providers(found: Settings) -> Iterator[str]:
 
 def _member(member: Member) -> str:
     return f"{member.name} ({member.model} at {member.deployment}), order {member.order}, weight {member.weight:g}"
+
+
+def _key(key: Key) -> str:
+    limits = [f"{name} {value}" for name, value in dataclasses.asdict(key.limits).items() if value is not None]
+    allowed = [*key.providers, *(f"group {group}" for group in key.model_groups)]
+    return f"tenant {key.tenant}, may use {', '.join(allowed) or 'everything'}" + "".join(f", {one}" for one in limits)
 
 
 def _shown(found: Settings, path: tuple[str, ...]) -> str:

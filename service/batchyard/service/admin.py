@@ -1,6 +1,5 @@
 """The RPCs of `batchyard.admin.v1.AdminService`: what is for those who run the service."""
 
-import re
 from typing import TypeVar
 
 from batchyard.admin.v1 import (
@@ -11,13 +10,23 @@ from batchyard.admin.v1 import (
     AdoptFileResponse,
     CheckHealthRequest,
     CheckHealthResponse,
+    CreateKeyRequest,
+    CreateKeyResponse,
     ListDeploymentsRequest,
     ListDeploymentsResponse,
+    ListKeysRequest,
+    ListKeysResponse,
+    RevokeKeyRequest,
+    RevokeKeyResponse,
+    RotateKeyRequest,
+    RotateKeyResponse,
 )
-from batchyard.service.auth import DEFAULT_TENANT, current_caller
+from batchyard.service.auth import current_caller
 from batchyard.service.calls import Context
 from batchyard.service.deployed import Deployed
 from batchyard.service.errors import AlreadyExists, InvalidArgument, PermissionDenied
+from batchyard.service.keys.desk import KeyDesk, check_tenant
+from batchyard.service.keys.ring import DEFAULT_TENANT
 from batchyard.service.messages import batch_message, file_message
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider
@@ -26,16 +35,15 @@ from batchyard.service.router import Router
 
 R = TypeVar("R", FileRecord, BatchRecord)
 
-_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
 
 class AdminServicer(AdminServiceServicer):
     """Answers callers with the master key, whatever tenant they speak of; of health, any caller."""
 
-    def __init__(self, router: Router, mutations: Mutations, deployed: Deployed) -> None:
+    def __init__(self, router: Router, mutations: Mutations, deployed: Deployed, keys: KeyDesk) -> None:
         self._router = router
         self._mutations = mutations
         self._deployed = deployed
+        self._keys = keys
 
     async def AdoptFile(self, request: AdoptFileRequest, context: Context) -> AdoptFileResponse:
         provider, tenant = self._checked(request.provider, request.tenant)
@@ -52,17 +60,33 @@ class AdminServicer(AdminServiceServicer):
         return ListDeploymentsResponse(deployments=await self._deployed.listed())
 
     async def CheckHealth(self, request: CheckHealthRequest, context: Context) -> CheckHealthResponse:
-        place = self._router.checked(request.provider)
-        return await self._deployed.checked(place, request.model, whole=current_caller.get().master)
+        caller = current_caller.get()
+        place = self._router.checked(request.provider, caller.key)
+        return await self._deployed.checked(place, request.model, caller)
+
+    async def CreateKey(self, request: CreateKeyRequest, context: Context) -> CreateKeyResponse:
+        _check_master()
+        return await self._mutations.run(self._keys.create(request))
+
+    async def ListKeys(self, request: ListKeysRequest, context: Context) -> ListKeysResponse:
+        _check_master()
+        return await self._keys.listed(request)
+
+    async def RotateKey(self, request: RotateKeyRequest, context: Context) -> RotateKeyResponse:
+        _check_master()
+        return await self._mutations.run(self._keys.rotate(request))
+
+    async def RevokeKey(self, request: RevokeKeyRequest, context: Context) -> RevokeKeyResponse:
+        _check_master()
+        return await self._mutations.run(self._keys.revoke(request))
 
     def _checked(self, provider: str, tenant: str) -> tuple[Provider, str]:
         """Where to look, and for whom. Raises PermissionDenied, InvalidArgument."""
         _check_master()
         if not provider:
             raise InvalidArgument("Missing required parameter: 'provider'.", param="provider")
-        if tenant and not _TENANT.fullmatch(tenant):
-            message = "Invalid 'tenant': expected at most 64 letters, digits, '.', '_' and '-'."
-            raise InvalidArgument(message, param="tenant")
+        if tenant:
+            check_tenant(tenant)
         return self._router.provider(self._router.checked(provider)), tenant or DEFAULT_TENANT
 
 

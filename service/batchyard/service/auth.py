@@ -3,35 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from hashlib import sha256
-from hmac import compare_digest
 from inspect import isasyncgen
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from grpc import aio
 
-from batchyard.service.errors import BatchyardError, Unauthenticated
-from batchyard.service.keys.records import KeyRecord
+from batchyard.service.errors import BatchyardError
+from batchyard.service.keys.ring import Caller, Keys
 
-DEFAULT_TENANT = "default"
 _MOST_PUBLIC_STREAMS = 64
 PUBLIC_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 API_VERSION, KEY_SCHEME = "batchyard-api-version", "batchyard-key-scheme"
 """Metadata by which a shim says how a REST client spoke: its api-version, and that its key was in `api-key`."""
-
-
-class Caller(NamedTuple):
-    """Who calls: the tenant, whether its key is the master's, and whether its client speaks as Azure's own do.
-
-    `key` is the one that it has, none for the master's and where none is needed.
-    """
-
-    tenant: str
-    master: bool
-    azure: bool = False
-    key: KeyRecord | None = None
 
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller")
@@ -42,30 +27,8 @@ MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]]
 
 
-class Keys:
-    """The keys of this service. Without a master key every caller is the tenant `default`."""
-
-    def __init__(self, master_key: str | None) -> None:
-        self._master = sha256(master_key.encode()).digest() if master_key else None
-
-    def caller(self, authorization: str | None) -> Caller:
-        """Who an authorization header stands for, in constant time. Raises Unauthenticated."""
-        if self._master is None:
-            return Caller(DEFAULT_TENANT, master=True)
-        if not authorization:
-            raise Unauthenticated(
-                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
-            )
-        scheme, _, key = authorization.partition(" ")
-        digest = sha256(key.strip().encode(errors="replace")).digest()
-        if not compare_digest(digest, self._master) or scheme.lower() != "bearer":
-            raise Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
-        return Caller(DEFAULT_TENANT, master=True)
-
-
 class KeyInterceptor(aio.ServerInterceptor):
-    """Sets `current_caller`, or answers UNAUTHENTICATED with a handler that never reads the request."""
+    """Sets `current_caller`, or answers why there is none with a handler that never reads the request."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -74,10 +37,10 @@ class KeyInterceptor(aio.ServerInterceptor):
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
         if not details.method.startswith(PUBLIC_SERVICES):
             try:
-                caller = self._keys.caller(metadata_value(details, "authorization"))
+                caller = await self._keys.caller(metadata_value(details, "authorization"))
                 azure = any(metadata_value(details, name) for name in (API_VERSION, KEY_SCHEME))
                 current_caller.set(caller._replace(azure=azure))
-            except Unauthenticated as error:
+            except BatchyardError as error:
                 return refusing(error)
             return await continuation(details)
         handler = await continuation(details)

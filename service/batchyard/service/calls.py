@@ -122,12 +122,14 @@ class _Call:
         span.mark(rpc__grpc__status_code=int(code.value[0]), batchyard__request_id=self.request_id)
         if ours:
             span.failed(code.name)
+        caller = current_caller.get(None)
         fields = {
             "method": self.method,
             "code": code.name,
             "duration_ms": round(seconds * 1000, 1),
             "request_id": self.request_id,
-            "tenant": caller.tenant if (caller := current_caller.get(None)) else None,
+            "tenant": caller.tenant if caller else None,
+            "key": caller.key.id if caller and caller.key else None,
         }
         _log.log(logging.ERROR if ours else logging.INFO, "call", extra=fields)
 

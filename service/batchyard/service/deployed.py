@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from batchyard.admin.v1 import CheckHealthResponse, Deployment, DeploymentState, Endpoint, Member
+from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import NotFound
+from batchyard.service.keys.records import KeyRecord
+from batchyard.service.keys.ring import Caller
 from batchyard.service.providers.remote import RemoteProvider
 from batchyard.service.upstream.condition import State
 
@@ -63,6 +66,13 @@ class _Served(NamedTuple):
         models = {"", self.group, self.model, self.model.partition("/")[2]}
         return place in {"", self.at.name, self.at.place} and model in models
 
+    def is_for(self, key: KeyRecord) -> bool:
+        """Whether a key may use it: there, or by its group."""
+        if self.group is None:
+            return key.serves(self.at)
+        groups = not key.providers or GROUPS in key.providers
+        return key.batches_over(self.group) and (groups or key.serves(self.at))
+
     def message(self, *, whole: bool) -> Endpoint:
         """`whole`: with what only those who run the service may know."""
         condition = self.at.condition
@@ -90,9 +100,13 @@ class Deployed:
         members = await self._members()
         return [_deployment(at, [one for one in members if one.deployment == at.place]) for at in self._providers]
 
-    async def checked(self, place: str, model: str, *, whole: bool) -> CheckHealthResponse:
-        """The models that both name, after a look at deployments of which there is no news. Raises NotFound."""
-        served = [one for one in await self._served() if one.fits(place, model)]
+    async def checked(self, place: str, model: str, caller: Caller) -> CheckHealthResponse:
+        """The models that both name and the caller may use, after a look at deployments of which there is no news.
+
+        Raises NotFound.
+        """
+        key, whole = caller.key, caller.master
+        served = [one for one in await self._served() if one.fits(place, model) and (not key or one.is_for(key))]
         if model and not served:
             raise NotFound(f"There is no model '{model}' here.", param="model")
         await asyncio.gather(*(at.probe(_NEWS_SECONDS) for at in {one.at for one in served}))

@@ -24,7 +24,8 @@ SECTIONS: Mapping[str, type] = {
     "limits": Limits,
     "retention": Retention,
 }
-_LOADED = {"deployments", "model_groups", "warnings"}  # what the loader itself makes
+KEYS = "keys"  # of tenants; a list, which `configured` reads
+_LOADED = {"deployments", "model_groups", KEYS, "warnings"}  # what the loader itself makes
 _TESTS = "BATCHYARD_TEST_"
 _CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}
@@ -76,6 +77,8 @@ def from_file(document: Document, problems: list[Problem]) -> tuple[Layer, set[s
     layer: Layer = {}
     sections: set[str] = set()
     for path, value in _spread(document.data.get(BLOCK)):
+        if path == (KEYS,):
+            continue
         where = document.where((BLOCK, *path))
         if message := _refusal(path, value):
             problems.append(Problem(dotted((BLOCK, *path)), message, where))
@@ -107,7 +110,7 @@ def _refusal(path: Path, value: Any) -> str | None:
     if path in known:
         return None
     siblings = [other[-1] for other in known if other[:-1] == path[:-1]]
-    return "unknown key" + did_you_mean(path[-1], [*siblings, *(SECTIONS if len(path) == 1 else ())])
+    return "unknown key" + did_you_mean(path[-1], [*siblings, *([*SECTIONS, KEYS] if len(path) == 1 else ())])
 
 
 def from_variables(environ: Mapping[str, str], problems: list[Problem]) -> Layer:

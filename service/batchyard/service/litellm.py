@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchyard.service import groups
-from batchyard.service.deployments import KEYS
-from batchyard.service.layers import BLOCK, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys
+from batchyard.service import deployments, groups
+from batchyard.service.layers import BLOCK, KEYS, MASTER_KEY, SECTIONS, Found, Layer, did_you_mean, keys
 from batchyard.service.settings import Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
@@ -41,7 +40,7 @@ def shape(document: Document) -> list[Problem]:
 
 
 def _misplaced(document: Document) -> Iterator[Problem]:
-    ours = {path[0] for path in keys()} - {"database_url", "master_key"} | set(SECTIONS)
+    ours = {path[0] for path in keys()} - {"database_url", "master_key"} | {*SECTIONS, KEYS}
     homes = {key: home for home, inside in _HOMES.items() for key in inside} | dict.fromkeys(ours, BLOCK)
     lost = [key for key in document.data if key in homes]
     if lost:
@@ -100,13 +99,15 @@ def _unused(document: Document, grouped: bool) -> Iterator[KeyPath]:
         elif key not in (BLOCK, *_ENTRIES) and value is not None:
             yield (key,)
     for path, entry in _entries(document):
-        read, inside = (KEYS, _ID) if path[0] == "files_settings" else ({"model_name"}, _inside(entry, grouped))
+        read, inside = (
+            (deployments.KEYS, _ID) if path[0] == "files_settings" else ({"model_name"}, _inside(entry, grouped))
+        )
         yield from (path + inner for inner in _unused_of(entry, read, inside))
 
 
 def _inside(entry: dict[str, Any], grouped: bool) -> Mapping[str, set[str]]:
     """What is read in the sections of an entry of `model_list`."""
-    alone = _ID | {"litellm_params": KEYS | {"model"}}
+    alone = _ID | {"litellm_params": deployments.KEYS | {"model"}}
     if not grouped:
         return alone
     if not groups.takes_part(entry):

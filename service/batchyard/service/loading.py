@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.service import layers, litellm, yamlfile
+from batchyard.service.configured import ConfiguredKeys
 from batchyard.service.deployments import GROUPS, OPENAI, Deployments
 from batchyard.service.groups import Groups
 from batchyard.service.hosts import is_loopback, leads_to
@@ -88,8 +89,10 @@ class _Loader:
         self._deployments = Deployments(self._document, self._environ, self._is_own)
         self._groups = Groups(self._document, self._environ, self._deployments.models)
         self._problems += [] if outline else [*self._deployments.problems, *self._groups.problems]
+        self._keys = ConfiguredKeys(self._document if self._serves else yamlfile.Document("no file"), self._environ)
         self._check_local()
         self._check_key()
+        self._check_keys()
         default = self._default_provider()
         if self._problems:
             raise SettingsError(self._problems)
@@ -143,13 +146,21 @@ class _Loader:
     def _refused(self, path: layers.Path) -> bool:
         return path in self._found and path not in self._values
 
+    def _check_keys(self) -> None:
+        master, host = self._values.get(MASTER_KEY), str(self._values.get(("host",), _DEFAULTS["host"]))
+        groups = [group.name for group in self._groups.all()]
+        places = {name for one in self._deployments.all() for name in (one.name, one.provider)}
+        places |= {*(["local"] if "local" in self._sections else []), *([GROUPS] if groups else [])}
+        self._keys.check(str(master) if master else None, None if is_loopback(host) else WEAK_KEY, places, groups)
+        self._problems += self._keys.problems
+
     def _check_key(self) -> None:
         host = self._values.get(("host",))
         if not self._serves or host is None or is_loopback(str(host)) or self._refused(MASTER_KEY):
             return
         key = self._values.get(MASTER_KEY)
         reach = f"{host} is reachable from other machines, so callers need a master key"
-        if key is None:
+        if key is None and not self._keys.all():
             self._add(("host",), f"{reach}: set general_settings.master_key or BATCHYARD_MASTER_KEY")
         elif key == WEAK_KEY:
             self._add(MASTER_KEY, f"{reach} that isn't the well-known {WEAK_KEY}")
@@ -181,6 +192,7 @@ class _Loader:
             deployments=self._deployments.all() if self._serves else (),
             groups=GroupSettings(**self._section("groups")),
             model_groups=self._groups.all() if self._serves else (),
+            keys=self._keys.all(),
             upstream=Upstream(**self._section("upstream")),
             limits=Limits(**self._section("limits")),
             retention=Retention(**self._section("retention")),
@@ -190,5 +202,6 @@ class _Loader:
         return {path[1]: value for path, value in self._values.items() if path[0] == name and len(path) > 1}
 
     def _warnings(self) -> list[str]:
-        found = map(str, [*self._deployments.warnings, *self._groups.warnings]) if self._serves else ()
+        of_parts = [*self._deployments.warnings, *self._groups.warnings, *self._keys.warnings]
+        found = map(str, of_parts) if self._serves else ()
         return [*found, *litellm.warnings(self._document, grouped=self._groups.on)]

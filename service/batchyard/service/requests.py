@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
-from batchyard.service.errors import InvalidArgument
+from batchyard.service.errors import InvalidArgument, PermissionDenied
+from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import FileDescription, NewBatch
+from batchyard.service.registry.records import FileRecord
 from batchyard.service.requestline import MAX_MODEL, NAMES, endpoint_of
 from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
 
@@ -33,11 +35,11 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
     source = "input_blob" if request.input_blob else "input_file_id"
     for name in (source, "endpoint", "completion_window"):
         if not getattr(request, name):
-            raise _missing(name)
+            raise missing(name)
     if len(request.input_file_id) > MOST_ID:
-        raise _too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
+        raise too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
     if len(request.model) > MAX_MODEL:
-        raise _too_long("model", MAX_MODEL, len(request.model), "a string")
+        raise too_long("model", MAX_MODEL, len(request.model), "a string")
     _one_of(request.completion_window, "completion_window", WINDOWS)
     after = request.output_expires_after if request.HasField("output_expires_after") else None
     return NewBatch(
@@ -62,10 +64,23 @@ def check_ours(new: NewBatch) -> None:
         raise unknown(name)
 
 
+def check_groups(key: KeyRecord, new: NewBatch, file: FileRecord | None) -> None:
+    """Raises PermissionDenied for a batch of a model group that its key may not use, whichever names it.
+
+    Of an input with lines of too many models not all are known; such a batch fails before a line runs.
+    """
+    found = (file.stats or {}).get("models", []) if file else []
+    for model in filter(None, [new.model, *found]):
+        if not key.batches_over(model):
+            allowed = ", ".join(key.model_groups)
+            message = f"This API key may not use the model group '{model}', but only: {allowed}."
+            raise PermissionDenied(message, param="model")
+
+
 def check_theirs(new: NewBatch) -> None:
     """Raises InvalidArgument for what no provider needs to be asked."""
     if len(new.endpoint) > MOST_ID:
-        raise _too_long("endpoint", MOST_ID, len(new.endpoint), "a string")
+        raise too_long("endpoint", MOST_ID, len(new.endpoint), "a string")
 
 
 def file_description(metadata: UploadFileMetadata) -> FileDescription:
@@ -109,7 +124,7 @@ def check_upload(metadata: UploadFileMetadata) -> None:
 
 def page_limit(given: int | None, default: int, most: int) -> int:
     """A list's limit: 1 to `most`."""
-    return default if given is None else _within(given, "limit", 1, most)
+    return default if given is None else within(given, "limit", 1, most)
 
 
 def _one_of(given: str, param: str, supported: Collection[str]) -> None:
@@ -129,7 +144,7 @@ def _check_blob(request: CreateBatchRequest) -> None:
         name = "input_file_id" if request.input_file_id else "metadata"
         raise InvalidArgument(f"Invalid '{name}': a batch over a blob has none.", param=name, code="invalid_value")
     elif not request.output_folder.url:
-        raise _missing("output_folder.url")
+        raise missing("output_folder.url")
 
 
 def unknown(name: str) -> InvalidArgument:
@@ -159,7 +174,7 @@ def _names(value: Any) -> Iterator[str]:
 
 def _key(key: str) -> str:
     if len(key) > MOST_IDEMPOTENCY_KEY:
-        raise _too_long("idempotency_key", MOST_IDEMPOTENCY_KEY, len(key), "a string")
+        raise too_long("idempotency_key", MOST_IDEMPOTENCY_KEY, len(key), "a string")
     return key
 
 
@@ -173,9 +188,9 @@ def _metadata(metadata: dict[str, str]) -> dict[str, str]:
         )
     for key, value in metadata.items():
         if len(key) > MOST_KEY:
-            raise _too_long(f"metadata.{key[:MOST_KEY]}", MOST_KEY, len(key), "a key")
+            raise too_long(f"metadata.{key[:MOST_KEY]}", MOST_KEY, len(key), "a key")
         if len(value) > MOST_VALUE:
-            raise _too_long(f"metadata.{key}", MOST_VALUE, len(value), "a string")
+            raise too_long(f"metadata.{key}", MOST_VALUE, len(value), "a string")
     return metadata
 
 
@@ -183,10 +198,11 @@ def _expiry(after: ExpiresAfter | None, param: str) -> int | None:
     if after is None:
         return None
     _one_of(after.anchor, f"{param}.anchor", ("created_at",))
-    return _within(after.seconds, f"{param}.seconds", *EXPIRY_SECONDS)
+    return within(after.seconds, f"{param}.seconds", *EXPIRY_SECONDS)
 
 
-def _within(value: int, param: str, least: int, most: int) -> int:
+def within(value: int, param: str, least: int, most: int) -> int:
+    """The value. Raises InvalidArgument for one below `least` or above `most`."""
     if value < least:
         side, code, bound = "below minimum", "integer_below_min_value", f">= {least}"
     elif value > most:
@@ -197,11 +213,13 @@ def _within(value: int, param: str, least: int, most: int) -> int:
     raise InvalidArgument(message, param=param, code=code)
 
 
-def _missing(name: str) -> InvalidArgument:
+def missing(name: str) -> InvalidArgument:
+    """The refusal of a request without a member that it must have."""
     return InvalidArgument(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
 
 
-def _too_long(param: str, most: int, length: int, what: str) -> InvalidArgument:
+def too_long(param: str, most: int, length: int, what: str) -> InvalidArgument:
+    """The refusal of a text of too many characters."""
     return InvalidArgument(
         f"Invalid '{param}': string too long. Expected {what} with maximum length {most}, "
         f"but got a string with length {length} instead.",

@@ -1,9 +1,10 @@
 """Where a request goes: to the place that it names, the one that its row names, or the default."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from batchyard.service.errors import FailedPrecondition, InvalidArgument
+from batchyard.service.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import Provider
 from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
@@ -21,9 +22,20 @@ class Router:
             self._places[provider.place] = provider
         self._default = default
 
-    def provider(self, name: str) -> Provider:
-        """The place of a name that `checked` gave, the default for none."""
-        return self._places[name or self._default]
+    @property
+    def homes(self) -> Mapping[str, str]:
+        """The provider of each place."""
+        return {name: place.name for name, place in self._places.items()}
+
+    def provider(self, name: str, key: KeyRecord | None = None) -> Provider:
+        """The place of a name that `checked` gave, the default for none.
+
+        Raises PermissionDenied where `key` may not use it.
+        """
+        place = self._places[name or self._default]
+        if key and not key.serves(place):
+            raise _denied(name, key) if name else _denied(self._default, key, ", the default")
+        return place
 
     def of(self, row: FileRecord | BatchRecord) -> Provider:
         """Where a row's file or batch lives. Raises FailedPrecondition where that is not configured any more."""
@@ -37,8 +49,10 @@ class Router:
         places = [self._places[place]] if place else set(self._places.values())
         await asyncio.gather(*(provider.refresh(owner) for provider in places))
 
-    def checked(self, name: str, *, azure: bool = False) -> str:
+    def checked(self, name: str, key: KeyRecord | None = None, *, azure: bool = False) -> str:
         """The place that a request means, empty where it names none. Raises InvalidArgument.
+
+        Raises PermissionDenied where `key` may use nothing there.
 
         `/openai/...` is both our path for OpenAI and what Azure's own clients call: it means Azure where the request
         shows a sign of such a client (`azure`), and where no OpenAI is configured.
@@ -46,6 +60,14 @@ class Router:
         if name == _OPENAI and _AZURE in self._places and (azure or _OPENAI not in self._places):
             return _AZURE
         if name and name not in self._places:
-            known = ", ".join(sorted(self._places))
+            known = ", ".join(sorted(known for known, place in self._places.items() if not key or key.serves(place)))
             raise InvalidArgument(f"There is no provider '{name}' here. Configured: {known}.", param="provider")
+        there = (place for place in self._places.values() if name in (place.name, place.place))
+        if name and key and not any(map(key.serves, there)):
+            raise _denied(name, key)
         return name
+
+
+def _denied(name: str, key: KeyRecord, which: str = "") -> PermissionDenied:
+    allowed = ", ".join(key.providers)
+    return PermissionDenied(f"This API key may not use '{name}'{which}, but only: {allowed}.", param="provider")

@@ -20,7 +20,7 @@ from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service
 from batchyard.common.metrics import Metrics
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.admin import AdminServicer
-from batchyard.service.auth import KeyInterceptor, Keys
+from batchyard.service.auth import KeyInterceptor
 from batchyard.service.calls import CallInterceptor
 from batchyard.service.deployed import Deployed
 from batchyard.service.deployments import GROUPS
@@ -33,6 +33,8 @@ from batchyard.service.errors import BatchyardError
 from batchyard.service.filestore import FileStore
 from batchyard.service.health import Health
 from batchyard.service.jsonl import Scanner
+from batchyard.service.keys.desk import KeyDesk
+from batchyard.service.keys.ring import Keys
 from batchyard.service.metrics import ServiceMetrics, batches_look, deployments_look, store_look
 from batchyard.service.mutations import Mutations
 from batchyard.service.places import UploadPlaces
@@ -45,6 +47,7 @@ from batchyard.service.providers.opening import Opener
 from batchyard.service.providers.own import OwnBatches
 from batchyard.service.providers.stored import StoredProvider
 from batchyard.service.registry.database import Database
+from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.reserve import Reserve
 from batchyard.service.retention import Retention
@@ -117,12 +120,13 @@ async def serving(
                 raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
             disk = disk or Disk()
             ground = await _ground(settings, metrics, figures, disk, clock, stack)
+            keys = Keys(settings.master_key, settings.keys, KeyRegistry(ground.database), clock, steady)
             engine, servicer, admin = await _work(
-                settings, ground, metrics, figures, tracing, disk, clock, steady, stack
+                settings, ground, keys, metrics, figures, tracing, disk, clock, steady, stack
             )
             checks = Health()
             calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
-            server, port = _listener(settings, calls, servicer, admin, checks)
+            server, port = _listener(settings, calls, keys, servicer, admin, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -172,6 +176,7 @@ async def _ground(
 async def _work(
     settings: Settings,
     ground: _Ground,
+    keys: Keys,
     metrics: Metrics,
     figures: ServiceMetrics,
     tracing: Tracing,
@@ -225,6 +230,7 @@ async def _work(
     ground.starting.close()
     servicer = Servicer(
         database,
+        keys,
         router,
         mutations,
         changes,
@@ -232,7 +238,8 @@ async def _work(
         upload_idle_seconds=limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
     )
-    return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members))
+    desk = KeyDesk(keys, router, {group.name for group in settings.model_groups}, clock)
+    return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members), desk)
 
 
 async def _lines(
@@ -289,10 +296,10 @@ async def _line_runner(
 
 
 def _listener(
-    settings: Settings, calls: CallInterceptor, servicer: Servicer, admin: AdminServicer, checks: Health
+    settings: Settings, calls: CallInterceptor, keys: Keys, servicer: Servicer, admin: AdminServicer, checks: Health
 ) -> tuple[aio.Server, int]:
     server = aio.server(
-        interceptors=[calls, KeyInterceptor(Keys(settings.master_key))],
+        interceptors=[calls, KeyInterceptor(keys)],
         options=[
             ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
             # What a call may send ahead: gRPC's own guess grows under load, and memory with it.

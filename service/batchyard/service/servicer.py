@@ -6,7 +6,9 @@ from typing import TypeVar
 
 from batchyard.service.auth import current_caller
 from batchyard.service.calls import Context
+from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import InvalidArgument, NotFound, Unsure
+from batchyard.service.keys.ring import Keys
 from batchyard.service.lookup import Lookup
 from batchyard.service.messages import batch_message, file_message
 from batchyard.service.metrics import ServiceMetrics
@@ -15,7 +17,7 @@ from batchyard.service.providers.base import Span
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.requests import new_batch, page_limit
+from batchyard.service.requests import check_groups, new_batch, page_limit
 from batchyard.service.router import Router
 from batchyard.service.uploads import UploadStream
 from batchyard.service.watching import Changes, states
@@ -60,6 +62,7 @@ class Servicer(BatchServiceServicer):
     def __init__(
         self,
         database: Database,
+        keys: Keys,
         router: Router,
         mutations: Mutations,
         changes: Changes,
@@ -70,6 +73,7 @@ class Servicer(BatchServiceServicer):
     ) -> None:
         """A creation that takes more than `create_seconds` goes on, and its caller is told not to repeat it."""
         self._database = database
+        self._keys = keys
         self._router = router
         self._lookup = Lookup(router)
         self._mutations = mutations
@@ -79,11 +83,12 @@ class Servicer(BatchServiceServicer):
         self._create_seconds = create_seconds
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
-        new, owner = new_batch(request), self._owner()
-        file, place = None, self._place(request.provider)
-        if new.input_file_id:
-            file, place = await self._input(new.input_file_id, place)
-        creating = self._mutations.run(self._router.provider(place).create_batch(owner, new, file))
+        new, key, place = new_batch(request), current_caller.get().key, self._place(request.provider)
+        file = await self._input(new.input_file_id, place) if new.input_file_id else None
+        provider = self._router.of(file) if file else self._router.provider(place, key)
+        if key and provider.name == GROUPS:
+            check_groups(key, new, file)
+        creating = self._mutations.run(provider.create_batch(self._owner(), new, file))
         try:
             async with asyncio.timeout(self._create_seconds):
                 batch = await creating
@@ -110,7 +115,12 @@ class Servicer(BatchServiceServicer):
 
     async def WatchBatch(self, request: WatchBatchRequest, context: Context) -> AsyncIterator[WatchBatchResponse]:
         provider = self._place(request.provider)
-        async for batch in states(self._owner(), request.batch_id, provider, self._changes):
+        key = current_caller.get().key
+
+        async def check() -> None:
+            await self._keys.check(key)
+
+        async for batch in states(self._owner(), request.batch_id, provider, self._changes, check):
             yield WatchBatchResponse(batch=await self._told(batch))
 
     async def UploadFile(
@@ -168,13 +178,12 @@ class Servicer(BatchServiceServicer):
                 yield DownloadFileResponse(data=piece)
                 self._metrics.downloaded.inc(len(piece))
 
-    async def _input(self, file_id: str, place: str) -> tuple[FileRecord | None, str]:
-        """A batch's input, and where the batch goes: a file that isn't there makes it fail, at the place or default."""
+    async def _input(self, file_id: str, place: str) -> FileRecord | None:
+        """A batch's input, where the batch goes; one that isn't there makes it fail, at the place or the default."""
         try:
-            file = await self._lookup.file(current_caller.get(), self._owner(), file_id, place)
+            return await self._lookup.file(current_caller.get(), self._owner(), file_id, place)
         except NotFound:
-            return None, place
-        return file, file.deployment or file.provider
+            return None
 
     async def _file(self, file_id: str, provider: str) -> FileRecord:
         return await self._lookup.file(current_caller.get(), self._owner(), file_id, self._place(provider))
@@ -187,11 +196,12 @@ class Servicer(BatchServiceServicer):
         return batch_message(batch, placed.get(batch.seq, ()))
 
     def _place(self, provider: str) -> str:
-        return self._router.checked(provider, azure=current_caller.get().azure)
+        caller = current_caller.get()
+        return self._router.checked(provider, caller.key, azure=caller.azure)
 
     def _owner(self) -> TenantRegistry:
         caller = current_caller.get()
-        return TenantRegistry(self._database, caller.tenant, caller.key)
+        return TenantRegistry(self._database, caller.tenant, caller.key, self._router.homes)
 
 
 def _fitting(messages: Iterable[Listed]) -> tuple[list[Listed], bool]:

@@ -243,6 +243,22 @@ class Quotas:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key of a tenant that the configuration file has, under a name of its own."""
+
+    name: str
+    key: Annotated[str, Form.SECRET] = field(repr=False)
+    tenant: str
+    providers: tuple[str, ...] = ()
+    """Names of providers or deployments that it may use; none: all."""
+    model_groups: tuple[str, ...] = ()
+    """Those that its batches may use; none: all."""
+    expires_at: int | None = None
+    """When it ends, in Unix seconds; none: never."""
+    limits: Quotas = Quotas()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """When files expire where the caller doesn't say."""
 
@@ -271,7 +287,9 @@ class Settings:
     database_url: Annotated[str | None, Form.DATABASE_URL] = field(default=None, repr=False)
     """The registry's database, `sqlite:///PATH`; none: a file in `data_dir`."""
     master_key: Secret = field(default=None, repr=False)
-    """The bearer key of callers; none: any caller is the tenant `default`."""
+    """The bearer key that may do everything; without it and `keys` any caller may, and is the tenant `default`."""
+    keys: tuple[Key, ...] = ()
+    """Of tenants, in the order of the file."""
     default_provider: str
     """Where uploads go that name no provider; always configured ("" for a shim alone, which knows none)."""
     drain_seconds: Seconds = 30.0

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from batchyard.service.auth import Caller
 from batchyard.service.errors import InvalidArgument, Late
+from batchyard.service.keys.ring import Caller
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider, Upload
@@ -32,7 +32,7 @@ class UploadStream:
         idle_seconds: float,
     ) -> None:
         self._router = router
-        self._azure = caller.azure
+        self._caller = caller
         self._owner = owner
         self._mutations = mutations
         self._received = metrics.uploaded
@@ -98,7 +98,8 @@ class UploadStream:
         return self._upload
 
     def _named(self, provider: str) -> Provider:
-        return self._router.provider(self._router.checked(provider, azure=self._azure))
+        key = self._caller.key
+        return self._router.provider(self._router.checked(provider, key, azure=self._caller.azure), key)
 
     async def _finish(self, finish: UploadFileFinish, stack: AsyncExitStack) -> FileRecord:
         async with stack:

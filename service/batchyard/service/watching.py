@@ -1,7 +1,7 @@
 """Following a batch: who writes to its row wakes who watches it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from msgspec import structs
@@ -44,8 +44,12 @@ class Changes:
                 self._watchers.pop(seq, None)
 
 
-async def states(owner: TenantRegistry, batch_id: str, provider: str, changes: Changes) -> AsyncIterator[BatchRecord]:
+async def states(
+    owner: TenantRegistry, batch_id: str, provider: str, changes: Changes, check: Callable[[], Awaitable[None]]
+) -> AsyncIterator[BatchRecord]:
     """The batch as it is, then at each change, until it has ended. Raises NotFound, and Unavailable at the drain.
+
+    Also what `check` raises, which is called before each look.
 
     States that come faster than they are taken are left out, never the last one.
     """
@@ -54,6 +58,7 @@ async def states(owner: TenantRegistry, batch_id: str, provider: str, changes: C
         sent = None
         while True:
             changed.clear()
+            await check()
             batch = await owner.get_batch(batch_id, provider)
             state = structs.replace(batch, observed_at=None)
             if state != sent:

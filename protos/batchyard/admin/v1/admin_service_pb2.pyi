@@ -49,6 +49,58 @@ DEPLOYMENT_STATE_UNHEALTHY: DeploymentState.ValueType  # 3
 """It failed again and again, or when it was probed, or refuses our credentials."""
 Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
+class _KeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STATE_UNSPECIFIED: _KeyState.ValueType  # 0
+    """Never sent."""
+    KEY_STATE_ACTIVE: _KeyState.ValueType  # 1
+    """It does."""
+    KEY_STATE_EXPIRED: _KeyState.ValueType  # 2
+    """Its time is over."""
+    KEY_STATE_REVOKED: _KeyState.ValueType  # 3
+    """It was revoked."""
+
+class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
+    """KeyState says whether a key works."""
+
+KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
+"""Never sent."""
+KEY_STATE_ACTIVE: KeyState.ValueType  # 1
+"""It does."""
+KEY_STATE_EXPIRED: KeyState.ValueType  # 2
+"""Its time is over."""
+KEY_STATE_REVOKED: KeyState.ValueType  # 3
+"""It was revoked."""
+Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
+
+class _KeySource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeySourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeySource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_SOURCE_UNSPECIFIED: _KeySource.ValueType  # 0
+    """Never sent."""
+    KEY_SOURCE_REGISTRY: _KeySource.ValueType  # 1
+    """It was made by CreateKey."""
+    KEY_SOURCE_CONFIGURATION: _KeySource.ValueType  # 2
+    """It is in the configuration file, which alone can change it."""
+
+class KeySource(_KeySource, metaclass=_KeySourceEnumTypeWrapper):
+    """KeySource says where a key comes from."""
+
+KEY_SOURCE_UNSPECIFIED: KeySource.ValueType  # 0
+"""Never sent."""
+KEY_SOURCE_REGISTRY: KeySource.ValueType  # 1
+"""It was made by CreateKey."""
+KEY_SOURCE_CONFIGURATION: KeySource.ValueType  # 2
+"""It is in the configuration file, which alone can change it."""
+Global___KeySource: _TypeAlias = KeySource  # noqa: Y015
+
 @_typing.final
 class AdoptFileRequest(_message.Message):
     """AdoptFileRequest names a file at a provider."""
@@ -466,3 +518,411 @@ class Endpoint(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
 
 Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
+
+@_typing.final
+class Key(_message.Message):
+    """Key is what a caller shows to be let in, without its secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    MODEL_GROUPS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    ROTATED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    tenant: _builtins.str
+    """The tenant that its callers are."""
+    name: _builtins.str
+    """What it is called."""
+    state: Global___KeyState.ValueType
+    """Whether it still works."""
+    source: Global___KeySource.ValueType
+    """Where it comes from."""
+    created_at: _builtins.int
+    """When it was made, in Unix seconds; absent for those of the configuration."""
+    rotated_at: _builtins.int
+    """When it got another secret, in Unix seconds."""
+    expires_at: _builtins.int
+    """From when on it doesn't work, in Unix seconds; absent: never."""
+    revoked_at: _builtins.int
+    """When it was revoked, in Unix seconds."""
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The providers, or deployments of one, that it may use; empty: all."""
+
+    @_builtins.property
+    def model_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The model groups that its batches may use; empty: all."""
+
+    @_builtins.property
+    def limits(self) -> Global___KeyLimits:
+        """What it may use of the service."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        state: Global___KeyState.ValueType = ...,
+        source: Global___KeySource.ValueType = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
+        model_groups: _abc.Iterable[_builtins.str] | None = ...,
+        limits: Global___KeyLimits | None = ...,
+        created_at: _builtins.int | None = ...,
+        rotated_at: _builtins.int | None = ...,
+        expires_at: _builtins.int | None = ...,
+        revoked_at: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_expires_at", b"_expires_at", "_revoked_at", b"_revoked_at", "_rotated_at", b"_rotated_at", "created_at", b"created_at", "expires_at", b"expires_at", "limits", b"limits", "revoked_at", b"revoked_at", "rotated_at", b"rotated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_expires_at", b"_expires_at", "_revoked_at", b"_revoked_at", "_rotated_at", b"_rotated_at", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "model_groups", b"model_groups", "name", b"name", "providers", b"providers", "revoked_at", b"revoked_at", "rotated_at", b"rotated_at", "source", b"source", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__created_at: _TypeAlias = _typing.Literal["created_at"]  # noqa: Y015
+    _WhichOneofArgType__created_at: _TypeAlias = _typing.Literal["_created_at", b"_created_at"]  # noqa: Y015
+    _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
+    _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
+    _WhichOneofReturnType__revoked_at: _TypeAlias = _typing.Literal["revoked_at"]  # noqa: Y015
+    _WhichOneofArgType__revoked_at: _TypeAlias = _typing.Literal["_revoked_at", b"_revoked_at"]  # noqa: Y015
+    _WhichOneofReturnType__rotated_at: _TypeAlias = _typing.Literal["rotated_at"]  # noqa: Y015
+    _WhichOneofArgType__rotated_at: _TypeAlias = _typing.Literal["_rotated_at", b"_rotated_at"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__created_at) -> _WhichOneofReturnType__created_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revoked_at) -> _WhichOneofReturnType__revoked_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rotated_at) -> _WhichOneofReturnType__rotated_at | None: ...
+
+Global___Key: _TypeAlias = Key  # noqa: Y015
+
+@_typing.final
+class KeyLimits(_message.Message):
+    """KeyLimits is what a key may use of the service; what is absent is not limited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    CONCURRENT_UPLOADS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    BATCHES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    ENQUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    LINES_PER_DAY_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    requests_per_minute: _builtins.int
+    """Requests in a minute."""
+    concurrent_uploads: _builtins.int
+    """Uploads at once."""
+    stored_bytes: _builtins.int
+    """Bytes of its files and results."""
+    batches_in_flight: _builtins.int
+    """Batches that have not ended."""
+    enqueued_tokens: _builtins.int
+    """Estimated prompt tokens in its batches that have not ended."""
+    lines_per_day: _builtins.int
+    """Lines of the batches that it creates in a day."""
+    tokens_per_day: _builtins.int
+    """Tokens of the batches that it creates in a day."""
+    def __init__(
+        self,
+        *,
+        requests_per_minute: _builtins.int | None = ...,
+        concurrent_uploads: _builtins.int | None = ...,
+        stored_bytes: _builtins.int | None = ...,
+        batches_in_flight: _builtins.int | None = ...,
+        enqueued_tokens: _builtins.int | None = ...,
+        lines_per_day: _builtins.int | None = ...,
+        tokens_per_day: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batches_in_flight", b"_batches_in_flight", "_concurrent_uploads", b"_concurrent_uploads", "_enqueued_tokens", b"_enqueued_tokens", "_lines_per_day", b"_lines_per_day", "_requests_per_minute", b"_requests_per_minute", "_stored_bytes", b"_stored_bytes", "_tokens_per_day", b"_tokens_per_day", "batches_in_flight", b"batches_in_flight", "concurrent_uploads", b"concurrent_uploads", "enqueued_tokens", b"enqueued_tokens", "lines_per_day", b"lines_per_day", "requests_per_minute", b"requests_per_minute", "stored_bytes", b"stored_bytes", "tokens_per_day", b"tokens_per_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batches_in_flight", b"_batches_in_flight", "_concurrent_uploads", b"_concurrent_uploads", "_enqueued_tokens", b"_enqueued_tokens", "_lines_per_day", b"_lines_per_day", "_requests_per_minute", b"_requests_per_minute", "_stored_bytes", b"_stored_bytes", "_tokens_per_day", b"_tokens_per_day", "batches_in_flight", b"batches_in_flight", "concurrent_uploads", b"concurrent_uploads", "enqueued_tokens", b"enqueued_tokens", "lines_per_day", b"lines_per_day", "requests_per_minute", b"requests_per_minute", "stored_bytes", b"stored_bytes", "tokens_per_day", b"tokens_per_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batches_in_flight: _TypeAlias = _typing.Literal["batches_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__batches_in_flight: _TypeAlias = _typing.Literal["_batches_in_flight", b"_batches_in_flight"]  # noqa: Y015
+    _WhichOneofReturnType__concurrent_uploads: _TypeAlias = _typing.Literal["concurrent_uploads"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_uploads: _TypeAlias = _typing.Literal["_concurrent_uploads", b"_concurrent_uploads"]  # noqa: Y015
+    _WhichOneofReturnType__enqueued_tokens: _TypeAlias = _typing.Literal["enqueued_tokens"]  # noqa: Y015
+    _WhichOneofArgType__enqueued_tokens: _TypeAlias = _typing.Literal["_enqueued_tokens", b"_enqueued_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__lines_per_day: _TypeAlias = _typing.Literal["lines_per_day"]  # noqa: Y015
+    _WhichOneofArgType__lines_per_day: _TypeAlias = _typing.Literal["_lines_per_day", b"_lines_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__stored_bytes: _TypeAlias = _typing.Literal["stored_bytes"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes: _TypeAlias = _typing.Literal["_stored_bytes", b"_stored_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batches_in_flight) -> _WhichOneofReturnType__batches_in_flight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_uploads) -> _WhichOneofReturnType__concurrent_uploads | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enqueued_tokens) -> _WhichOneofReturnType__enqueued_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lines_per_day) -> _WhichOneofReturnType__lines_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes) -> _WhichOneofReturnType__stored_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
+
+Global___KeyLimits: _TypeAlias = KeyLimits  # noqa: Y015
+
+@_typing.final
+class CreateKeyRequest(_message.Message):
+    """CreateKeyRequest says what the key is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    MODEL_GROUPS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant that its callers are: up to 64 letters, digits, '.', '_' and '-'."""
+    name: _builtins.str
+    """What it is called, in up to 64 characters."""
+    expires_at: _builtins.int
+    """At this time, in Unix seconds."""
+    lifetime_seconds: _builtins.int
+    """So many seconds from now."""
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The providers, or deployments of one, that it may use; empty: all."""
+
+    @_builtins.property
+    def model_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The model groups that its batches may use; empty: all."""
+
+    @_builtins.property
+    def limits(self) -> Global___KeyLimits:
+        """What it may use of the service."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
+        model_groups: _abc.Iterable[_builtins.str] | None = ...,
+        expires_at: _builtins.int = ...,
+        lifetime_seconds: _builtins.int = ...,
+        limits: Global___KeyLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "expiry", b"expiry", "lifetime_seconds", b"lifetime_seconds", "limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "expiry", b"expiry", "lifetime_seconds", b"lifetime_seconds", "limits", b"limits", "model_groups", b"model_groups", "name", b"name", "providers", b"providers", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_expiry: _TypeAlias = _typing.Literal["expires_at", "lifetime_seconds"]  # noqa: Y015
+    _WhichOneofArgType_expiry: _TypeAlias = _typing.Literal["expiry", b"expiry"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_expiry) -> _WhichOneofReturnType_expiry | None: ...
+
+Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
+
+@_typing.final
+class CreateKeyResponse(_message.Message):
+    """CreateKeyResponse has the new key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """What its callers show, as "authorization: Bearer SECRET"."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateKeyResponse: _TypeAlias = CreateKeyResponse  # noqa: Y015
+
+@_typing.final
+class ListKeysRequest(_message.Message):
+    """ListKeysRequest asks for a page of keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Only those of this tenant; empty: all."""
+    after: _builtins.str
+    """Those that follow the key of this id."""
+    limit: _builtins.int
+    """1 to 100; absent: 20."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListKeysResponse(_message.Message):
+    """ListKeysResponse has a page of keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    LAST_ID_FIELD_NUMBER: _builtins.int
+    has_more: _builtins.bool
+    """Whether more follow."""
+    last_id: _builtins.str
+    """The id of the last one, for the next page's `after`."""
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
+        """The keys."""
+
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[Global___Key] | None = ...,
+        has_more: _builtins.bool = ...,
+        last_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "has_more", b"has_more", "last_id", b"last_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
+
+@_typing.final
+class RotateKeyRequest(_message.Message):
+    """RotateKeyRequest names a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Its id."""
+    grace_seconds: _builtins.int
+    """For how many seconds the secret that it has now works beside the new one, up to 30 days. One before that stops at
+    once.
+    """
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        grace_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_seconds", b"grace_seconds", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyResponse(_message.Message):
+    """RotateKeyResponse has the key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """Its new secret."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class RevokeKeyRequest(_message.Message):
+    """RevokeKeyRequest names a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeKeyRequest: _TypeAlias = RevokeKeyRequest  # noqa: Y015
+
+@_typing.final
+class RevokeKeyResponse(_message.Message):
+    """RevokeKeyResponse has the key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key, as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015

@@ -56,6 +56,26 @@ class AdminServiceStub(object):
                 request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthRequest.SerializeToString,
                 response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthResponse.FromString,
                 _registered_method=True)
+        self.CreateKey = channel.unary_unary(
+                '/batchyard.admin.v1.AdminService/CreateKey',
+                request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CreateKeyRequest.SerializeToString,
+                response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CreateKeyResponse.FromString,
+                _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/batchyard.admin.v1.AdminService/ListKeys',
+                request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/batchyard.admin.v1.AdminService/RotateKey',
+                request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeKey = channel.unary_unary(
+                '/batchyard.admin.v1.AdminService/RevokeKey',
+                request_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -94,6 +114,37 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateKey(self, request, context):
+        """CreateKey makes a key of a tenant. Its secret is in this answer and never told again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """ListKeys lists keys, those of the configuration first, then the others from the newest on; revoked and expired ones
+        too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """RotateKey gives a key another secret. One that was revoked or has expired, or that is in the configuration, is
+        FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """RevokeKey ends a key at once, and for good; one that was revoked is answered as it is. One that is in the
+        configuration is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +167,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CheckHealth,
                     request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthRequest.FromString,
                     response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthResponse.SerializeToString,
+            ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CreateKeyRequest.FromString,
+                    response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CreateKeyResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListKeysRequest.FromString,
+                    response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RotateKeyRequest.FromString,
+                    response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RevokeKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -228,6 +299,114 @@ class AdminService(object):
             '/batchyard.admin.v1.AdminService/CheckHealth',
             batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthRequest.SerializeToString,
             batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CheckHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.admin.v1.AdminService/CreateKey',
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CreateKeyRequest.SerializeToString,
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.CreateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.admin.v1.AdminService/ListKeys',
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListKeysRequest.SerializeToString,
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.admin.v1.AdminService/RotateKey',
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RotateKeyRequest.SerializeToString,
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.admin.v1.AdminService/RevokeKey',
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RevokeKeyRequest.SerializeToString,
+            batchyard_dot_admin_dot_v1_dot_admin__service__pb2.RevokeKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,20 @@ class AdminServiceStub:
     first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
     them, the master key alone is told.
     """
+    CreateKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateKeyRequest, _admin_service_pb2.CreateKeyResponse]
+    """CreateKey makes a key of a tenant. Its secret is in this answer and never told again."""
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListKeysRequest, _admin_service_pb2.ListKeysResponse]
+    """ListKeys lists keys, those of the configuration first, then the others from the newest on; revoked and expired ones
+    too.
+    """
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateKeyRequest, _admin_service_pb2.RotateKeyResponse]
+    """RotateKey gives a key another secret. One that was revoked or has expired, or that is in the configuration, is
+    FAILED_PRECONDITION.
+    """
+    RevokeKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeKeyRequest, _admin_service_pb2.RevokeKeyResponse]
+    """RevokeKey ends a key at once, and for good; one that was revoked is answered as it is. One that is in the
+    configuration is FAILED_PRECONDITION.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -68,6 +82,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """CheckHealth tells which models can be reached. A deployment of which nothing was heard for ten seconds is asked
     first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
     them, the master key alone is told.
+    """
+    CreateKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateKeyRequest, _admin_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
+    """CreateKey makes a key of a tenant. Its secret is in this answer and never told again."""
+    ListKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListKeysRequest, _admin_service_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """ListKeys lists keys, those of the configuration first, then the others from the newest on; revoked and expired ones
+    too.
+    """
+    RotateKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateKeyRequest, _admin_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """RotateKey gives a key another secret. One that was revoked or has expired, or that is in the configuration, is
+    FAILED_PRECONDITION.
+    """
+    RevokeKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeKeyRequest, _admin_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
+    """RevokeKey ends a key at once, and for good; one that was revoked is answered as it is. One that is in the
+    configuration is FAILED_PRECONDITION.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -110,6 +138,44 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """CheckHealth tells which models can be reached. A deployment of which nothing was heard for ten seconds is asked
         first, by a list of batches, which costs nothing. Any key will do; where endpoints are, and what is wrong with
         them, the master key alone is told.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateKey(
+        self,
+        request: _admin_service_pb2.CreateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CreateKeyResponse, _abc.Awaitable[_admin_service_pb2.CreateKeyResponse]]:
+        """CreateKey makes a key of a tenant. Its secret is in this answer and never told again."""
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _admin_service_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListKeysResponse, _abc.Awaitable[_admin_service_pb2.ListKeysResponse]]:
+        """ListKeys lists keys, those of the configuration first, then the others from the newest on; revoked and expired ones
+        too.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _admin_service_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RotateKeyResponse, _abc.Awaitable[_admin_service_pb2.RotateKeyResponse]]:
+        """RotateKey gives a key another secret. One that was revoked or has expired, or that is in the configuration, is
+        FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeKey(
+        self,
+        request: _admin_service_pb2.RevokeKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeKeyResponse]]:
+        """RevokeKey ends a key at once, and for good; one that was revoked is answered as it is. One that is in the
+        configuration is FAILED_PRECONDITION.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

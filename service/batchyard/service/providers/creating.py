@@ -171,7 +171,10 @@ class Creating:
 
     async def _complete(self, intent: Intent, answer: Mapping[str, Any]) -> BatchRecord:
         values = unfinished(batch_values(self._dialect.batch(dict(answer)), int(self._clock())))
-        return await self._registry.complete(intent, native_id(answer), values)
+        batch = await self._registry.complete(intent, native_id(answer), values)
+        if batch.tenant != intent.tenant:  # adopted meanwhile, or the provider's own fault
+            raise Unsure("The provider's answer names a batch that was there before.")
+        return batch
 
     def _intent(self, owner: TenantRegistry, new: NewBatch, native_input: str) -> Intent:
         source = self._dialect.source(new, native_input)

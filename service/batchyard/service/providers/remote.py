@@ -87,7 +87,11 @@ class RemoteProvider:
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
         async def register(answer: dict[str, Any]) -> FileRecord:
             members = self._dialect.file(answer)
-            return await self._registry.add_file(owner.tenant, self._made(members), self._values(members), owner.key_id)
+            values = self._values(members)
+            file = await self._registry.add_file(owner.tenant, self._made(members), values, owner.key_id)
+            if file.tenant != owner.tenant:
+                raise Unsure("The provider's answer names a file that was there before.")
+            return file
 
         with self._places.taken(owner.tenant) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)

@@ -13,11 +13,18 @@ from batchyard.service.identifiers import new_batch_id, new_file_id
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
 from batchyard.service.registry.schema import batches, files, idempotency_keys, intents
-from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, Once, TenantRegistry, check_rate
+from batchyard.service.registry.tenant import (
+    BATCH_COLUMNS,
+    FILE_COLUMNS,
+    INTERNAL,
+    REUSED,
+    Once,
+    TenantRegistry,
+    check_rate,
+)
 from batchyard.service.settings import Rate
 
 Values = Mapping[str, Any]
-_REUSED = "This idempotency key was used for another request in the last 24 hours."
 
 
 class Intent(NamedTuple):
@@ -66,7 +73,7 @@ class RemoteRegistry:
                 mine = select(*_INTENT_COLUMNS).where(intents.c.tenant == owner.tenant, intents.c.key == once.key)
                 if row := connection.execute(mine).mappings().one_or_none():
                     if row["digest"] != once.digest:
-                        raise AlreadyExists(_REUSED, param="idempotency_key")
+                        raise AlreadyExists(REUSED, param="idempotency_key")
                     return Intent(**row)
             if rate and owner.tenant != INTERNAL:
                 check_rate(connection, newest, rate, owner.tenant, intent.created_at)

@@ -1,6 +1,6 @@
 """The registry as one tenant sees it: every query here carries the tenant, and nothing else reads for a caller."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ PLACEMENT_COLUMNS = [placements.c[field.name] for field in msgspec.structs.field
 
 
 KEY_SECONDS = 86_400  # how long an idempotency key is remembered
+REUSED = "This idempotency key was used for another request in the last 24 hours."
 INTERNAL = ":groups"
 """The tenant of what the service itself makes at deployments: no caller's name can be that, and no rate bounds it."""
 
@@ -39,10 +40,18 @@ class TenantRegistry:
     so is one at a place that the tenant's `key` may not use. What is added carries that key's id.
     """
 
-    def __init__(self, database: Database, tenant: str, key: KeyRecord | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tenant: str,
+        key: KeyRecord | None = None,
+        homes: Mapping[str, str] = {},
+    ) -> None:
+        """`homes` has the provider of each deployment: a batch may fail before it gets to one."""
         self._database = database
         self.tenant = tenant
         self.key = key
+        self._homes = homes
 
     @property
     def key_id(self) -> str | None:
@@ -178,16 +187,20 @@ class TenantRegistry:
             connection.execute(delete(idempotency_keys).where(*mine))
             return None
         if found.digest != once.digest:
-            message = "This idempotency key was used for another request in the last 24 hours."
-            raise AlreadyExists(message, param="idempotency_key")
+            raise AlreadyExists(REUSED, param="idempotency_key")
         query = self._of(batches, BATCH_COLUMNS, "").where(batches.c.seq == found.batch_seq)
-        return BatchRecord(**connection.execute(query).mappings().one())
+        row = connection.execute(query).mappings().one_or_none()
+        if row is None:  # at a place that this key may not use: the request was another
+            raise AlreadyExists(REUSED, param="idempotency_key")
+        return BatchRecord(**row)
 
     def _of(self, table: Table, columns: Iterable[Any], provider: str) -> Select[Any]:
         query = select(*columns).where(table.c.tenant == self.tenant)
         if self.key and self.key.providers:
             allowed = self.key.providers
-            query = query.where(or_(table.c.provider.in_(allowed), table.c.deployment.in_(allowed)))
+            homes = {self._homes[name] for name in allowed if name in self._homes}
+            failed = table.c.deployment.is_(None) & table.c.provider.in_(homes)
+            query = query.where(table.c.provider.in_(allowed) | table.c.deployment.in_(allowed) | failed)
         return query.where(or_(table.c.provider == provider, table.c.deployment == provider)) if provider else query
 
     def _file(self, connection: Connection, file_id: str, provider: str) -> FileRecord:

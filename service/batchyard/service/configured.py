@@ -1,0 +1,115 @@
+"""`batchyard.keys`: keys of tenants that the configuration file has."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, get_type_hints
+
+from batchyard.service.layers import BLOCK, KEYS, did_you_mean, resolve, unset
+from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.settings import Bounds, Key, Problem, Quotas, Words
+from batchyard.service.yamlfile import Document, KeyPath, dotted
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HINTS = get_type_hints(Key, include_extras=True) | dict.fromkeys(("providers", "model_groups"), Words)
+_QUOTAS = get_type_hints(Quotas, include_extras=True)
+_REQUIRED = ("name", "key", "tenant")
+_MOST_TIME = 253_402_300_799  # the end of the year 9999
+_TIME = "expected a time: 2030-01-31, 2030-01-31T12:00:00Z, or Unix seconds"
+
+
+class ConfiguredKeys:
+    """All that are found, in the order of the file."""
+
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self._document = document
+        self._environ = environ
+        self._found: list[tuple[KeyPath, Key]] = []
+        for path, entry in self._entries():
+            known = len(self.problems)
+            values = self._values(path, _HINTS, entry)
+            for name in _REQUIRED:
+                if name not in values and entry.get(name) is None:
+                    self._refuse((*path, name), "is missing")
+            if len(self.problems) == known:
+                self._add(path, Key(**values))
+
+    def all(self) -> tuple[Key, ...]:
+        return tuple(key for _, key in self._found)
+
+    def check(self, master_key: str | None, weak: str | None, places: Collection[str], groups: Collection[str]) -> None:
+        """Finds a key that is the master's, or is `weak`, and warns of places and groups that there are not."""
+        for path, key in self._found:
+            if key.key == master_key:
+                self._refuse((*path, "key"), "is the master key")
+            elif key.key == weak:
+                self._refuse((*path, "key"), f"is the well-known {weak}, and other machines reach this one")
+            for field, known in (("providers", places), ("model_groups", groups)):
+                for name in getattr(key, field):
+                    if name not in known:
+                        self.warnings.append(self._problem((*path, field), f"'{name}' is not configured"))
+
+    def _entries(self) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+        block = self._document.data.get(BLOCK)
+        entries = block.get(KEYS) if isinstance(block, dict) else None
+        if entries is not None and not isinstance(entries, list):
+            self._refuse((BLOCK, KEYS), "expected a list (- name: ...)")
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            path = (BLOCK, KEYS, index)
+            if isinstance(entry, dict):
+                yield path, entry
+            else:
+                self._refuse(path, "expected keys with values")
+
+    def _add(self, path: KeyPath, key: Key) -> None:
+        for first, other in self._found:
+            for field in ("name", "key"):
+                if getattr(key, field) == getattr(other, field):
+                    self._refuse((*path, field), f"is that of {dotted(first)} already")
+        self._found.append((path, key))
+
+    def _values(self, path: KeyPath, hints: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in entry.items():
+            inner = (*path, name)
+            try:
+                if name not in hints:
+                    raise UnfitError("unknown key" + did_you_mean(name, hints))
+                if value is not None:
+                    found[name] = self._value(inner, name, hints[name], value)
+            except UnfitError as unfit:
+                self._refuse(inner, str(unfit))
+        return found
+
+    def _value(self, path: KeyPath, name: str, hint: Any, value: Any) -> Any:
+        if name == "limits":
+            if not isinstance(value, dict):
+                raise UnfitError("expected keys with values")
+            return Quotas(**self._values(path, _QUOTAS, value))
+        text, missing = resolve(value, self._environ) if isinstance(value, str) else (value, [])
+        if missing:
+            raise UnfitError(unset(missing[0]))
+        if name == "expires_at":
+            return _time(text)
+        parsed = parse(hint, text, hidden=text != value)
+        if name in ("name", "tenant") and not _NAME.fullmatch(str(parsed)):
+            raise UnfitError("expected up to 64 letters, digits, '.', '_' and '-'")
+        return parsed
+
+    def _refuse(self, path: KeyPath, message: str) -> None:
+        self.problems.append(self._problem(path, message))
+
+    def _problem(self, path: KeyPath, message: str) -> Problem:
+        return Problem(dotted(path), message, self._document.where(path))
+
+
+def _time(value: Any) -> int:
+    try:
+        if isinstance(value, str) and not value.isdecimal():
+            time = datetime.fromisoformat(value)
+            return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+        return int(str(parse(Annotated[int, Bounds(1, _MOST_TIME)], value)))
+    except (ValueError, OverflowError, UnfitError):
+        raise UnfitError(_TIME) from None
