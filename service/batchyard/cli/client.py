@@ -10,6 +10,17 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import status_pb2
 
+from batchyard.admin.v1 import (
+    AdminServiceStub,
+    CreateKeyRequest,
+    CreateKeyResponse,
+    Key,
+    ListKeysRequest,
+    ListKeysResponse,
+    RevokeKeyRequest,
+    RotateKeyRequest,
+    RotateKeyResponse,
+)
 from batchyard.cli.console import plain
 from batchyard.cli.errors import RunError
 from batchyard.v1 import (
@@ -105,6 +116,7 @@ class Client:
     ) -> None:
         self.provider = provider
         self._stub = BatchServiceStub(channel)
+        self._admin = AdminServiceStub(channel)
         self._address = address
         self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self._seconds = patience
@@ -143,6 +155,21 @@ class Client:
     def files(self, after: str, limit: int) -> ListFilesResponse:
         """A page, newest first."""
         return self._call(self._stub.ListFiles, ListFilesRequest(provider=self.provider, after=after, limit=limit))
+
+    def create_key(self, request: CreateKeyRequest) -> CreateKeyResponse:
+        """Makes a key; tried once, since a second try would make another."""
+        return self._once(self._admin.CreateKey, request)
+
+    def keys(self, tenant: str, after: str, limit: int) -> ListKeysResponse:
+        """A page: the configuration's, then the others, newest first."""
+        return self._call(self._admin.ListKeys, ListKeysRequest(tenant=tenant, after=after, limit=limit))
+
+    def rotate_key(self, key_id: str, grace_seconds: int) -> RotateKeyResponse:
+        """Gives a key another secret; tried once, since a second try would end the grace of the first secret."""
+        return self._once(self._admin.RotateKey, RotateKeyRequest(key_id=key_id, grace_seconds=grace_seconds))
+
+    def revoke_key(self, key_id: str) -> Key:
+        return self._call(self._admin.RevokeKey, RevokeKeyRequest(key_id=key_id)).key
 
     def watch(self, batch_id: str) -> Iterator[Batch]:
         """The batch as it is, then at each change, until it has ended; a watch that breaks is begun again."""
@@ -184,10 +211,13 @@ class Client:
         patience = self._patience(_AWAY_SECONDS)
         while True:
             try:
-                with self._translated():
-                    return method(request, timeout=_CALL_SECONDS, metadata=self._metadata)
+                return self._once(method, request)
             except CallError as error:
                 patience.wait(error)
+
+    def _once(self, method: Callable[..., T], request: Any) -> T:
+        with self._translated():
+            return method(request, timeout=_CALL_SECONDS, metadata=self._metadata)
 
     def _stream(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
         with self._translated():

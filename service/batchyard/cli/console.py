@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import BinaryIO, TextIO
 
 from google.protobuf.message import Message
@@ -89,3 +90,8 @@ class Console:
 def plain(text: str) -> str:
     """The text on one line, without what a terminal would obey."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def time_of(seconds: int) -> str:
+    """Unix seconds as people read them."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

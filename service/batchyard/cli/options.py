@@ -1,9 +1,10 @@
-"""The options of the subcommands for people: upload, submit, watch, results, cancel, list."""
+"""The options of the subcommands for people: upload, submit, watch, results, cancel, list, keys."""
 
 import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
+from batchyard.admin.v1 import KeyLimits
 from batchyard.service.parsing import UnfitError, parse
 from batchyard.service.settings import Form
 
@@ -19,6 +20,11 @@ exit codes:
   141  nobody reads the output any more
 """
 
+LIMITS = [field.name for field in KeyLimits.DESCRIPTOR.fields]
+_LIMIT_HELP = f"how much it may use, repeatable; NAME is one of {', '.join(LIMITS)}"
+_NAMES: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 
 def add_commands(commands: Any) -> None:
     """Adds the subcommands to what `add_subparsers` made."""
@@ -32,6 +38,8 @@ def add_commands(commands: Any) -> None:
     _outputs(results)
     _batch(_added(commands, "cancel", "ask for a batch to stop"))
     _list(_added(commands, "list", "show batches or files, newest first"))
+    actions = commands.add_parser("keys", help="make, show and end keys of tenants, with the master key")
+    _keys(actions.add_subparsers(dest="action", required=True, metavar="ACTION"))
 
 
 def address(text: str) -> str:
@@ -43,6 +51,12 @@ def address(text: str) -> str:
 
 
 def _added(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    parser = _connecting(commands, name, what)
+    parser.add_argument("--provider", default="", metavar="NAME", help="only this one; else what the id or file says")
+    return parser
+
+
+def _connecting(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=what, description=what, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +67,6 @@ def _added(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--key-file", type=Path, metavar="FILE", help="has the key; else $BATCHYARD_API_KEY or $BATCHYARD_MASTER_KEY"
     )
-    parser.add_argument("--provider", default="", metavar="NAME", help="only this one; else what the id or file says")
     parser.add_argument(
         "--patience", type=_seconds, metavar="SECONDS", help="for a service that is away: 10; to follow a batch, 300"
     )
@@ -99,11 +112,47 @@ def _list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--files", action="store_true", help="files instead of batches")
 
 
+def _keys(actions: Any) -> None:
+    create = _connecting(actions, "create", "make a key and print its secret, which is never shown again")
+    create.add_argument("--tenant", required=True, metavar="NAME", help="whose it is")
+    create.add_argument("--name", required=True, help="what it is called")
+    create.add_argument("--allow-provider", **_NAMES, help="a provider or deployment that it may use; repeatable")
+    create.add_argument("--allow-group", **_NAMES, help="a model group that it may use; repeatable")
+    create.add_argument("--expires-in", type=_span, metavar="TIME", help="such as 90d, 12h or 600s; else it never ends")
+    create.add_argument("--limit", type=_limit, action="append", default=[], metavar="NAME=N", help=_LIMIT_HELP)
+    listed = _connecting(actions, "list", "show keys, without their secrets")
+    listed.add_argument("--tenant", default="", metavar="NAME", help="only this one's")
+    listed.add_argument("--limit", type=_whole, default=100, metavar="N", help="how many a page (100)")
+    listed.add_argument("--after", default="", metavar="ID", help="those that follow this one")
+    listed.add_argument("--all", action="store_true", help="page after page, to the end")
+    rotate = _connecting(actions, "rotate", "give a key another secret and print it")
+    rotate.add_argument("--grace", type=_span, default=0, metavar="TIME", help="for how long the old one works (0s)")
+    revoke = _connecting(actions, "revoke", "end a key, at once and for good")
+    for parser in (rotate, revoke):
+        parser.add_argument("key", metavar="KEY", help="its id")
+
+
 def _whole(text: str) -> int:
     number = int(text)
     if not 0 < number < 1 << 31:
         raise argparse.ArgumentTypeError(f"out of range: {text}")
     return number
+
+
+def _span(text: str) -> int:
+    """Seconds, of `90d`."""
+    unit = _UNITS.get(text[-1:], 0)
+    if not unit or not text[:-1].isdecimal() or len(text) > 10:
+        raise argparse.ArgumentTypeError(f"expected a number and s, m, h or d, got {text!r}")
+    return int(text[:-1]) * unit
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, number = _pair(text)
+    name = name.replace("-", "_")
+    if name not in LIMITS or not number.isdecimal() or len(number) > 18:
+        raise argparse.ArgumentTypeError(f"expected NAME=N, NAME one of {', '.join(LIMITS)}, got {text!r}")
+    return name, int(number)
 
 
 def _seconds(text: str) -> float:

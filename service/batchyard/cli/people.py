@@ -5,13 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import uuid4
 
-from batchyard.cli import files, options
+from batchyard.cli import files, keys, options
 from batchyard.cli.client import ENDED, CallError, Client, connected
-from batchyard.cli.console import Console
+from batchyard.cli.console import Console, time_of
 from batchyard.cli.errors import RunError
 from batchyard.cli.progress import Follower, counts, status, transferred
 from batchyard.service.parsing import UnfitError, parse
@@ -28,7 +27,7 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         _check(given)
         address, key = _address(given, environ), _key(given, environ)
-        with connected(address, key, given.provider, given.patience, console.say) as client:
+        with connected(address, key, getattr(given, "provider", ""), given.patience, console.say) as client:
             return _COMMANDS[given.command](client, given, console)
     except KeyboardInterrupt:
         console.complain("batchyard: interrupted")
@@ -111,6 +110,11 @@ def _list(client: Client, given: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _keys(client: Client, given: argparse.Namespace, console: Console) -> int:
+    keys.ACTIONS[given.action](client, given, console)
+    return 0
+
+
 _COMMANDS: Mapping[str, Callable[[Client, argparse.Namespace, Console], int]] = {
     "upload": _upload,
     "submit": _submit,
@@ -118,6 +122,7 @@ _COMMANDS: Mapping[str, Callable[[Client, argparse.Namespace, Console], int]] = 
     "results": _results,
     "cancel": _cancel,
     "list": _list,
+    "keys": _keys,
 }
 
 
@@ -269,14 +274,10 @@ def _print_list(rows: list[Any], console: Console, *, of_files: bool) -> None:
     if of_files:
         head = ("ID", "PURPOSE", "BYTES", "CREATED", "NAME")
         console.print_table(
-            head, [(file.id, file.purpose, str(file.bytes), _time(file.created_at), file.filename) for file in rows]
+            head, [(file.id, file.purpose, str(file.bytes), time_of(file.created_at), file.filename) for file in rows]
         )
         return
     head = ("ID", "STATUS", "PROGRESS", "CREATED", "ENDPOINT")
     console.print_table(
-        head, [(batch.id, status(batch), counts(batch), _time(batch.created_at), batch.endpoint) for batch in rows]
+        head, [(batch.id, status(batch), counts(batch), time_of(batch.created_at), batch.endpoint) for batch in rows]
     )
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

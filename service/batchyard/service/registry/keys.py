@@ -11,7 +11,7 @@ from batchyard.service.keys.records import KeyRecord
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.schema import keys
 
-_COLUMNS = [keys.c[field.name] for field in msgspec.structs.fields(KeyRecord)]
+_COLUMNS = [keys.c[name] for name in KeyRecord.__struct_fields__]
 
 
 class StoredKey(NamedTuple):
@@ -89,7 +89,7 @@ def no_cursor(after: str) -> InvalidArgument:
 
 
 def _record(row: Any) -> KeyRecord:
-    return msgspec.convert({column.name: row[column.name] for column in _COLUMNS}, KeyRecord)
+    return msgspec.convert({name: row[name] for name in KeyRecord.__struct_fields__}, KeyRecord)
 
 
 def _one(connection: Connection, key_id: str) -> KeyRecord:
