@@ -1,0 +1,48 @@
+"""Every RPC against every kind of key and of id, over gRPC and over REST."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from .asking import METHODS, Came, over_grpc, over_rest, routed
+from .matrix import COLUMNS, MATRIX, Ask, Cell
+from .scene import Scene, scene
+
+Send = Callable[[Scene, str, Ask], Awaitable[Came]]
+
+
+def test_every_rpc_of_the_contract_has_a_row() -> None:
+    assert set(MATRIX) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_every_row_has_every_column_or_says_why_not(name: str) -> None:
+    assert set(COLUMNS) <= set(MATRIX[name])
+    assert all(isinstance(cell, Cell) or len(cell) > 5 for cell in MATRIX[name].values())
+
+
+@pytest.mark.parametrize("send", [over_grpc, over_rest])
+async def test_every_cell_holds(tmp_path: Path, send: Send) -> None:
+    wrong = []
+    async with scene(tmp_path) as running:
+        for name in filter(routed, MATRIX) if send is over_rest else MATRIX:
+            wrong += [found async for found in differences(running, name, send)]
+    assert not wrong, "\n".join(wrong)
+
+
+async def differences(running: Scene, name: str, send: Send) -> AsyncIterator[str]:
+    """What is answered otherwise than its cell says, or shows anything of the other tenant."""
+    cells = {column: cell for column, cell in MATRIX[name].items() if isinstance(cell, Cell)}
+    absent = None
+    if "missing" in cells:
+        (ask,) = cells["missing"].asks(running)
+        absent = (await send(running, name, ask)).without(ask.names)
+    for column, cell in sorted(cells.items(), key=lambda item: item[0] == "own"):  # which may delete the thing
+        for ask in cell.asks(running):
+            came = await send(running, name, ask)
+            good = (came.code, came.param) == cell.answer if cell.answer else came.without(ask.names) == absent
+            if not good:
+                yield f"{name}, {column}: {came} and not {cell.answer or absent}"
+            if running.theirs.name in str(came):
+                yield f"{name}, {column}: shows the other tenant's: {came}"
