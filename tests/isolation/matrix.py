@@ -46,11 +46,12 @@ class Answer(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A request, with a key; `names` is the id in it, which answers may differ by."""
+    """A request, with a key; `names` is the id in it, which answers may differ by, `content` an upload's."""
 
     request: Message
     secret: str
     names: str = ""
+    content: bytes = b"content"
 
 
 Asks = Callable[[Scene], list[Ask]]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 from tests.deployments import QUICK, deployment_of
 from tests.groups.scene import HELD
 from tests.harness import Client, chat_line, jsonl, upload_messages
@@ -47,10 +46,6 @@ class Scene:
 
     def client(self, secret: str) -> Client:
         return Client(self.channel, secret)
-
-    def rest(self, secret: str) -> httpx.AsyncClient:
-        headers = {"authorization": f"Bearer {secret}"}
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.door.port}", headers=headers, trust_env=False)
 
 
 @asynccontextmanager

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from .asking import METHODS, Came, over_grpc, over_rest, routed
-from .matrix import COLUMNS, MATRIX, Ask, Cell
+from .matrix import COLUMNS, MATRIX, Cell
 from .scene import Scene, scene
+from .statements import for_tenants
 
-Send = Callable[[Scene, str, Ask], Awaitable[Came]]
+Send = Callable[..., Awaitable[Came]]
 
 
 def test_every_rpc_of_the_contract_has_a_row() -> None:
@@ -29,6 +30,24 @@ async def test_every_cell_holds(tmp_path: Path, send: Send) -> None:
         for name in filter(routed, MATRIX) if send is over_rest else MATRIX:
             wrong += [found async for found in differences(running, name, send)]
     assert not wrong, "\n".join(wrong)
+
+
+async def test_another_tenants_id_takes_the_same_queries_as_a_missing_one(tmp_path: Path) -> None:
+    """But for creations, whose batches' ends are waited for."""
+    compared = 0
+    async with scene(tmp_path) as running:
+        for name, row in MATRIX.items():
+            others, missing = row["others"], row["missing"]
+            if isinstance(others, Cell) and isinstance(missing, Cell) and others.answer is None:
+                asked = []
+                for ask in [*missing.asks(running), *others.asks(running)]:
+                    with for_tenants() as statements:
+                        await over_grpc(running, name, ask)
+                    asked.append(dict.fromkeys(statements) if name.endswith("CreateBatch") else statements)
+                assert all(one == asked[0] for one in asked), name
+                assert asked[0]
+                compared += 1
+    assert compared > 8
 
 
 async def differences(running: Scene, name: str, send: Send) -> AsyncIterator[str]:
