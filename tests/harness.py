@@ -14,6 +14,7 @@ import grpc
 import httpx
 import pytest
 
+from batchyard.admin.v1 import AdminServiceStub, CreateKeyRequest
 from batchyard.common.metrics import Metrics
 from batchyard.service.disk import Disk
 from batchyard.service.keys.ring import Keys
@@ -86,10 +87,11 @@ def plain_client(base_url: str = "", **more: Any) -> httpx.AsyncClient:
 
 
 class Client:
-    """The generated stub with a key, and the few calls that tests make all the time."""
+    """The generated stubs with a key, and the few calls that tests make all the time."""
 
     def __init__(self, channel: grpc.aio.Channel, key: str = KEY) -> None:
         self.stub = BatchServiceStub(channel)
+        self.admin: Any = AdminServiceStub(channel)
         opened: Any = self.stub.UploadFile
         self.stub.UploadFile = lambda *given, **more: _Upload(opened(*given, **more))  # type: ignore[assignment]
         self.metadata = (("authorization", f"Bearer {key}"),)
@@ -118,6 +120,12 @@ class Client:
     async def read(self, file_id: str, offset: int = 0, limit: int = 0) -> bytes:
         request = DownloadFileRequest(file_id=file_id, read_offset=offset, read_limit=limit)
         return b"".join([message.data async for message in self.stub.DownloadFile(request, metadata=self.metadata)])
+
+    async def new_key(self, tenant: str, **more: Any) -> tuple[str, str]:
+        """The id of a new key of a tenant, and its secret."""
+        request = CreateKeyRequest(tenant=tenant, name="robot", **more)
+        made = await self.admin.CreateKey(request, metadata=self.metadata)
+        return made.key.id, made.secret
 
     async def results(self, file_id: str) -> list[dict[str, Any]]:
         """The lines of an output or error file; none for no file."""

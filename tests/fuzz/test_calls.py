@@ -80,6 +80,12 @@ INTEGERS = {
 
 
 def values(field: Any) -> st.SearchStrategy[Any]:
+    if field.is_repeated and not (field.message_type and field.message_type.GetOptions().map_entry):
+        return st.lists(single(field), max_size=3)
+    return single(field)
+
+
+def single(field: Any) -> st.SearchStrategy[Any]:
     if field.type == field.TYPE_BYTES:
         return st.binary(max_size=20) | st.sampled_from([b"{}", b'{"x": [1]}', b'{"api_base": "x"}', b"[" * 5000])
     if field.message_type is None:
@@ -93,7 +99,7 @@ def values(field: Any) -> st.SearchStrategy[Any]:
 def messages(draw: st.DrawFn, kind: Any) -> Message:
     """A message with any values in up to three fields; a creation is good otherwise."""
     fields = {field.name: field for field in kind.fields}
-    names = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True))
+    names = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)) if fields else []
     good = {name: value for name, value in GOOD.items() if fields.keys() >= GOOD.keys()}
     return GetMessageClass(kind)(**{**good, **{name: draw(values(fields[name])) for name in names}})
 

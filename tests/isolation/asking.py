@@ -71,7 +71,7 @@ async def over_grpc(scene: Scene, name: str, ask: Ask, *, wait: bool = True) -> 
     """`wait`: for the end of a batch that is created."""
     client = scene.client(ask.secret)
     method, short = METHODS[name], name.rpartition(".")[2]
-    stub: Any = client.stub if "BatchService" in name else scene.admin
+    stub: Any = client.stub if "BatchService" in name else client.admin
     request: Any = ask.request
     if isinstance(request, UploadFileMetadata):
         request = upload_messages(ask.content, request)

@@ -219,10 +219,6 @@ MATRIX: Mapping[str, Row] = {
     "batchyard.admin.v1.AdminService.ListDeployments": _of_master(lambda _: ListDeploymentsRequest()),
     "batchyard.admin.v1.AdminService.CreateKey": _of_master(lambda _: CreateKeyRequest(tenant="team-a", name="x")),
     "batchyard.admin.v1.AdminService.ListKeys": _of_master(lambda _: ListKeysRequest(tenant="team-a")),
-    "batchyard.admin.v1.AdminService.RotateKey": _of_master(lambda s: RotateKeyRequest(key_id=_id(s.theirs.secret))),
-    "batchyard.admin.v1.AdminService.RevokeKey": _of_master(lambda s: RevokeKeyRequest(key_id=_id(s.theirs.secret))),
+    "batchyard.admin.v1.AdminService.RotateKey": _of_master(lambda s: RotateKeyRequest(key_id=s.theirs.key_id)),
+    "batchyard.admin.v1.AdminService.RevokeKey": _of_master(lambda s: RevokeKeyRequest(key_id=s.theirs.key_id)),
 }
-
-
-def _id(secret: str) -> str:
-    return f"key_{secret.split('-')[2]}"

@@ -13,7 +13,7 @@ from tests.harness import Client, chat_line, jsonl, upload_messages
 from tests.rest.conftest import Door, opened
 from tests.upstream.openai import fake_openai
 
-from batchyard.admin.v1 import AdminServiceStub, CreateKeyRequest, RevokeKeyRequest
+from batchyard.admin.v1 import RevokeKeyRequest
 from batchyard.service.settings import Group, Key, LocalSettings, Member
 from batchyard.v1 import CreateBatchRequest, UploadFileMetadata
 
@@ -27,6 +27,7 @@ class Team:
     """What a tenant has: its key, and by their places the ids of files and batches that have its name in them."""
 
     name: str
+    key_id: str
     secret: str
     files: dict[str, str] = field(default_factory=dict)
     batches: dict[str, str] = field(default_factory=dict)
@@ -39,7 +40,6 @@ class Scene:
 
     door: Door
     channel: grpc.aio.Channel
-    admin: Any
     mine: Team
     theirs: Team
     keys: dict[str, str]
@@ -64,25 +64,20 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             opened(folder, **settings) as door,
             grpc.aio.insecure_channel(f"127.0.0.1:{door.server.grpc_port}") as channel,
         ):
-            admin = AdminServiceStub(channel)
-
-            async def key(tenant: str, **more: Any) -> str:
-                request = CreateKeyRequest(tenant=tenant, name="robot", **more)
-                return str((await admin.CreateKey(request, metadata=door.grpc.metadata)).secret)
-
+            key = door.grpc.new_key
+            key_id, revoked = await key("team-a")
+            await door.grpc.admin.RevokeKey(RevokeKeyRequest(key_id=key_id), metadata=door.grpc.metadata)
             keys = {
-                "revoked": await key("team-a"),
+                "revoked": revoked,
                 "expired": EXPIRED.key,
-                "narrow": await key("team-a", providers=[LOCAL, GROUPS]),
-                "elsewhere": await key("team-a", providers=[OPENAI]),
-                "grouped": await key("team-a", model_groups=[FAST]),
+                "narrow": (await key("team-a", providers=[LOCAL, GROUPS]))[1],
+                "elsewhere": (await key("team-a", providers=[OPENAI]))[1],
+                "grouped": (await key("team-a", model_groups=[FAST]))[1],
             }
-            revoked = RevokeKeyRequest(key_id=f"key_{keys['revoked'].split('-')[2]}")
-            await admin.RevokeKey(revoked, metadata=door.grpc.metadata)
-            mine, theirs = [Team(name, await key(name)) for name in ("team-a", "team-b")]
+            mine, theirs = [Team(name, *await key(name)) for name in ("team-a", "team-b")]
             for team in (mine, theirs):
                 await _furnish(team, Client(channel, team.secret))
-            yield Scene(door, channel, admin, mine, theirs, keys)
+            yield Scene(door, channel, mine, theirs, keys)
 
 
 async def _furnish(team: Team, client: Client) -> None:
