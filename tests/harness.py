@@ -90,11 +90,16 @@ class Client:
     """The generated stubs with a key, and the few calls that tests make all the time."""
 
     def __init__(self, channel: grpc.aio.Channel, key: str = KEY) -> None:
+        self.channel = channel
         self.stub = BatchServiceStub(channel)
         self.admin: Any = AdminServiceStub(channel)
         opened: Any = self.stub.UploadFile
         self.stub.UploadFile = lambda *given, **more: _Upload(opened(*given, **more))  # type: ignore[assignment]
         self.metadata = (("authorization", f"Bearer {key}"),)
+
+    def having(self, key: str) -> "Client":
+        """The same with another key."""
+        return Client(self.channel, key)
 
     async def upload(self, data: bytes, *, purpose: str = "batch", filename: str = "input.jsonl") -> File:
         metadata = UploadFileMetadata(purpose=purpose, filename=filename)

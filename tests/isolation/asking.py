@@ -69,7 +69,7 @@ def routed(name: str) -> bool:
 
 async def over_grpc(scene: Scene, name: str, ask: Ask, *, wait: bool = True) -> Came:
     """`wait`: for the end of a batch that is created."""
-    client = scene.client(ask.secret)
+    client = scene.door.grpc.having(ask.secret)
     method, short = METHODS[name], name.rpartition(".")[2]
     stub: Any = client.stub if "BatchService" in name else client.admin
     request: Any = ask.request

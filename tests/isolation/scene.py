@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 from tests.deployments import QUICK, deployment_of
 from tests.groups.scene import HELD
 from tests.harness import Client, chat_line, jsonl, upload_messages
@@ -39,13 +38,9 @@ class Scene:
     """`keys` are further ones of team-a, by what is wrong with them."""
 
     door: Door
-    channel: grpc.aio.Channel
     mine: Team
     theirs: Team
     keys: dict[str, str]
-
-    def client(self, secret: str) -> Client:
-        return Client(self.channel, secret)
 
 
 @asynccontextmanager
@@ -60,10 +55,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             "upstream": QUICK,
             "keys": (EXPIRED,),
         }
-        async with (
-            opened(folder, **settings) as door,
-            grpc.aio.insecure_channel(f"127.0.0.1:{door.server.grpc_port}") as channel,
-        ):
+        async with opened(folder, **settings) as door:
             key = door.grpc.new_key
             key_id, revoked = await key("team-a")
             await door.grpc.admin.RevokeKey(RevokeKeyRequest(key_id=key_id), metadata=door.grpc.metadata)
@@ -76,8 +68,8 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             }
             mine, theirs = [Team(name, *await key(name)) for name in ("team-a", "team-b")]
             for team in (mine, theirs):
-                await _furnish(team, Client(channel, team.secret))
-            yield Scene(door, channel, mine, theirs, keys)
+                await _furnish(team, door.grpc.having(team.secret))
+            yield Scene(door, mine, theirs, keys)
 
 
 async def _furnish(team: Team, client: Client) -> None:

@@ -238,7 +238,7 @@ async def _work(
         upload_idle_seconds=limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
     )
-    desk = KeyDesk(keys, router, {group.name for group in settings.model_groups}, clock)
+    desk = KeyDesk(keys, router, {group.name for group in settings.model_groups}, clock, changes.wake)
     return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members), desk)
 
 

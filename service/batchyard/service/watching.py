@@ -14,7 +14,7 @@ _LOOK_SECONDS = 5.0  # for what another process wrote
 
 
 class Changes:
-    """Wakes the watchers of a batch, known by its `seq`, and all of them when the service stops."""
+    """Wakes the watchers of a batch, known by its `seq`, and all of them when one may have to end."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -25,11 +25,15 @@ class Changes:
         for event in self._watchers.get(seq, ()):
             event.set()
 
+    def wake(self) -> None:
+        """Every watcher looks again."""
+        for seq in list(self._watchers):
+            self.touch(seq)
+
     def stop(self) -> None:
         """The service drains: every watch ends."""
         self.stopping = True
-        for seq in list(self._watchers):
-            self.touch(seq)
+        self.wake()
 
     @contextmanager
     def watching(self, seq: int) -> Iterator[asyncio.Event]:

@@ -35,13 +35,22 @@ _QUOTAS = [field.name for field in fields(Quotas)]
 
 
 class KeyDesk:
-    """Makes, lists, rotates and revokes keys. `groups` are the names of the model groups."""
+    """Makes, lists, rotates and revokes keys."""
 
-    def __init__(self, keys: Keys, router: Router, groups: Collection[str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        router: Router,
+        groups: Collection[str],
+        clock: Callable[[], float],
+        ended: Callable[[], None],
+    ) -> None:
+        """`groups` are the names of the model groups; `ended` is told when a key has ended."""
         self._keys = keys
         self._router = router
         self._groups = groups
         self._clock = clock
+        self._ended = ended
 
     async def create(self, request: CreateKeyRequest) -> CreateKeyResponse:
         """Raises InvalidArgument for the first field that is missing or wrong."""
@@ -81,7 +90,9 @@ class KeyDesk:
 
     async def revoke(self, request: RevokeKeyRequest) -> RevokeKeyResponse:
         """Raises InvalidArgument, NotFound, FailedPrecondition."""
-        return RevokeKeyResponse(key=self._message(await self._keys.revoke(_issued(request.key_id))))
+        key = await self._keys.revoke(_issued(request.key_id))
+        self._ended()
+        return RevokeKeyResponse(key=self._message(key))
 
     def _expiry(self, request: CreateKeyRequest) -> int | None:
         now = int(self._clock())

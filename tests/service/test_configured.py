@@ -1,0 +1,95 @@
+"""`batchyard.keys` of the configuration file, and what is wrong with them."""
+
+import pytest
+
+from batchyard.cli import report
+from batchyard.service.settings import Key, Quotas
+
+from .conftest import Load, Problems
+
+SECRET = {"TEAM": "sk-hunter2"}
+MASTER = "general_settings: {master_key: sk-hunter2-master}\n"
+
+
+def text(*entries: str, host: str = "localhost") -> str:
+    listed = "".join(f"  - {{{entry}}}\n" for entry in entries)
+    return f"{MASTER}batchyard:\n  local: {{echo: true}}\n  host: {host}\n  keys:\n{listed}"
+
+
+class TestKeys:
+    def test_have_what_the_file_says(self, load: Load) -> None:
+        more = "providers: local, model_groups: [], expires_at: 2030-01-31, limits: {requests_per_minute: 60}"
+        more = more.replace("model_groups: [], ", "")
+        (key,) = load(text(f"name: a, key: os.environ/TEAM, tenant: team-a, {more}"), SECRET).keys
+        assert key == Key(
+            name="a",
+            key="sk-hunter2",
+            tenant="team-a",
+            providers=("local",),
+            expires_at=1_896_048_000,
+            limits=Quotas(requests_per_minute=60),
+        )
+
+    @pytest.mark.parametrize("time", ["2030-01-31T00:00:00Z", "2030-01-31T01:00:00+01:00", "1896048000"])
+    def test_end_at_a_time_in_any_form(self, load: Load, time: str) -> None:
+        (key,) = load(text(f"name: a, key: os.environ/TEAM, tenant: a, expires_at: {time}"), SECRET).keys
+        assert key.expires_at == 1_896_048_000
+
+    def test_are_reported_without_their_secrets(self, load: Load) -> None:
+        limits = "limits: {lines_per_day: 5}"
+        found = load(text(f"name: a, key: sk-hunter2, tenant: b, providers: [local], {limits}"))
+        assert "key a: tenant b, may use local, lines_per_day 5\n" in report.settings(found)
+
+    def test_let_a_service_listen_publicly_without_a_master_key(self, load: Load) -> None:
+        public = text("name: a, key: sk-hunter2, tenant: b", host="0.0.0.0").removeprefix(MASTER)
+        assert load(public).master_key is None
+
+    def test_may_name_what_is_not_configured_with_a_warning(self, load: Load) -> None:
+        found = load(text("name: a, key: sk-hunter2, tenant: b, providers: [moon], model_groups: [m]"))
+        assert [warning.rpartition(" (")[0] for warning in found.warnings] == [
+            "batchyard.keys[0].providers: 'moon' is not configured",
+            "batchyard.keys[0].model_groups: 'm' is not configured",
+        ]
+
+    @pytest.mark.parametrize(
+        ("entries", "wrong"),
+        [
+            (["name: a, tenant: b"], ["keys[0].key: is missing"]),
+            (["3: 4"], ["keys[0].3: unknown key", *(f"keys[0].{n}: is missing" for n in ("name", "key", "tenant"))]),
+            (["name: a/b, key: hunter2, tenant: b"], ["keys[0].name: expected up to 64 letters"]),
+            (["name: a, key: hunter2, tenant: b c"], ["keys[0].tenant: expected up to 64 letters"]),
+            (["name: a, key: 'hunter2 x', tenant: b"], ["keys[0].key: expected a key of visible ASCII characters"]),
+            (["name: a, key: os.environ/NONE, tenant: b"], ["keys[0].key: the variable NONE is not set"]),
+            (["name: a, key: hunter2, tenant: b, expires_at: soon"], ["keys[0].expires_at: expected a time"]),
+            (["name: a, key: hunter2, tenant: b, expires_at: 0"], ["keys[0].expires_at: expected a time"]),
+            (["name: a, key: hunter2, tenant: b, providers: []"], ["keys[0].providers: expected a list of texts"]),
+            (["name: a, key: hunter2, tenant: b, limits: 5"], ["keys[0].limits: expected keys with values"]),
+            (["name: a, key: hunter2, tenant: b, limits: {lines: 5}"], ["keys[0].limits.lines: unknown key"]),
+            (
+                ["name: a, key: hunter2, tenant: b, limits: {lines_per_day: 0}"],
+                ["keys[0].limits.lines_per_day: expected an integer of at least 1"],
+            ),
+            (
+                ["name: a, key: hunter2, tenant: b", "name: a, key: hunter2, tenant: b"],
+                ["keys[1].name: is that of batchyard.keys[0]", "keys[1].key: is that of batchyard.keys[0] already"],
+            ),
+            (["name: a, key: sk-hunter2-master, tenant: b"], ["keys[0].key: is the master key"]),
+        ],
+    )
+    def test_that_make_no_sense_are_named(self, problems: Problems, entries: list[str], wrong: list[str]) -> None:
+        found = problems(text(*entries))
+        assert len(found) == len(wrong)
+        for line, start in zip(found, wrong, strict=True):
+            assert line.startswith(f"batchyard.{start}")
+            assert "(config.yaml line " in line
+
+    def test_are_a_list(self, problems: Problems) -> None:
+        assert problems("batchyard: {local: {echo: true}, keys: {a: b}}") == [
+            "batchyard.keys: expected a list (- name: ...) (config.yaml line 1)"
+        ]
+        (wrong,) = problems(text() + "  - just text\n")
+        assert wrong.startswith("batchyard.keys[0]: expected keys with values")
+
+    def test_are_not_the_well_known_one_in_public(self, problems: Problems) -> None:
+        (wrong,) = problems(text("name: a, key: sk-1234, tenant: b", host="0.0.0.0"))
+        assert wrong.startswith("batchyard.keys[0].key: is the well-known sk-1234")
