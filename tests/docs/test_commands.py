@@ -67,3 +67,12 @@ async def test_the_command_lines_page_works_as_pasted(ports: tuple[int, int], tm
     assert '"metadata":{"team":"search"}' in printed
     assert (tmp_path / "results.jsonl").read_text().count("\n") == 2
     assert (tmp_path / "errors.jsonl").read_text() == ""
+
+
+async def test_the_keys_page_works_as_pasted(ports: tuple[int, int], tmp_path: Path) -> None:
+    script = "".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/keys.md").read_text(), re.DOTALL))
+    printed = await pasted(script + 'echo "$KEY $NEW"', ports, tmp_path)
+    assert re.search(r"key_\w{16}  team-a +nightly +active +20\S+ +local\n", printed)
+    assert re.search(r"key_\w{16} revoked\n", printed)
+    old, new = printed.split()[-2:]
+    assert old.split("-")[:3] == new.split("-")[:3]

@@ -8,6 +8,7 @@ from tests.processes import ROOT
 
 from batchyard.common import http1
 from batchyard.service import requestline, requests, server, servicer, uploads
+from batchyard.service.keys import desk
 from batchyard.service.registry import tenant
 from batchyard.service.settings import GroupSettings, Limits
 from batchyard.shim import files, inbound, transcoding
@@ -37,6 +38,11 @@ CONSTANTS = {
     "fields of a form beside the file": files.MAX_FIELDS,
     "bytes of a request's line and headers": http1.MAX_HEAD_BYTES,
     "characters of the authorization header": inbound.MAX_HEADER,
+    "characters of a key's name": desk.MOST_NAME,
+    "providers, and model groups, of a key": desk.MOST_ALLOWED,
+    "keys of a page": desk.MOST_KEYS,
+    "most seconds of a rotated key's grace": desk.MOST_GRACE,
+    "most seconds of a new key's life": desk.MOST_LIFETIME,
     "seconds of a call that carries no stream": server.UNARY_SECONDS,
 }
 

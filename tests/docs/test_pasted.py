@@ -62,6 +62,15 @@ def test_the_configuration_that_is_shown_is_one(tmp_path: Path) -> None:
     assert settings.local.api_base == "http://127.0.0.1:8000/v1"
 
 
+def test_the_keys_that_are_shown_are_some(tmp_path: Path) -> None:
+    config = tmp_path / "keys.yaml"
+    config.write_text(block("docs/keys.md", "# keys.yaml"))
+    settings = load_settings(config, {"MASTER_KEY": "sk-mine", "TEAM_A_KEY": "sk-theirs"})
+    (key,) = settings.keys
+    assert (key.tenant, key.providers, key.limits.requests_per_minute) == ("team-a", ("local",), 600)
+    assert not settings.warnings
+
+
 async def test_a_backup_is_made_while_a_service_runs(ports: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("batchyard: {data_dir: data, local: {echo: true}}")
     script = block("docs/operations.md", "batchyard backup ").replace("/backups", str(tmp_path))

@@ -161,7 +161,7 @@ class TestAKey:
         [
             ({"tenant": ""}, "tenant"), ({"tenant": ":groups"}, "tenant"), ({"tenant": "x" * 65}, "tenant"),
             ({"name": ""}, "name"), ({"name": "x" * 65}, "name"), ({"name": "a\nb"}, "name"),
-            ({"providers": ["moon"]}, "provider"), ({"providers": [""]}, "providers"),
+            ({"providers": ["moon"]}, "providers"), ({"providers": [""]}, "providers"),
             ({"model_groups": ["none"]}, "model_groups"), ({"expires_at": 1}, "expires_at"),
             ({"lifetime_seconds": 0}, "lifetime_seconds"), ({"lifetime_seconds": 1 << 62}, "lifetime_seconds"),
             ({"limits": KeyLimits(stored_bytes=0)}, "limits.stored_bytes"),

@@ -63,7 +63,7 @@ class KeyDesk:
             id="",
             tenant=request.tenant,
             name=request.name,
-            providers=tuple(map(self._router.checked, _distinct(request.providers, "providers"))),
+            providers=tuple(map(self._place, _distinct(request.providers, "providers"))),
             model_groups=_distinct(request.model_groups, "model_groups"),
             limits=_quotas(request.limits),
             expires_at=self._expiry(request),
@@ -93,6 +93,13 @@ class KeyDesk:
         key = await self._keys.revoke(_issued(request.key_id))
         self._ended()
         return RevokeKeyResponse(key=self._message(key))
+
+    def _place(self, name: str) -> str:
+        try:
+            return self._router.checked(name)
+        except InvalidArgument as error:
+            error.param = "providers"
+            raise
 
     def _expiry(self, request: CreateKeyRequest) -> int | None:
         now = int(self._clock())
