@@ -4,6 +4,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.service.test_registry import a_batch, a_file
+
+from batchyard.service.registry.database import Database
+from batchyard.service.registry.tenant import TenantRegistry
 
 from .asking import METHODS, Came, over_grpc, over_rest, routed
 from .matrix import COLUMNS, MATRIX, Cell
@@ -48,6 +52,18 @@ async def test_another_tenants_id_takes_the_same_queries_as_a_missing_one(tmp_pa
                 assert asked[0]
                 compared += 1
     assert compared > 8
+
+
+async def test_another_tenants_batch_does_not_hold_a_file(tmp_path: Path) -> None:
+    """Nor is its id told: one that names the file has not begun to fail yet."""
+    database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    try:
+        mine, theirs = TenantRegistry(database, "team-a"), TenantRegistry(database, "team-b")
+        await mine.add_file(a_file(1), [])
+        await theirs.add_batch(a_batch(1, input_file_id="file-1"))
+        assert (await mine.delete_file("file-1", "", 1)).id == "file-1"
+    finally:
+        database.close()
 
 
 async def differences(running: Scene, name: str, send: Send) -> AsyncIterator[str]:

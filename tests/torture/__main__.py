@@ -107,7 +107,8 @@ async def _creates(folder: Path, count: int) -> bool:
 def _fuzz(seed: int) -> int:
     options = ["--hypothesis-profile=torture", f"--hypothesis-seed={seed}", "-p", "no:cacheprovider"]
     # Not here: pytest must be the first to import what its plugins are made of, and chaos has done so above.
-    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "fuzz")]
+    folders = [str(ROOT / "tests" / name) for name in ("fuzz", "isolation")]
+    command = [sys.executable, "-m", "pytest", *options, *folders]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
