@@ -30,7 +30,8 @@ _NEVER = {"X-Should-Retry": {"description": "A repeat can't help.", "schema": {"
 _OUTSIDE = {"Content-Range": {"description": "`bytes */SIZE`.", "schema": {"type": "string"}}}
 ERRORS: dict[str, tuple[str, Schema]] = {
     "400": ("The request is wrong; `param` names what is.", {}),
-    "401": ("The key is missing or wrong.", {}),
+    "401": ("The key is missing, wrong, revoked or expired.", {}),
+    "403": ("The key may not use the provider or the model group; `param` names which.", {}),
     "404": ("There is no such file, batch or model, or no such route.", {}),
     "408": ("The request's body took too long.", {}),
     "409": ("The present state doesn't allow it, or the idempotency key was used for another request.", _NEVER),
@@ -43,7 +44,7 @@ ERRORS: dict[str, tuple[str, Schema]] = {
     "504": ("The service did not answer in time.", {}),
     "507": ("The storage is full.", _NEVER),
 }
-ALWAYS = ["400", "401", "404", "429", "431", "500", "503", "504"]
+ALWAYS = ["400", "401", "403", "404", "429", "431", "500", "503", "504"]
 ALSO = {
     "CreateBatch": ["408", "409", "413", "507"],
     "CancelBatch": ["409", "507"],

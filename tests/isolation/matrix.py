@@ -187,6 +187,10 @@ MATRIX: Mapping[str, Row] = {
                 ],
                 NO_GROUP,
             ),
+            "wrong group, in a file elsewhere": Cell(
+                lambda s: [Ask(creation(s.mine.files[LOCAL], GROUPS), s.keys["grouped"], s.mine.files[LOCAL])],
+                AS_MISSING,
+            ),
             "right group": Cell(lambda s: [Ask(creation("file-missing", GROUPS, FAST), s.keys["grouped"])], OK),
         },
     ),

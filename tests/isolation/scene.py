@@ -73,7 +73,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
 
 
 async def _furnish(team: Team, client: Client) -> None:
-    for place, model in ((LOCAL, "test-model"), (OPENAI, "test-model"), (GROUPS, SLOW)):
+    for place, model in ((LOCAL, SLOW), (OPENAI, "test-model"), (GROUPS, SLOW)):
         content = jsonl([chat_line(f"{team.name}-line", f"{team.name} asks", model=model)])
         metadata = UploadFileMetadata(purpose="batch", filename=f"{team.name}.jsonl", provider=place)
         team.files[place] = await upload(client, content, metadata)

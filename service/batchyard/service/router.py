@@ -21,11 +21,8 @@ class Router:
             self._places.setdefault(provider.name, provider)
             self._places[provider.place] = provider
         self._default = default
-
-    @property
-    def homes(self) -> Mapping[str, str]:
+        self.homes: Mapping[str, str] = {name: place.name for name, place in self._places.items()}
         """The provider of each place."""
-        return {name: place.name for name, place in self._places.items()}
 
     def provider(self, name: str, key: KeyRecord | None = None) -> Provider:
         """The place of a name that `checked` gave, the default for none.
@@ -58,7 +55,7 @@ class Router:
         shows a sign of such a client (`azure`), and where no OpenAI is configured.
         """
         if name == _OPENAI and _AZURE in self._places and (azure or _OPENAI not in self._places):
-            return _AZURE
+            name = _AZURE
         if name and name not in self._places:
             known = ", ".join(sorted(known for known, place in self._places.items() if not key or key.serves(place)))
             raise InvalidArgument(f"There is no provider '{name}' here. Configured: {known}.", param="provider")

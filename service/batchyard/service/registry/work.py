@@ -140,9 +140,9 @@ class WorkRegistry:
         return await self._database.read(work)
 
     async def input_of(self, batch: BatchRecord) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
-        """The batch's input file with its scan and its parts, or None where its tenant has no such file."""
+        """The batch's input file with its scan and its parts, or None where its tenant has none such there."""
         query = select(*FILE_COLUMNS, files.c.scan).where(files.c.tenant == batch.tenant, files.c.deleted_at.is_(None))
-        query = query.where(files.c.deployment.is_(None))
+        query = query.where(files.c.provider == batch.provider, files.c.deployment.is_(None))
         parts = select(file_parts.c.key, file_parts.c.size).order_by(file_parts.c.n)
 
         def work(connection: Connection) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
