@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchyard.service.layers import key_name, keys
-from batchyard.service.settings import Key, Member, Settings
+from batchyard.service.settings import Key, Member, Quotas, Settings
 
 log = logging.getLogger("batchyard.cli")
 
@@ -16,6 +16,7 @@ def settings(found: Settings) -> str:
     lines = [f"{key_name(path)}: {_shown(found, path)}" for path in keys()]
     lines += [f"deployment {one.name}: {one.provider} at {one.api_base}" for one in found.deployments]
     lines += [f"group {group.name}: {_member(one)}" for group in found.model_groups for one in group.members]
+    lines += [f"tenant {one.name}: {', '.join(_quotas(one.limits)) or 'the limits of all'}" for one in found.tenants]
     lines += [f"key {key.name}: {_key(key)}" for key in found.keys]
     return "".join(f"{line}\n" for line in [*lines, *(f"warning: {text}" for text in found.warnings)])
 
@@ -47,9 +48,14 @@ def _member(member: Member) -> str:
 
 
 def _key(key: Key) -> str:
-    limits = [f"{name} {value}" for name, value in dataclasses.asdict(key.limits).items() if value is not None]
     allowed = [*key.providers, *(f"group {group}" for group in key.model_groups)]
-    return f"tenant {key.tenant}, may use {', '.join(allowed) or 'everything'}" + "".join(f", {one}" for one in limits)
+    return f"tenant {key.tenant}, may use {', '.join(allowed) or 'everything'}" + "".join(
+        f", {one}" for one in _quotas(key.limits)
+    )
+
+
+def _quotas(limits: Quotas) -> list[str]:
+    return [f"{name} {value}" for name, value in dataclasses.asdict(limits).items() if value is not None]
 
 
 def _shown(found: Settings, path: tuple[str, ...]) -> str:

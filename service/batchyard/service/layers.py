@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, get_type_hints
 
-from batchyard.service.settings import GroupSettings, Limits, LocalSettings, Problem, Retention, Settings, Upstream
+from batchyard.service.settings import (
+    GroupSettings,
+    Limits,
+    LocalSettings,
+    Problem,
+    Quotas,
+    Retention,
+    Settings,
+    Upstream,
+)
 from batchyard.service.yamlfile import Document, dotted
 
 Path: TypeAlias = tuple[str, ...]
@@ -22,10 +31,12 @@ SECTIONS: Mapping[str, type] = {
     "groups": GroupSettings,
     "upstream": Upstream,
     "limits": Limits,
+    "tenant_limits": Quotas,
     "retention": Retention,
 }
-KEYS = "keys"  # of tenants; a list, which `configured` reads
-_LOADED = {"deployments", "model_groups", KEYS, "warnings"}  # what the loader itself makes
+KEYS, TENANTS = "keys", "tenants"
+_APART = (KEYS, TENANTS)  # what `configured` reads
+_LOADED = {"deployments", "model_groups", *_APART, "warnings"}  # what the loader itself makes
 _TESTS = "BATCHYARD_TEST_"
 _CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}
@@ -77,7 +88,7 @@ def from_file(document: Document, problems: list[Problem]) -> tuple[Layer, set[s
     layer: Layer = {}
     sections: set[str] = set()
     for path, value in _spread(document.data.get(BLOCK)):
-        if path == (KEYS,):
+        if path and path[0] in _APART:
             continue
         where = document.where((BLOCK, *path))
         if message := _refusal(path, value):
@@ -110,7 +121,7 @@ def _refusal(path: Path, value: Any) -> str | None:
     if path in known:
         return None
     siblings = [other[-1] for other in known if other[:-1] == path[:-1]]
-    return "unknown key" + did_you_mean(path[-1], [*siblings, *([*SECTIONS, KEYS] if len(path) == 1 else ())])
+    return "unknown key" + did_you_mean(path[-1], [*siblings, *([*SECTIONS, *_APART] if len(path) == 1 else ())])
 
 
 def from_variables(environ: Mapping[str, str], problems: list[Problem]) -> Layer:

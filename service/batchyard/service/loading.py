@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.service import layers, litellm, yamlfile
-from batchyard.service.configured import ConfiguredKeys
+from batchyard.service.configured import ConfiguredKeys, ConfiguredTenants
 from batchyard.service.deployments import GROUPS, OPENAI, Deployments
 from batchyard.service.groups import Groups
 from batchyard.service.hosts import is_loopback, leads_to
@@ -21,6 +21,7 @@ from batchyard.service.settings import (
     Limits,
     LocalSettings,
     Problem,
+    Quotas,
     Retention,
     Settings,
     SettingsError,
@@ -89,7 +90,10 @@ class _Loader:
         self._deployments = Deployments(self._document, self._environ, self._is_own)
         self._groups = Groups(self._document, self._environ, self._deployments.models)
         self._problems += [] if outline else [*self._deployments.problems, *self._groups.problems]
-        self._keys = ConfiguredKeys(self._document if self._serves else yamlfile.Document("no file"), self._environ)
+        document = self._document if self._serves else yamlfile.Document("no file")
+        self._keys = ConfiguredKeys(document, self._environ)
+        self._tenants = ConfiguredTenants(document, self._environ)
+        self._problems += self._tenants.problems
         self._check_local()
         self._check_key()
         self._check_keys()
@@ -193,6 +197,8 @@ class _Loader:
             groups=GroupSettings(**self._section("groups")),
             model_groups=self._groups.all() if self._serves else (),
             keys=self._keys.all(),
+            tenant_limits=Quotas(**self._section("tenant_limits")),
+            tenants=self._tenants.all(),
             upstream=Upstream(**self._section("upstream")),
             limits=Limits(**self._section("limits")),
             retention=Retention(**self._section("retention")),

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from batchyard.service.providers.identity import MissingExtra
 from batchyard.service.providers.opening import Opener
 from batchyard.service.providers.own import OwnBatches
 from batchyard.service.providers.stored import StoredProvider
+from batchyard.service.quotas import Allowances
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.work import WorkRegistry
@@ -54,6 +55,7 @@ from batchyard.service.retention import Retention
 from batchyard.service.router import Router
 from batchyard.service.servicer import Servicer
 from batchyard.service.settings import LocalSettings, Settings
+from batchyard.service.throttle import Throttle
 from batchyard.service.validation import judge
 from batchyard.service.watching import Changes
 from batchyard.v1 import add_BatchServiceServicer_to_server
@@ -121,12 +123,14 @@ async def serving(
             disk = disk or Disk()
             ground = await _ground(settings, metrics, figures, disk, clock, stack)
             keys = Keys(settings.master_key, settings.keys, KeyRegistry(ground.database), clock, steady)
+            allowances = Allowances(settings.tenant_limits, settings.tenants)
             engine, servicer, admin = await _work(
-                settings, ground, keys, metrics, figures, tracing, disk, clock, steady, stack
+                settings, ground, keys, allowances, metrics, figures, tracing, disk, clock, steady, stack
             )
             checks = Health()
             calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
-            server, port = _listener(settings, calls, keys, servicer, admin, checks)
+            interceptors = [calls, KeyInterceptor(keys), Throttle(allowances, steady)]
+            server, port = _listener(settings, interceptors, servicer, admin, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -177,6 +181,7 @@ async def _work(
     settings: Settings,
     ground: _Ground,
     keys: Keys,
+    allowances: Allowances,
     metrics: Metrics,
     figures: ServiceMetrics,
     tracing: Tracing,
@@ -234,6 +239,7 @@ async def _work(
         router,
         mutations,
         changes,
+        allowances,
         figures,
         upload_idle_seconds=limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
@@ -296,10 +302,14 @@ async def _line_runner(
 
 
 def _listener(
-    settings: Settings, calls: CallInterceptor, keys: Keys, servicer: Servicer, admin: AdminServicer, checks: Health
+    settings: Settings,
+    interceptors: Sequence[aio.ServerInterceptor],
+    servicer: Servicer,
+    admin: AdminServicer,
+    checks: Health,
 ) -> tuple[aio.Server, int]:
     server = aio.server(
-        interceptors=[calls, KeyInterceptor(keys)],
+        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
             # What a call may send ahead: gRPC's own guess grows under load, and memory with it.

@@ -13,7 +13,9 @@ from batchyard.service.lookup import Lookup
 from batchyard.service.messages import batch_message, file_message
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
+from batchyard.service.places import Arrivals
 from batchyard.service.providers.base import Span
+from batchyard.service.quotas import Allowances
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
@@ -66,6 +68,7 @@ class Servicer(BatchServiceServicer):
         router: Router,
         mutations: Mutations,
         changes: Changes,
+        allowances: Allowances,
         metrics: ServiceMetrics,
         *,
         upload_idle_seconds: float,
@@ -78,6 +81,8 @@ class Servicer(BatchServiceServicer):
         self._lookup = Lookup(router)
         self._mutations = mutations
         self._changes = changes
+        self._allowances = allowances
+        self._arrivals = Arrivals()
         self._metrics = metrics
         self._upload_idle_seconds = upload_idle_seconds
         self._create_seconds = create_seconds
@@ -132,6 +137,7 @@ class Servicer(BatchServiceServicer):
             current_caller.get(),
             self._owner(),
             self._mutations,
+            self._arrivals,
             self._metrics,
             self._upload_idle_seconds,
         )
@@ -201,7 +207,8 @@ class Servicer(BatchServiceServicer):
 
     def _owner(self) -> TenantRegistry:
         caller = current_caller.get()
-        return TenantRegistry(self._database, caller.tenant, caller.key, self._router.homes)
+        bounds = self._allowances.of(caller.tenant, caller.key)
+        return TenantRegistry(self._database, caller.tenant, caller.key, self._router.homes, bounds)
 
 
 def _fitting(messages: Iterable[Listed]) -> tuple[list[Listed], bool]:

@@ -226,10 +226,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotas:
-    """What a key may use of the service; none of a kind: as much as there is."""
+    """What a key, or a tenant, may use of the service; none of a kind: as much as there is."""
 
     requests_per_minute: MaybeCount = None
+    """Calls: so many at once, and their number again in each minute."""
     concurrent_uploads: MaybeCount = None
+    """Uploads at once."""
     stored_bytes: MaybeCount = None
     """Bytes of its files and results."""
     batches_in_flight: MaybeCount = None
@@ -255,6 +257,14 @@ class Key:
     """Those that its batches may use; none: all."""
     expires_at: int | None = None
     """When it ends, in Unix seconds; none: never."""
+    limits: Quotas = Quotas()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A tenant with limits of its own; those that it doesn't set are the ones of all tenants."""
+
+    name: str
     limits: Quotas = Quotas()
 
 
@@ -290,6 +300,16 @@ class Settings:
     """The bearer key that may do everything; without it and `keys` any caller may, and is the tenant `default`."""
     keys: tuple[Key, ...] = ()
     """Of tenants, in the order of the file."""
+    tenant_limits: Quotas = Quotas()
+    """What each tenant may use."""
+    tenants: tuple[Tenant, ...] = ()
+    """Those whose limits are others, in the order of the file."""
+    audit_log: Path | None = None
+    """The file of the audit log; none: there is none."""
+    audit_reads: bool = True
+    """Whether the audit log has calls that only look at something, too."""
+    shim_secret: Secret = field(default=None, repr=False)
+    """By which a service knows its shim, and believes it where its callers are; none: only one in the same process."""
     default_provider: str
     """Where uploads go that name no provider; always configured ("" for a shim alone, which knows none)."""
     drain_seconds: Seconds = 30.0

@@ -8,6 +8,7 @@ from batchyard.service.errors import InvalidArgument, Late
 from batchyard.service.keys.ring import Caller
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
+from batchyard.service.places import Arrival, Arrivals
 from batchyard.service.providers.base import Provider, Upload
 from batchyard.service.registry.records import FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
@@ -28,6 +29,7 @@ class UploadStream:
         caller: Caller,
         owner: TenantRegistry,
         mutations: Mutations,
+        arrivals: Arrivals,
         metrics: ServiceMetrics,
         idle_seconds: float,
     ) -> None:
@@ -35,11 +37,13 @@ class UploadStream:
         self._caller = caller
         self._owner = owner
         self._mutations = mutations
+        self._arrivals = arrivals
         self._received = metrics.uploaded
         self._idle_seconds = idle_seconds
         self._metadata: UploadFileMetadata | None = None
         self._provider: Provider | None = None
         self._upload: Upload | None = None
+        self._arrival: Arrival | None = None
         self._descriptions = 0
 
     async def receive(self, messages: AsyncIterator[UploadFileRequest]) -> FileRecord:
@@ -86,16 +90,19 @@ class UploadStream:
                 f"A piece of data has 1 to {MOST_PIECE} bytes, but this one has {len(data)}.", param="data"
             )
         self._received.inc(len(data))
-        await (await self._opened(stack)).write(data)
+        upload, arrival = await self._opened(stack)
+        arrival.take(len(data))
+        await upload.write(data)
 
-    async def _opened(self, stack: AsyncExitStack) -> Upload:
+    async def _opened(self, stack: AsyncExitStack) -> tuple[Upload, Arrival]:
         if self._metadata is None:
             raise InvalidArgument("An upload begins with its metadata.", param="metadata")
-        if self._upload is None:
+        if self._upload is None or self._arrival is None:
             self._provider = self._named(self._metadata.provider)
-            upload = self._provider.upload(self._owner, begun_file(self._metadata))
-            self._upload = await stack.enter_async_context(upload)
-        return self._upload
+            begun = begun_file(self._metadata)
+            self._arrival = await stack.enter_async_context(self._arrivals.arriving(self._owner, begun.announced))
+            self._upload = await stack.enter_async_context(self._provider.upload(self._owner, begun))
+        return self._upload, self._arrival
 
     def _named(self, provider: str) -> Provider:
         key = self._caller.key
@@ -103,10 +110,11 @@ class UploadStream:
 
     async def _finish(self, finish: UploadFileFinish, stack: AsyncExitStack) -> FileRecord:
         async with stack:
-            upload = await self._opened(stack)
+            upload, arrival = await self._opened(stack)
             if finish.size != upload.size:
                 raise InvalidArgument(
                     f"The upload finished with size {finish.size}, but {upload.size} bytes came.", param="finish.size"
                 )
+            await arrival.check()
             description = file_description(self._metadata or UploadFileMetadata())
             return await upload.finish(description, finish.sha256 if finish.HasField("sha256") else None)

@@ -17,6 +17,7 @@ from batchyard.service.providers.openai import OpenAI
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.registry.remote import Intent, RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.usage import Reckoned
 from batchyard.service.requests import MOST_METADATA
 from batchyard.service.settings import Limits
 from batchyard.service.upstream.client import LOST, UpstreamClient
@@ -52,10 +53,10 @@ class Creating:
         self._clock = clock
         self._running: dict[str, asyncio.Future[BatchRecord]] = {}
 
-    async def run(self, owner: TenantRegistry, new: NewBatch, native_input: str) -> BatchRecord:
+    async def run(self, owner: TenantRegistry, new: NewBatch, native_input: str, reckoned: Reckoned) -> BatchRecord:
         """The batch. Raises Refused, Unsure, Busy, and AlreadyExists for an idempotency key of another request."""
         once = new.once(self._provider, int(self._clock()))
-        intent = self._intent(owner, new, native_input)
+        intent = self._intent(owner, new, native_input, reckoned)
         if once:
             intent = intent._replace(key=once.key, digest=once.digest)
         begun = await self._registry.begin(owner, intent, once, self._limits.batch_rate)
@@ -176,7 +177,7 @@ class Creating:
             raise Unsure("The provider's answer names a batch that was there before.")
         return batch
 
-    def _intent(self, owner: TenantRegistry, new: NewBatch, native_input: str) -> Intent:
+    def _intent(self, owner: TenantRegistry, new: NewBatch, native_input: str, reckoned: Reckoned) -> Intent:
         source = self._dialect.source(new, native_input)
         source.pop("output_folder", None)  # which does not come back
         request = {
@@ -189,6 +190,7 @@ class Creating:
             "metadata": new.metadata,
             "output_seconds": new.output_seconds or 0,
             "key_id": owner.key_id,
+            **reckoned.columns,
         }
         name = uuid4().hex
         deployment = self._client.deployment.name

@@ -6,8 +6,9 @@ from batchyard.common.tracing import Tracing
 from batchyard.service.engine.engine import Engine
 from batchyard.service.identifiers import new_batch_id
 from batchyard.service.providers.base import NewBatch
-from batchyard.service.registry.records import BatchRecord, Status
+from batchyard.service.registry.records import BatchRecord, FileRecord, Status
 from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.usage import Reckoned
 from batchyard.service.settings import Limits, Retention
 
 WINDOW_SECONDS = 86_400  # of a completion window of 24h, the only one (facts 1.4)
@@ -25,8 +26,11 @@ class OwnBatches:
         self._tracing = tracing
         self._clock = clock
 
-    async def add(self, owner: TenantRegistry, new: NewBatch, provider: str) -> BatchRecord:
-        """Raises Busy, and AlreadyExists where its idempotency key stands for another request."""
+    async def add(self, owner: TenantRegistry, new: NewBatch, provider: str, file: FileRecord | None) -> BatchRecord:
+        """Adds one over `file`, if that is there.
+
+        Raises Busy, and AlreadyExists where its idempotency key stands for another request.
+        """
         now = int(self._clock())
         values = {
             "id": new_batch_id(),
@@ -42,7 +46,8 @@ class OwnBatches:
             "output_seconds": new.output_seconds or self._retention.output_file_seconds,
             "traceparent": self._tracing.carrier().get("traceparent"),
         }
-        batch = await owner.add_batch(values, new.once(provider, now), self._limits.batch_rate)
+        once, rate = new.once(provider, now), self._limits.batch_rate
+        batch = await owner.add_batch(values, once, rate, Reckoned.over(file))
         self._engine.wake()
         return batch
 

@@ -23,6 +23,7 @@ from batchyard.service.providers.sending import Sending
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.remote import RemoteRegistry
 from batchyard.service.registry.tenant import INTERNAL, TenantRegistry, no_batch, no_file
+from batchyard.service.registry.usage import Reckoned
 from batchyard.service.requests import check_ours, check_theirs
 from batchyard.service.settings import Limits, Upstream
 from batchyard.service.upstream import answers
@@ -85,15 +86,15 @@ class RemoteProvider:
 
     @asynccontextmanager
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
-        async def register(answer: dict[str, Any]) -> FileRecord:
+        async def register(answer: dict[str, Any], stats: dict[str, Any] | None) -> FileRecord:
             members = self._dialect.file(answer)
-            values = self._values(members)
+            values = {**self._values(members), "stats": stats}
             file = await self._registry.add_file(owner.tenant, self._made(members), values, owner.key_id)
             if file.tenant != owner.tenant:
                 raise Unsure("The provider's answer names a file that was there before.")
             return file
 
-        with self._places.taken(owner.tenant) as others:
+        with self._places.taken(owner) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             limits = _NO_BOUND if owner.tenant == INTERNAL else self._limits
             sending = Sending(self._client, self._dialect, begun, limits, self._settings.idle_seconds, register)
@@ -147,11 +148,11 @@ class RemoteProvider:
         check_theirs(new)
         if file is None and not new.input_blob:  # it never gets there, so nobody else checks it
             check_ours(new)
-            return await self._batches.add(owner, new, self.name)
+            return await self._batches.add(owner, new, self.name, None)
         if file:
             await self._ready(owner, file)
         try:
-            return await self._creating.run(owner, new, _native(file) if file else "")
+            return await self._creating.run(owner, new, _native(file) if file else "", Reckoned.over(file))
         finally:
             self._follower.wake()  # to follow a batch, or to look for one
 

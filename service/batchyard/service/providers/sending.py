@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from batchyard.service.errors import InvalidArgument
+from batchyard.service.jsonl import BYTES_PER_TOKEN
 from batchyard.service.providers.base import FileDescription, check_digest, check_size
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.registry.records import FileRecord
@@ -16,7 +17,8 @@ from batchyard.service.upstream.form import Fields, Form
 
 _ANY_PURPOSE = max(PURPOSES, key=len)
 
-Register = Callable[[dict[str, Any]], Awaitable[FileRecord]]
+Register = Callable[[dict[str, Any], dict[str, Any] | None], Awaitable[FileRecord]]
+"""Takes the deployment's answer, and what is known of a batch's input as a scan would have found it."""
 
 
 class Sending:
@@ -44,6 +46,8 @@ class Sending:
             reserved.append(("purpose", _ANY_PURPOSE))
         self._form = Form(begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced)
         self._sha256 = sha256()
+        self._line_ends = 0
+        self._last = b"\n"
         self._pieces: asyncio.Queue[bytes | Fields] = asyncio.Queue(1)
         body = self._form.body(self._coming())
         self._answer = asyncio.create_task(client.send("files", "/files", body, self._form.headers()))
@@ -53,6 +57,8 @@ class Sending:
         check_size(self.size, self._limits)
         self._form.take(len(data))
         self._sha256.update(data)
+        self._line_ends += data.count(b"\n")
+        self._last = data[-1:]
         await self._pass_on(data)
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
@@ -63,7 +69,7 @@ class Sending:
         await self._pass_on(late)
         try:
             async with asyncio.timeout(self._idle_seconds):
-                return await self._register(await self._answer)
+                return await self._register(await self._answer, self._stats(description))
         except TimeoutError as error:
             raise self._client.late("The provider did not answer when the file was there.") from error
 
@@ -71,6 +77,14 @@ class Sending:
         """Breaks off what is still on its way."""
         self._answer.cancel()
         await asyncio.gather(self._answer, return_exceptions=True)
+
+    def _stats(self, description: FileDescription) -> dict[str, Any] | None:
+        """Of an input, which nobody scans here: its lines, the last one without an end too, and its size in tokens."""
+        if description.purpose != "batch":
+            return None
+        lines = self._line_ends + (self._last != b"\n")
+        tokens = self.size // BYTES_PER_TOKEN
+        return {"lines": lines, "models": [], "estimated_tokens": tokens, "sha256": self._sha256.hexdigest()}
 
     async def _pass_on(self, piece: bytes | Fields) -> None:
         """Waits until the deployment has taken what came before. Raises its refusal, which may come at any time."""

@@ -68,7 +68,7 @@ class StoredProvider:
     @asynccontextmanager
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
         self.check_purpose(begun.purpose)
-        with self._places.taken(owner.tenant) as others:
+        with self._places.taken(owner) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             file_id = new_file_id()
             async with self._store.writer(f"files/{file_id}") as writer:
@@ -96,9 +96,9 @@ class StoredProvider:
         await self._work.forget_parts(parts)
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
-        """The engine looks for the file itself, when it begins."""
+        """The engine looks for the file itself, when it begins; here it says what the batch is reckoned at."""
         self._check(new)
-        return await self._batches.add(owner, new, self.name)
+        return await self._batches.add(owner, new, self.name, file)
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         return await self._batches.cancel(owner, batch)

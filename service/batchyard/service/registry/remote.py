@@ -22,6 +22,7 @@ from batchyard.service.registry.tenant import (
     TenantRegistry,
     check_rate,
 )
+from batchyard.service.registry.usage import Reckoned, check_batch
 from batchyard.service.settings import Rate
 
 Values = Mapping[str, Any]
@@ -31,7 +32,7 @@ class Intent(NamedTuple):
     """A batch that a deployment was asked to create, for a tenant.
 
     `request` has `source` (the members by which it says where its input is), `marked` (whether the batch's metadata
-    carry `id`), and columns of `batches` that the caller chose.
+    carry `id`), and columns of `batches` that the caller chose, or that it is reckoned at.
     """
 
     id: str
@@ -41,6 +42,10 @@ class Intent(NamedTuple):
     key: str | None
     digest: str | None
     created_at: int
+
+    @property
+    def reckoned(self) -> Reckoned:
+        return Reckoned(self.request.get("estimated_tokens", 0), self.request.get("estimated_lines", 0))
 
 
 _INTENT_COLUMNS = [intents.c[name] for name in Intent._fields]
@@ -62,7 +67,7 @@ class RemoteRegistry:
     ) -> BatchRecord | Intent:
         """Writes down what will be asked for; or gives what the same idempotency key made, or is making.
 
-        Raises AlreadyExists where the key stands for another request, and Busy where `rate` is exceeded.
+        Raises AlreadyExists where the key stands for another request, and Busy where `rate` or a limit is exceeded.
         """
         newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
@@ -77,6 +82,7 @@ class RemoteRegistry:
                     return Intent(**row)
             if rate and owner.tenant != INTERNAL:
                 check_rate(connection, newest, rate, owner.tenant, intent.created_at)
+            check_batch(connection, owner.bounds, intent.created_at, intent.reckoned)
             connection.execute(insert(intents).values(**intent._asdict()))
             return intent
 

@@ -59,6 +59,9 @@ def _count(name: str) -> Column[int]:
     return Column(name, Int, nullable=False, server_default="0")
 
 
+IS_LIVE = text("status NOT IN ('failed', 'completed', 'expired', 'cancelled')")
+"""Batches that have not ended, written as in the index over them, which serves only where the words are the same."""
+
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 files = Table(
@@ -85,6 +88,7 @@ files = Table(
     Index(None, "deployment", "native_id", unique=True),
     Index(None, "expires_at", sqlite_where=text("deleted_at IS NULL AND expires_at IS NOT NULL")),
     Index(None, "deleted_at", sqlite_where=text("deleted_at IS NOT NULL")),
+    Index(None, "tenant", "deleted_at", "key_id", "bytes"),
     sqlite_autoincrement=True,
 )
 
@@ -142,6 +146,7 @@ batches = Table(
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
     Index(None, "tenant", "created_at"),
+    Index(None, "tenant", "key_id", sqlite_where=IS_LIVE),
     Index(None, "deployment", "native_id", unique=True),
     Index(None, "deployment", "status"),
     Index(None, "tenant", "input_file_id"),

@@ -9,9 +9,11 @@ from sqlalchemy import Connection, Select, Table, delete, insert, or_, select, u
 from batchyard.service.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.filestore import Part
 from batchyard.service.keys.records import KeyRecord
+from batchyard.service.quotas import Bound
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys, placements
+from batchyard.service.registry.usage import Reckoned, check_batch, stored_bytes
 from batchyard.service.settings import Rate
 
 FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]
@@ -46,11 +48,16 @@ class TenantRegistry:
         tenant: str,
         key: KeyRecord | None = None,
         homes: Mapping[str, str] = {},
+        bounds: Sequence[Bound] = (),
     ) -> None:
-        """`homes` has the provider of each deployment: a batch may fail before it gets to one."""
+        """`homes` has the provider of each deployment: a batch may fail before it gets to one.
+
+        `bounds` are the limits that hold for who asks.
+        """
         self._database = database
         self.tenant = tenant
         self.key = key
+        self.bounds = bounds
         self._homes = homes
 
     @property
@@ -69,6 +76,10 @@ class TenantRegistry:
             await self._database.read(
                 lambda connection: check_rate(connection, uploads, rate, self.tenant, now, running)
             )
+
+    async def stored(self, bounds: Sequence[Bound]) -> list[int]:
+        """Bytes that each of these has stored."""
+        return await self._database.read(lambda connection: [stored_bytes(connection, bound) for bound in bounds])
 
     async def get_file(self, file_id: str, provider: str = "") -> FileRecord:
         return await self._database.read(lambda connection: self._file(connection, file_id, provider))
@@ -105,13 +116,17 @@ class TenantRegistry:
         await self._database.read(lambda connection: self._check_unread(connection, file.id))
 
     async def add_batch(
-        self, values: dict[str, Any], once: Once | None = None, rate: Rate | None = None
+        self,
+        values: dict[str, Any],
+        once: Once | None = None,
+        rate: Rate | None = None,
+        reckoned: Reckoned = Reckoned(0, 0),  # noqa: B008 - never changed
     ) -> BatchRecord:
-        """Registers a batch. `values` are columns of `batches`. Raises Busy where `rate` is exceeded.
+        """Registers a batch. `values` are columns of `batches`. Raises Busy where `rate` or a limit is exceeded.
 
         With `once`, a repeat gets the batch that the first one made; another request under its key AlreadyExists.
         """
-        row = {**values, "tenant": self.tenant, "key_id": self.key_id}
+        row = {**values, **reckoned.columns, "tenant": self.tenant, "key_id": self.key_id}
         query = insert(batches).values(row).returning(*BATCH_COLUMNS)
         newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
@@ -120,6 +135,7 @@ class TenantRegistry:
                 return made
             if rate:
                 check_rate(connection, newest, rate, self.tenant, values["created_at"])
+            check_batch(connection, self.bounds, values["created_at"], reckoned)
             batch = BatchRecord(**connection.execute(query).mappings().one())
             if once:
                 row = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}

@@ -309,6 +309,7 @@ def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
     if bound.kind == "tokens":
         held = select(func.sum(files.c.stats["estimated_tokens"].as_integer())).where(batches.c.model == bound.name)
         held = held.join(batches, (batches.c.input_file_id == files.c.id) & (batches.c.tenant == files.c.tenant))
+        held = held.where(files.c.deployment.is_(None))
     else:
         held = select(func.sum(batches.c.total)).where(batches.c.endpoint == bound.name)
     held = held.where(batches.c.tenant == tenant, batches.c.status.in_(LIVE), batches.c.total > 0)

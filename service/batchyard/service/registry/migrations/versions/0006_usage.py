@@ -1,0 +1,17 @@
+"""What tenants and keys use at the moment: live batches and kept files, found by whom"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_batches_tenant_key_id",
+        "batches",
+        ["tenant", "key_id"],
+        sqlite_where=sa.text("status NOT IN ('failed', 'completed', 'expired', 'cancelled')"),
+    )
+    op.create_index("ix_files_tenant_deleted_at_key_id_bytes", "files", ["tenant", "deleted_at", "key_id", "bytes"])
