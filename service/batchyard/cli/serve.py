@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from dataclasses import replace
+from secrets import token_urlsafe
 
 from batchyard.cli import metrics, service, shim, tracing
 from batchyard.common.addresses import address, reachable
@@ -15,6 +17,7 @@ log = logging.getLogger("batchyard.cli")
 
 async def run(settings: Settings) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't start."""
+    settings = replace(settings, shim_secret=settings.shim_secret or token_urlsafe())
     with stop_signals() as stop:
         async with (
             metrics.opened(settings) as figures,

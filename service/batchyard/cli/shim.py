@@ -40,7 +40,7 @@ async def opened(settings: Settings, target: str, figures: Metrics, traces: Trac
     """A shim that listens, in front of the service at `target` (HOST:PORT). Raises RunError where it can't listen."""
     limits, ledger = settings.limits, Ledger(figures, traces)
     try:
-        async with connect(target, traces) as caller:
+        async with connect(target, traces, settings.shim_secret) as caller:
             idle, requests = limits.upload_idle_seconds, limits.max_concurrent_calls
             app = create_app(caller, idle=idle, ledger=ledger)
             async with listening(

@@ -19,6 +19,7 @@ from grpc import StatusCode, aio
 from grpc._cython.cygrpc import ExecuteBatchError
 
 from batchyard.common.tracing import OFF, Span, Tracing
+from batchyard.service.audit.calls import Auditor, Entry
 from batchyard.service.auth import (
     PUBLIC_SERVICES,
     Continuation,
@@ -53,17 +54,29 @@ class _Call:
     """One call, from its first byte to its log line and its place in the figures."""
 
     def __init__(
-        self, details: grpc.HandlerCallDetails, seconds: float | None, metrics: ServiceMetrics, tracing: Tracing
+        self,
+        details: grpc.HandlerCallDetails,
+        seconds: float | None,
+        metrics: ServiceMetrics,
+        tracing: Tracing,
+        entry: Entry | None,
     ) -> None:
+        """`entry` is its record in the audit log, if it gets one."""
         self.method = details.method.rpartition("/")[2]
         given = metadata_value(details, "x-request-id") or ""
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid4().hex}"
         self._seconds = seconds
         self._metrics = metrics
         self._tracing = tracing
+        self._entry = entry
         self._metadata = details.invocation_metadata or ()
         self._label = method_label(details.method)
         self._started = perf_counter()
+
+    def saw(self, message: object) -> None:
+        """Notes what a request or an answer names, for the audit log."""
+        if self._entry:
+            self._entry.saw(message)
 
     async def run(self, behaviour: Callable[[], Awaitable[Any]], context: Context) -> Any:
         """What `behaviour` returns; what it raises ends the call with the status that fits."""
@@ -72,12 +85,14 @@ class _Call:
 
     async def _run(self, behaviour: Callable[[], Awaitable[Any]], context: Context, span: Span) -> Any:
         context.set_trailing_metadata((("x-request-id", self.request_id),))
-        code = StatusCode.OK
+        code, reason = StatusCode.OK, ""
         running = self._metrics.rpcs_running.labels(self._label)
         running.inc()
         try:
             async with asyncio.timeout(self._seconds) as bound:
-                return await behaviour()
+                answer = await behaviour()
+            self.saw(answer)
+            return answer
         except aio.AbortError:
             code = context.code()
             raise
@@ -89,11 +104,11 @@ class _Call:
             raise asyncio.CancelledError from None
         except Exception as error:
             known = self._known(error, late=bound.expired())
-            code = known.status
+            code, reason = known.status, known.reason
             await self._abort(context, known)
         finally:
             running.dec()
-            self._report(code, span)
+            self._report(code, reason, context, span)
 
     def _known(self, error: Exception, *, late: bool) -> BatchyardError:
         if isinstance(error, BatchyardError):
@@ -114,8 +129,11 @@ class _Call:
         trailer = (("x-request-id", self.request_id), (_DETAILS, status.SerializeToString()))
         await context.abort(error.status, status.message, trailing_metadata=trailer)
 
-    def _report(self, code: StatusCode, span: Span) -> None:
+    def _report(self, code: StatusCode, reason: str, context: Context, span: Span) -> None:
         seconds = perf_counter() - self._started
+        if self._entry:
+            known = {"method": self._label, "request_id": self.request_id, "peer": context.peer()}
+            self._entry.write(**known, code=code.name, reason=reason, seconds=seconds)
         self._metrics.rpc_seconds.labels(self._label, code.name).observe(seconds)
         ours = code in {StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN}
         span.mark(rpc__system="grpc", rpc__method=self._label)
@@ -140,12 +158,20 @@ class CallInterceptor(aio.ServerInterceptor):
     Streams may last: they get three quarters of the places, so that other calls and health checks have the rest.
     """
 
-    def __init__(self, unary_seconds: float, limits: Limits, metrics: ServiceMetrics, tracing: Tracing = OFF) -> None:
+    def __init__(
+        self,
+        unary_seconds: float,
+        limits: Limits,
+        metrics: ServiceMetrics,
+        tracing: Tracing = OFF,
+        auditor: Auditor | None = None,
+    ) -> None:
         self._unary_seconds = unary_seconds
         self._most_streams = max(1, limits.max_concurrent_calls * 3 // 4)
         self._streams: set[asyncio.Task[Any]] = set()
         self._metrics = metrics
         self._tracing = tracing
+        self._auditor = auditor
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -165,6 +191,11 @@ class CallInterceptor(aio.ServerInterceptor):
         handler = refusing(Unavailable(_STOPPING)) if self._stopping else await continuation(details)
         if handler is None:
             return None
+        entry = None
+        try:
+            entry = await self._auditor.entry(details) if self._auditor else None
+        except Unavailable as error:
+            handler = refusing(error)
         streams = handler.request_streaming or handler.response_streaming
         if streams and len(self._streams) >= self._most_streams:
             handler = refusing(Busy(f"More than {self._most_streams} streams are open. Try again soon."))
@@ -173,7 +204,7 @@ class CallInterceptor(aio.ServerInterceptor):
         if not self._stopping:
             _note(self._running)
         seconds = None if streams else self._unary_seconds
-        return _wrapped(handler, _Call(details, seconds, self._metrics, self._tracing))
+        return _wrapped(handler, _Call(details, seconds, self._metrics, self._tracing, entry))
 
 
 def _note(tasks: set[asyncio.Task[Any]]) -> None:
@@ -197,6 +228,7 @@ def _wrapped(handler: Handler, call: _Call) -> Handler:
                     await context.write(message)
 
         async def stream(request: Any, context: Context) -> None:
+            call.saw(request)
             await call.run(lambda: send(request, context), context)
 
         if handler.request_streaming:
@@ -205,6 +237,7 @@ def _wrapped(handler: Handler, call: _Call) -> Handler:
     single: Any = handler.stream_unary or handler.unary_unary
 
     async def answer(request: Any, context: Context) -> Any:
+        call.saw(request)
         return await call.run(lambda: single(request, context), context)
 
     if handler.request_streaming:

@@ -66,6 +66,9 @@ class ServiceMetrics:
             buckets=CALL_BUCKETS,
             registry=registry,
         )
+        self.audit_failing = Gauge(
+            "batchyard_audit_failing", "Whether the audit log can't be written: 1 or 0.", registry=registry
+        )
         self.files_expired = Counter(
             "batchyard_files_expired", "Files that were deleted because their time had come.", registry=registry
         )

@@ -20,6 +20,9 @@ from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service
 from batchyard.common.metrics import Metrics
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.admin import AdminServicer
+from batchyard.service.audit import log as audit
+from batchyard.service.audit.calls import Auditor
+from batchyard.service.audit.log import AuditError
 from batchyard.service.auth import KeyInterceptor
 from batchyard.service.calls import CallInterceptor
 from batchyard.service.deployed import Deployed
@@ -128,13 +131,21 @@ async def serving(
                 settings, ground, keys, allowances, metrics, figures, tracing, disk, clock, steady, stack
             )
             checks = Health()
-            calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
+            auditor = await _auditor(settings, figures, clock, stack)
+            calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing, auditor)
             interceptors = [calls, KeyInterceptor(keys), Throttle(allowances, steady)]
             server, port = _listener(settings, interceptors, servicer, admin, checks)
             stack.push_async_callback(server.stop, 0)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         yield Server(server, port, calls, checks, engine)
+
+
+async def _auditor(settings: Settings, figures: ServiceMetrics, clock: Clock, stack: AsyncExitStack) -> Auditor | None:
+    if settings.audit_log is None:
+        return None
+    log = await stack.enter_async_context(audit.opened(settings.audit_log, figures.audit_failing.set))
+    return Auditor(log, reads=settings.audit_reads, shim_secret=settings.shim_secret, clock=clock)
 
 
 class _Ground(NamedTuple):
@@ -333,7 +344,7 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         yield
     except DirectoryInUse as error:
         raise StartupError(error.message) from None
-    except MissingExtra as error:
+    except (MissingExtra, AuditError) as error:
         raise StartupError(str(error)) from None
     except BatchyardError as error:
         raise StartupError(error.message) from error

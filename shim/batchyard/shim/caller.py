@@ -50,9 +50,10 @@ class Caller:
     A task that is cancelled cancels its call, and a stream that hasn't ended is cancelled where its context ends.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing) -> None:
+    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing, secret: str | None) -> None:
         self._channel = channel
         self._tracing = tracing
+        self._shown = [("batchyard-shim", secret)] if secret else []
 
     async def unary(self, method: MethodDescriptor, request: Message, *, metadata: Metadata, deadline: float) -> Any:
         """Call, and wait at most `deadline` seconds."""
@@ -81,7 +82,7 @@ class Caller:
             call.cancel()
 
     def _traced(self, metadata: Metadata) -> tuple[tuple[str, str], ...]:
-        return (*metadata, *self._tracing.carrier().items())
+        return (*metadata, *self._shown, *self._tracing.carrier().items())
 
 
 class Upload:
@@ -128,13 +129,13 @@ class Upload:
 
 
 @asynccontextmanager
-async def connect(target: str, tracing: Tracing = OFF) -> AsyncGenerator[Caller]:
+async def connect(target: str, tracing: Tracing = OFF, secret: str | None = None) -> AsyncGenerator[Caller]:
     """A caller over a channel of its own to `target` (host:port), closed on the way out.
 
-    Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE.
+    Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE. `secret` shows that it's us.
     """
     async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-        yield Caller(channel, tracing)
+        yield Caller(channel, tracing, secret)
 
 
 def _spoken(method: MethodDescriptor) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:

@@ -21,15 +21,16 @@ T = TypeVar("T")
 
 
 def metadata_of(request: Request) -> list[tuple[str, str]]:
-    """The call's metadata: request id, authorization, and how its client speaks: a key in `api-key`, an api-version."""
+    """The call's metadata: request id, client, authorization, and how that came: in `api-key`, with an api-version."""
     key, api_key = request.headers.get("authorization", ""), request.headers.get("api-key", "")
     version = request.query_params.get("api-version", "")
     for name, value in (("authorization", key), ("api-key", api_key), ("api-version", version)):
         if not (value.isascii() and value.isprintable() and len(value) <= MAX_HEADER):
             raise RequestError(400, f"The {name} must be at most {MAX_HEADER} printable ASCII characters.", param=name)
-    found = [("x-request-id", str(request.state.request_id)), ("authorization", key)]
+    client = ("batchyard-client", request.client.host if request.client else "")
+    found = [("x-request-id", str(request.state.request_id)), client, ("authorization", key)]
     if api_key:
-        found[1:] = [("authorization", key or f"Bearer {api_key}"), ("batchyard-key-scheme", "api-key")]
+        found[2:] = [("authorization", key or f"Bearer {api_key}"), ("batchyard-key-scheme", "api-key")]
     return [*found, ("batchyard-api-version", version)] if version else found
 
 
