@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,23 @@ def test_the_shim_names_no_provider() -> None:
         f"{path.name}: {line}" for path in SHIM for line in path.read_text().splitlines() if PROVIDERS.search(line)
     ]
     assert named == []
+
+
+def test_the_security_rules_hold_for_all_that_runs() -> None:
+    """ruff's; where one is waived, the line says why."""
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"]
+    waived = {rule: path for path, rules in lint["per-file-ignores"].items() for rule in rules if rule[0] == "S"}
+    assert not [rule for rule in lint["ignore"] if re.fullmatch(r"S\d*", rule)]
+    assert set(waived.values()) <= {".ci/**", "tests/**"}
+    bare = [
+        f"{path.name}: {line.strip()}"
+        for path in OURS
+        if "tests" not in path.parts
+        for line in path.read_text().splitlines()
+        if re.search(r"# noqa: S\d+\s*$", line)
+    ]
+    assert bare == []
 
 
 @pytest.mark.parametrize("root", ROOTS)

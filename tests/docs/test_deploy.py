@@ -21,9 +21,10 @@ CHECKS = {
 DIRECTIVES = {
     "Unit": {"Description", "After", "Wants"},
     "Service": {
-        "ExecStart", "EnvironmentFile", "DynamicUser", "StateDirectory", "StateDirectoryMode", "KillSignal",
-        "TimeoutStopSec", "Restart", "RestartSec", "LimitNOFILE", "NoNewPrivileges", "ProtectSystem", "ProtectHome",
-        "PrivateTmp", "PrivateDevices", "RestrictAddressFamilies", "CapabilityBoundingSet",
+        "ExecStart", "EnvironmentFile", "DynamicUser", "StateDirectory", "StateDirectoryMode", "LogsDirectory",
+        "LogsDirectoryMode", "KillSignal", "TimeoutStopSec", "Restart", "RestartSec", "LimitNOFILE", "NoNewPrivileges",
+        "ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "RestrictAddressFamilies",
+        "CapabilityBoundingSet",
     },
     "Install": {"WantedBy"},
 }  # fmt: skip

@@ -10,7 +10,7 @@ from batchyard.common import http1
 from batchyard.service import requestline, requests, server, servicer, uploads
 from batchyard.service.keys import desk
 from batchyard.service.registry import tenant
-from batchyard.service.settings import GroupSettings, Limits
+from batchyard.service.settings import GroupSettings, Limits, Quotas
 from batchyard.shim import files, inbound, transcoding
 
 PAGE = (ROOT / "docs/limits.md").read_text()
@@ -59,6 +59,12 @@ def test_the_bounds_of_groups_are_there_with_their_defaults() -> None:
 
 def test_no_bound_is_there_that_is_not_configured() -> None:
     assert set(CONFIGURED) == {field.name for field in dataclasses.fields(Limits)}
+
+
+def test_the_limits_of_keys_and_tenants_are_there() -> None:
+    section = PAGE.partition("## Of keys and tenants")[2].partition("## Fixed")[0]
+    named = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert named == [field.name for field in dataclasses.fields(Quotas)]
 
 
 def test_the_fixed_bounds_are_the_codes() -> None:

@@ -71,6 +71,18 @@ def test_the_keys_that_are_shown_are_some(tmp_path: Path) -> None:
     assert not settings.warnings
 
 
+def test_the_limits_that_are_shown_are_some(tmp_path: Path) -> None:
+    config = tmp_path / "tenants.yaml"
+    config.write_text(block("docs/limits.md", "# tenants.yaml"))
+    settings = load_settings(config, {})
+    (tenant,) = settings.tenants
+    assert (tenant.name, tenant.limits.requests_per_minute, settings.tenant_limits.stored_bytes) == (
+        "team-a",
+        6000,
+        10**10,
+    )
+
+
 async def test_a_backup_is_made_while_a_service_runs(ports: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("batchyard: {data_dir: data, local: {echo: true}}")
     script = block("docs/operations.md", "batchyard backup ").replace("/backups", str(tmp_path))

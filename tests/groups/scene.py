@@ -18,7 +18,7 @@ from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
-from batchyard.service.settings import Group, GroupSettings, Member
+from batchyard.service.settings import Group, GroupSettings, Member, Quotas
 from batchyard.v1 import Placement
 
 Kind = Literal["openai", "azure"]
@@ -116,19 +116,21 @@ async def scene(
     members: Sequence[Mapping[str, Any]] = (),
     clock: Callable[[], float] = time,
     groups: Mapping[str, Any] = {},
+    tenant_limits: Quotas = Quotas(),  # noqa: B008
     **upstream: Any,
 ) -> AsyncIterator[Yard]:
     """A group of one member at a fake of each kind, two of Azure's where none is named.
 
-    `quirks` are all fakes' or one by one, `members` what their members have beside names; `groups` and `upstream` are
-    settings.
+    `quirks` are all fakes' or one by one, `members` what their members have beside names; `groups`, `tenant_limits`
+    and `upstream` are settings.
     """
     kinds = kinds or ("azure", "azure")
     each = [quirks] * len(kinds) if isinstance(quirks, Quirks) else quirks
     async with AsyncExitStack() as stack:
         opening = [_FAKES[kind](one, key=f"sk-{at}") for at, (kind, one) in enumerate(zip(kinds, each, strict=True))]
         fakes = [await stack.enter_async_context(fake) for fake in opening]
-        more = {"upstream": replace(QUICK, **upstream), "groups": replace(PACE, **groups)}
+        more: dict[str, Any] = {"upstream": replace(QUICK, **upstream), "groups": replace(PACE, **groups)}
+        more["tenant_limits"] = tenant_limits
         settings = settings_of(list(zip(kinds, fakes, strict=True)), members) | more
         door = await stack.enter_async_context(opened(folder, clock=clock, **settings))
         yield Yard(door, fakes, Census(*fakes), folder)

@@ -308,8 +308,9 @@ async def test_an_ended_batch_counts_what_it_used_also_after_a_restart(tmp_path:
 
 
 async def test_nothing_is_bounded_for_who_has_no_key_and_shows_none(tmp_path: Path) -> None:
-    async with held(tmp_path, one=Quotas(requests_per_minute=1)) as (door, _):
-        stranger = Client(grpc.aio.insecure_channel(f"127.0.0.1:{door.server.grpc_port}"), KEY + "x")
+    async with held(tmp_path, usual=Quotas(requests_per_minute=1)) as (door, holders):
+        stranger = holders["one"].grpc
+        stranger.metadata = (("authorization", f"Bearer {KEY}x"),)
         for _ in range(3):
             async with refused(grpc.StatusCode.UNAUTHENTICATED):
                 await stranger.get("batch_1")

@@ -1,9 +1,9 @@
-"""`batchyard.keys` of the configuration file, and what is wrong with them."""
+"""`batchyard.keys` and `batchyard.tenants` of the configuration file, and what is wrong with them."""
 
 import pytest
 
 from batchyard.cli import report
-from batchyard.service.settings import Key, Quotas
+from batchyard.service.settings import Key, Quotas, Tenant
 
 from .conftest import Load, Problems
 
@@ -93,3 +93,39 @@ class TestKeys:
     def test_are_not_the_well_known_one_in_public(self, problems: Problems) -> None:
         (wrong,) = problems(text("name: a, key: sk-1234, tenant: b", host="0.0.0.0"))
         assert wrong.startswith("batchyard.keys[0].key: is the well-known sk-1234")
+
+
+class TestTenants:
+    def test_have_what_the_file_says(self, load: Load) -> None:
+        limits = "tenant_limits: {lines_per_day: 5}, tenants: {a: {limits: {stored_bytes: 7}}, 2: {}, c: }"
+        found = load(f"batchyard: {{local: {{echo: true}}, {limits}}}", {"BATCHYARD_TENANT_LIMITS__STORED_BYTES": "9"})
+        assert found.tenant_limits == Quotas(lines_per_day=5, stored_bytes=9)
+        assert found.tenants == (
+            Tenant(name="a", limits=Quotas(stored_bytes=7)),
+            Tenant(name="2"),
+            Tenant(name="c"),
+        )
+        shown = report.settings(found)
+        assert "tenant a: stored_bytes 7\ntenant 2: the limits of all\n" in shown
+        assert "batchyard.tenant_limits.lines_per_day: 5\n" in shown
+
+    @pytest.mark.parametrize(
+        ("tenants", "wrong"),
+        [
+            ("[a]", "tenants: expected tenants' names with values"),
+            ("{a: 5}", "tenants.a: expected keys with values"),
+            ("{a b: {}}", "tenants.a b: expected up to 64 letters"),
+            ("{a: {limit: {}}}", "tenants.a.limit: unknown key; did you mean limits?"),
+            ("{a: {limits: {lines_per_hour: 5}}}", "tenants.a.limits.lines_per_hour: unknown key; did you mean"),
+            ("{a: {limits: {lines_per_day: 0}}}", "tenants.a.limits.lines_per_day: expected an integer of at least 1"),
+            ("{a: {limits: {lines_per_day: many}}}", "tenants.a.limits.lines_per_day: expected an integer"),
+        ],
+    )
+    def test_that_make_no_sense_are_named(self, problems: Problems, tenants: str, wrong: str) -> None:
+        (found,) = problems(f"batchyard:\n  local: {{echo: true}}\n  tenants: {tenants}\n")
+        assert found.startswith(f"batchyard.{wrong}")
+        assert found.endswith("(config.yaml line 3)")
+
+    def test_are_near_what_is_misspelled(self, problems: Problems) -> None:
+        (found,) = problems("batchyard: {local: {echo: true}, tenant: {}}")
+        assert "did you mean tenants?" in found

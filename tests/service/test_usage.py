@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ from batchyard.service.errors import Busy
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.quotas import DAY_SECONDS, Bound
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import Status
+from batchyard.service.registry.records import ENDED, Status
 from batchyard.service.registry.remote import Intent, RemoteRegistry
-from batchyard.service.registry.schema import batches
+from batchyard.service.registry.schema import IS_LIVE, batches
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned, Usage, stored_bytes, used_now, used_today
 from batchyard.service.settings import Quotas
@@ -227,6 +228,10 @@ async def test_what_is_used_is_read_from_indexes(database: Database) -> None:
     intents = "SEARCH intents USING INDEX sqlite_autoindex_intents_2 (tenant=?)"
     assert by_tenant == [f"{live})", intents, day, intents, f"{kept})"]
     assert by_key == [f"{live} AND key_id=?)", intents, day, intents, f"{kept} AND key_id=?)"]
+
+
+def test_the_index_of_live_batches_knows_every_end() -> None:
+    assert set(re.findall(r"'(\w+)'", IS_LIVE.text)) == set(ENDED)
 
 
 async def test_a_refusal_says_when_enough_of_the_day_is_over(database: Database) -> None:

@@ -104,7 +104,7 @@ class Patience:
             raise error
         if begins:
             self._note(f"{error}; trying again")
-        sleep(min(left, self._delay * uniform(0.5, 1)))  # noqa: S311
+        sleep(min(left, self._delay * uniform(0.5, 1)))  # noqa: S311 - jitter
         self._delay = min(2 * self._delay, _MOST_WAIT)
 
 

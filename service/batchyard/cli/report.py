@@ -49,9 +49,7 @@ def _member(member: Member) -> str:
 
 def _key(key: Key) -> str:
     allowed = [*key.providers, *(f"group {group}" for group in key.model_groups)]
-    return f"tenant {key.tenant}, may use {', '.join(allowed) or 'everything'}" + "".join(
-        f", {one}" for one in _quotas(key.limits)
-    )
+    return ", ".join([f"tenant {key.tenant}", f"may use {', '.join(allowed) or 'everything'}", *_quotas(key.limits)])
 
 
 def _quotas(limits: Quotas) -> list[str]:

@@ -75,13 +75,12 @@ class Entry:
                 known.append(shown)
 
     def write(self, *, method: str, request_id: str, peer: str, code: str, reason: str, seconds: float) -> None:
-        caller = current_caller.get(None)
+        """Leaves the record to the log, when the call has ended."""
+        now, caller = datetime.fromtimestamp(self._clock(), UTC), current_caller.get(None)
         key = caller.key if caller else None
         where = {"peer": unquote(peer)} if self._client is None else {"peer": self._client, "via": "shim"}
         record = {
-            "time": datetime.fromtimestamp(self._clock(), UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "request_id": request_id,
             "method": method,
             "tenant": caller.tenant if caller else None,

@@ -99,7 +99,7 @@ class AuditLog:
                     done = group.rfind(b"\n", 0, done) + 1  # what the other file has half of
                 done += os.write(self._file, group[done:])
             except OSError as error:
-                self._set_failing(error.strerror)
+                self._set_failing(str(error.strerror))
                 if self._closing.wait(_RETRY_SECONDS):
                     return False
             else:
