@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.hosts import is_loopback
 from batchyard.service.layers import SECTIONS, key_name, keys, variable
 from batchyard.service.loading import load_settings
 from batchyard.service.settings import Limits, LocalSettings, Retention, Settings, SettingsError
@@ -296,26 +295,9 @@ class TestProviders:
         ]
 
     def test_a_shim_alone_needs_neither_provider_nor_key(self) -> None:
-        environ = {"BATCHYARD_HOST": "0.0.0.0", "BATCHYARD_SERVICE_ADDRESS": "batch.example:443"}
+        environ = {"BATCHYARD_SERVICE_ADDRESS": "batch.example:443"}
         found = load_settings(None, environ, serves=False)
         assert (found.service_address, found.default_provider) == ("batch.example:443", "")
-
-
-class TestReach:
-    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.255.0.9", "::1"])
-    def test_loopback_needs_no_key(self, load: Load, host: str) -> None:
-        assert is_loopback(host)
-        assert load(ECHO, host=host).master_key is None
-
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "batch.example", "128.0.0.1"])
-    def test_another_address_needs_a_key_that_is_not_well_known(
-        self, load: Load, problems: Problems, host: str
-    ) -> None:
-        (problem,) = problems(ECHO, host=host)
-        assert "BATCHYARD_MASTER_KEY" in problem
-        (problem,) = problems(ECHO, {"LITELLM_MASTER_KEY": "sk-1234"}, host=host)
-        assert "well-known" in problem
-        assert load(ECHO, {"BATCHYARD_MASTER_KEY": "sk-own"}, host=host).host == host
 
 
 class TestReference:

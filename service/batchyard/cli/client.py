@@ -23,6 +23,8 @@ from batchyard.admin.v1 import (
 )
 from batchyard.cli.console import plain
 from batchyard.cli.errors import RunError
+from batchyard.common import channels
+from batchyard.common.certificates import CertificateError, CertificateFiles, for_channel, read
 from batchyard.v1 import (
     ApiError,
     Batch,
@@ -60,15 +62,10 @@ _FIRST_WAIT, _MOST_WAIT = 0.25, 5.0  # seconds
 # A service that stops cancels the calls that come before its goodbye has arrived.
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _OPTIONS = (
+    *channels.OPTIONS,
     ("grpc.max_receive_message_length", 4 << 20),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.max_reconnect_backoff_ms", 5000),
-    # The service closes connections that are pinged more than once in five minutes without data.
-    ("grpc.keepalive_time_ms", 310_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
 )
 
 T = TypeVar("T")
@@ -236,10 +233,24 @@ class Client:
 
 
 @contextmanager
-def connected(address: str, key: str | None, provider: str, patience: float | None, note: Note) -> Iterator[Client]:
-    """A client of the service at `address` (HOST:PORT), over a channel of its own. `note` hears of second tries."""
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+def connected(
+    address: str, files: CertificateFiles, key: str | None, provider: str, patience: float | None, note: Note
+) -> Iterator[Client]:
+    """A client of the service at `address`, over a channel of its own, in clear text where `files` has no CA.
+
+    `note` hears of second tries. Raises RunError for files that can't be used.
+    """
+    with _channel(address, files) as channel:
         yield Client(channel, address, key, provider, patience, note)
+
+
+def _channel(address: str, files: CertificateFiles) -> grpc.Channel:
+    if files.ca is None:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    try:
+        return grpc.secure_channel(address, for_channel(files, read(files)), options=_OPTIONS)
+    except CertificateError as error:
+        raise RunError(str(error)) from None
 
 
 def _upload_messages(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from batchyard.cli.errors import RunError
-from batchyard.common.addresses import address
+from batchyard.common.certificates import CertificateError, serving_with
 from batchyard.common.frame import Frame
 from batchyard.common.ledger import Ledger
 from batchyard.common.listeners import ListenError, listening
@@ -26,11 +26,15 @@ async def opened(settings: Settings) -> AsyncIterator[Metrics]:
         return
     ledger = Ledger(Metrics())  # scrapes are logged, and in nobody's figures
     app = Frame(metrics.app, ledger)
+    tls, host, port = settings.tls, settings.host, settings.metrics_port
     try:
-        async with listening(
-            app, settings.host, settings.metrics_port, max_requests=_MOST_SCRAPES, ledger=ledger
-        ) as listener:
-            log.info("metrics on http://%s%s", address(settings.host, listener.port), PATH)
+        async with (
+            serving_with(tls.server, "metrics", tls.reload_seconds) as certificates,
+            listening(
+                app, host, port, max_requests=_MOST_SCRAPES, ledger=ledger, certificates=certificates
+            ) as listener,
+        ):
+            log.info("metrics on %s%s", listener.url, PATH)
             yield metrics
-    except ListenError as error:
+    except (ListenError, CertificateError) as error:
         raise RunError(str(error)) from None

@@ -19,6 +19,12 @@ exit codes:
   130  interrupted; a batch that was created goes on
   141  nobody reads the output any more
 """
+CERTIFICATES = (
+    ("ca_file", "BATCHYARD_TLS__CA_FILE", "speak TLS, and verify the service with this"),
+    ("client_cert_file", "BATCHYARD_TLS__CLIENT_CERT_FILE", "show this certificate"),
+    ("client_key_file", "BATCHYARD_TLS__CLIENT_KEY_FILE", "the key of the certificate"),
+)
+"""Options, the variables that stand in for them, and what they do."""
 
 LIMITS = [field.name for field in KeyLimits.DESCRIPTOR.fields]
 _LIMIT_HELP = f"how much it may use, repeatable; NAME is one of {', '.join(LIMITS)}"
@@ -43,7 +49,7 @@ def add_commands(commands: Any) -> None:
 
 
 def address(text: str) -> str:
-    """HOST:PORT. Raises ArgumentTypeError."""
+    """HOST:PORT or unix:PATH. Raises ArgumentTypeError."""
     try:
         return str(parse(Annotated[str, Form.ADDRESS], text))
     except UnfitError as unfit:
@@ -62,11 +68,16 @@ def _connecting(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     )
     parser.set_defaults(module="people", refuse=parser.error)
     parser.add_argument(
-        "--server", type=address, metavar="HOST:PORT", help="or $BATCHYARD_SERVICE_ADDRESS; else localhost:50051"
+        "--server",
+        type=address,
+        metavar="HOST:PORT",
+        help="or unix:PATH; else $BATCHYARD_SERVICE_ADDRESS or localhost:50051",
     )
     parser.add_argument(
         "--key-file", type=Path, metavar="FILE", help="has the key; else $BATCHYARD_API_KEY or $BATCHYARD_MASTER_KEY"
     )
+    for option, variable, meaning in CERTIFICATES:
+        parser.add_argument(f"--{option.replace('_', '-')}", metavar="FILE", help=f"{meaning}; else ${variable}")
     parser.add_argument(
         "--patience", type=_seconds, metavar="SECONDS", help="for a service that is away: 10; to follow a batch, 300"
     )

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from batchyard.cli.client import ENDED, CallError, Client, connected
 from batchyard.cli.console import Console, time_of
 from batchyard.cli.errors import RunError
 from batchyard.cli.progress import Follower, counts, status, transferred
+from batchyard.common.certificates import CertificateFiles
 from batchyard.service.parsing import UnfitError, parse
 from batchyard.service.settings import Form
 from batchyard.v1 import Batch, BatchStatus, CreateBatchRequest, ExpiresAfter, File, UploadFileMetadata
@@ -26,8 +28,9 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     console = Console(sys.stdout, sys.stderr, environ, quiet=given.quiet)
     try:
         _check(given)
-        address, key = _address(given, environ), _key(given, environ)
-        with connected(address, key, getattr(given, "provider", ""), given.patience, console.say) as client:
+        address, key, certificates = _address(given, environ), _key(given, environ), _certificates(given, environ)
+        provider = getattr(given, "provider", "")
+        with connected(address, certificates, key, provider, given.patience, console.say) as client:
             return _COMMANDS[given.command](client, given, console)
     except KeyboardInterrupt:
         console.complain("batchyard: interrupted")
@@ -144,6 +147,15 @@ def _address(given: argparse.Namespace, environ: Mapping[str, str]) -> str:
         return given.server or options.address(environ.get(variable) or "localhost:50051")
     except argparse.ArgumentTypeError as unfit:
         raise RunError(f"{variable}: {unfit}") from None
+
+
+def _certificates(given: argparse.Namespace, environ: Mapping[str, str]) -> CertificateFiles:
+    """The files for TLS; without a CA the service is called in clear text. Raises RunError."""
+    named = (getattr(given, option) or environ.get(variable) for option, variable, _ in options.CERTIFICATES)
+    ca, cert, key = (Path(name) if name else None for name in named)
+    if bool(cert) != bool(key) or (cert and not ca):
+        raise RunError("a client's certificate needs --ca-file, --client-cert-file and --client-key-file, all three")
+    return CertificateFiles(cert=cert, key=key, ca=ca)
 
 
 def _key(given: argparse.Namespace, environ: Mapping[str, str]) -> str | None:

@@ -1,4 +1,4 @@
-"""`batchyard serve`: service and shim in one process, over a gRPC hop on this machine."""
+"""`batchyard serve`: service and shim in one process, over a gRPC hop that nobody else reaches."""
 
 import asyncio
 import logging
@@ -6,7 +6,6 @@ from dataclasses import replace
 from secrets import token_urlsafe
 
 from batchyard.cli import metrics, service, shim, tracing
-from batchyard.common.addresses import address, reachable
 from batchyard.common.listeners import Listener
 from batchyard.common.signals import stop_signals
 from batchyard.service.server import Server
@@ -22,15 +21,13 @@ async def run(settings: Settings) -> None:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard") as traces,
-            service.opened(settings, figures, traces) as server,
+            service.opened(settings, figures, traces, hop=True) as server,
+            shim.opened(settings, server.hop, figures, traces) as listener,
         ):
-            target = address(reachable(settings.host), server.grpc_port)
-            async with shim.opened(settings, target, figures, traces) as listener:
-                rest, grpc = address(settings.host, listener.port), address(settings.host, server.grpc_port)
-                log.info("REST on http://%s, gRPC on %s", rest, grpc)
-                await stop.wait()
-                log.info("stopping")
-                await _drain(listener, server, settings.drain_seconds)
+            log.info("REST on %s, gRPC on %s", listener.url, server.address)
+            await stop.wait()
+            log.info("stopping")
+            await _drain(listener, server, settings.drain_seconds)
     log.info("stopped")
 
 

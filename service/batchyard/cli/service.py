@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from batchyard.cli import metrics, tracing
 from batchyard.cli.errors import RunError
-from batchyard.common.addresses import address
 from batchyard.common.metrics import Metrics
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
@@ -24,7 +23,7 @@ async def run(settings: Settings) -> None:
             tracing.opened(settings, "batchyard-service") as traces,
             opened(settings, figures, traces) as server,
         ):
-            log.info("gRPC on %s", address(settings.host, server.grpc_port))
+            log.info("gRPC on %s", server.address)
             await stop.wait()
             log.info("stopping")
             await server.drain(settings.drain_seconds)
@@ -32,10 +31,10 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, figures: Metrics, traces: Tracing) -> AsyncIterator[Server]:
-    """A running service. Raises RunError where it can't start."""
+async def opened(settings: Settings, figures: Metrics, traces: Tracing, *, hop: bool = False) -> AsyncIterator[Server]:
+    """A running service; `hop` as `serving` has it. Raises RunError where it can't start."""
     try:
-        async with serving(settings, figures, traces) as server:
+        async with serving(settings, figures, traces, hop=hop) as server:
             yield server
     except StartupError as error:
         raise RunError(str(error)) from None

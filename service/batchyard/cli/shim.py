@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from batchyard.cli import metrics, tracing
 from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
+from batchyard.common.certificates import CertificateError, CertificateFiles, serving_with
 from batchyard.common.ledger import Ledger
 from batchyard.common.listeners import Listener, ListenError, listening
 from batchyard.common.metrics import Metrics
@@ -21,14 +22,15 @@ log = logging.getLogger("batchyard.cli")
 
 async def run(settings: Settings) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't listen."""
-    target = settings.service_address or address("127.0.0.1", settings.grpc_port)
+    near = settings.service_socket
+    target = settings.service_address or (near.target if near else address("127.0.0.1", settings.grpc_port))
     with stop_signals() as stop:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard-shim") as traces,
-            opened(settings, target, figures, traces) as listener,
+            opened(settings, target, figures, traces, settings.tls.client) as listener,
         ):
-            log.info("REST on http://%s, service at %s", address(settings.host, listener.port), target)
+            log.info("REST on %s, service at %s", listener.url, target)
             await stop.wait()
             log.info("stopping")
             await listener.drain(settings.drain_seconds)
@@ -36,16 +38,30 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, target: str, figures: Metrics, traces: Tracing) -> AsyncIterator[Listener]:
-    """A shim that listens, in front of the service at `target` (HOST:PORT). Raises RunError where it can't listen."""
-    limits, ledger = settings.limits, Ledger(figures, traces)
+async def opened(
+    settings: Settings, target: str, figures: Metrics, traces: Tracing, files: CertificateFiles | None = None
+) -> AsyncIterator[Listener]:
+    """A shim that listens, in front of the service at `target`, which it calls in clear text without `files`.
+
+    Raises RunError where it can't listen.
+    """
+    limits, ledger, every = settings.limits, Ledger(figures, traces), settings.tls.reload_seconds
+    idle = limits.upload_idle_seconds
     try:
-        async with connect(target, traces, settings.shim_secret) as caller:
-            idle, requests = limits.upload_idle_seconds, limits.max_concurrent_calls
-            app = create_app(caller, idle=idle, ledger=ledger)
-            async with listening(
-                app, settings.host, settings.port, max_requests=requests, idle_seconds=idle, ledger=ledger
-            ) as listener:
-                yield listener
-    except ListenError as error:
+        async with (
+            connect(target, traces, files, every, settings.shim_secret) as caller,
+            serving_with(settings.tls.server, "REST", every) as certificates,
+            listening(
+                create_app(caller, idle=idle, ledger=ledger),
+                settings.host,
+                settings.port,
+                max_requests=limits.max_concurrent_calls,
+                idle_seconds=idle,
+                ledger=ledger,
+                certificates=certificates,
+                instead=settings.rest_socket,
+            ) as listener,
+        ):
+            yield listener
+    except (ListenError, CertificateError) as error:
         raise RunError(str(error)) from None

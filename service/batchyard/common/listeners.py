@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -12,9 +13,12 @@ from typing import Any
 import uvicorn
 
 from batchyard.common.addresses import address
+from batchyard.common.certificates import ServerCertificates
 from batchyard.common.http1 import BoundedHttp
 from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
+from batchyard.common.sockets import SocketError, UnixSocket
+from batchyard.common.sockets import listener as unix_listener
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
@@ -26,10 +30,11 @@ class ListenError(Exception):
 
 
 class Listener:
-    """A running listener: its `port`, and how it stops."""
+    """A running listener: its `port` (0: a Unix socket), its `url`, and how it stops."""
 
-    def __init__(self, server: "_Server", task: "asyncio.Task[None]", port: int) -> None:
+    def __init__(self, server: "_Server", task: "asyncio.Task[None]", port: int, url: str) -> None:
         self.port = port
+        self.url = url
         self._server = server
         self._task = task
 
@@ -53,20 +58,26 @@ async def listening(
     head_seconds: float = 30.0,
     idle_seconds: float = 60.0,
     ledger: Ledger | None = None,
+    certificates: ServerCertificates | None = None,
+    instead: UnixSocket | None = None,
 ) -> AsyncIterator[Listener]:
     """Serves the ASGI app `app` on `host` and `port` (0: any free one) until the context ends.
 
+    With `certificates` it speaks TLS. `instead` of host and port it may listen on a Unix socket, in clear text.
     `max_requests` bounds the requests at once; more are answered 503, except under /health/. A request's head may
     take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. `ledger` is where the
     server's own refusals are entered: the one that the app has, if any. Raises ListenError.
     """
     with ExitStack() as opened:
-        sockets = _bound(host, port, opened)
+        sockets = _bound_to_path(instead, opened) if instead else _bound(host, port, opened)
         ledger = ledger or Ledger(Metrics())
         http = partial(BoundedHttp, ledger=ledger, head_seconds=head_seconds, idle_seconds=idle_seconds)
-        server = _Server(_config(app, max_requests, http))
+        context = certificates.context if certificates and not instead else None
+        server = _Server(_config(app, max_requests, http, context))
         task = asyncio.create_task(server.serve(sockets))
-        listener = Listener(server, task, sockets[0].getsockname()[1])
+        port = 0 if instead else sockets[0].getsockname()[1]
+        url = str(instead) if instead else f"{'https' if context else 'http'}://{address(host, port)}"
+        listener = Listener(server, task, port, url)
         try:
             await server.listening.wait()
             yield listener
@@ -74,8 +85,8 @@ async def listening(
             await listener.drain(0)
 
 
-def _config(app: Any, max_requests: int, http: Any) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(app: Any, max_requests: int, http: Any, context: ssl.SSLContext | None) -> uvicorn.Config:
+    config = uvicorn.Config(
         app,
         http=http,
         ws="none",
@@ -89,6 +100,9 @@ def _config(app: Any, max_requests: int, http: Any) -> uvicorn.Config:
         limit_concurrency=max_requests,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
+    config.load()
+    config.ssl = context
+    return config
 
 
 class _Server(uvicorn.Server):
@@ -131,6 +145,15 @@ def _bound(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
                 continue
             raise ListenError(f"can't listen on {address(host, port)}: {os.strerror(error.errno or 0)}") from None
     return sockets
+
+
+def _bound_to_path(at: UnixSocket, opened: ExitStack) -> list[socket.socket]:
+    try:
+        listener = opened.enter_context(unix_listener(at, _BACKLOG))
+    except SocketError as error:
+        raise ListenError(f"can't listen on {at}: {error}") from None
+    opened.callback(at.path.unlink, missing_ok=True)
+    return [listener]
 
 
 def _listener(family: int, host: str, port: int) -> socket.socket:

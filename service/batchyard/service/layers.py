@@ -18,6 +18,7 @@ from batchyard.service.settings import (
     Quotas,
     Retention,
     Settings,
+    Tls,
     Upstream,
 )
 from batchyard.service.yamlfile import Document, dotted
@@ -33,6 +34,7 @@ SECTIONS: Mapping[str, type] = {
     "limits": Limits,
     "tenant_limits": Quotas,
     "retention": Retention,
+    "tls": Tls,
 }
 KEYS, TENANTS = "keys", "tenants"
 _APART = (KEYS, TENANTS)  # what `configured` reads

@@ -25,10 +25,25 @@ from batchyard.service.settings import (
     Retention,
     Settings,
     SettingsError,
+    Tls,
     Upstream,
 )
 
 WEAK_KEY = "sk-1234"
+_SET_KEY = "set general_settings.master_key or BATCHYARD_MASTER_KEY"
+_ENCRYPT = (
+    "set batchyard.tls.cert_file and key_file, or batchyard.allow_plaintext: true where something before it encrypts"
+)
+_TOGETHER = (
+    ("cert_file", "key_file"),
+    ("key_file", "cert_file"),
+    ("client_ca_file", "cert_file"),
+    ("admin_names", "client_ca_file"),
+    ("client_cert_file", "client_key_file"),
+    ("client_key_file", "client_cert_file"),
+    ("client_cert_file", "ca_file"),
+)
+"""Keys of `tls`, and those that each needs."""
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
 _NO_PROVIDER = (
     "no provider is configured; set OPENAI_API_KEY, or AZURE_API_BASE and AZURE_API_KEY, or batchyard.local.api_base "
@@ -95,7 +110,8 @@ class _Loader:
         self._tenants = ConfiguredTenants(document, self._environ)
         self._problems += self._tenants.problems
         self._check_local()
-        self._check_key()
+        self._check_tls()
+        self._check_reach()
         self._check_keys()
         default = self._default_provider()
         if self._problems:
@@ -158,16 +174,35 @@ class _Loader:
         self._keys.check(str(master) if master else None, None if is_loopback(host) else WEAK_KEY, places, groups)
         self._problems += self._keys.problems
 
-    def _check_key(self) -> None:
+    def _check_tls(self) -> None:
+        for name, needs in _TOGETHER:
+            path, other = ("tls", name), ("tls", needs)
+            if path in self._found and other not in self._found:
+                self._add(path, f"set {key_name(other)} too")
+        sockets = [self._values.get((name,)) for name in ("socket", "grpc_socket")]
+        if sockets[0] and sockets[0] == sockets[1]:
+            self._add(("grpc_socket",), "expected another path than that of batchyard.socket")
+
+    def _check_reach(self) -> None:
+        """A listener that other machines reach needs a key and, unless the settings say otherwise, TLS."""
         host = self._values.get(("host",))
-        if not self._serves or host is None or is_loopback(str(host)) or self._refused(MASTER_KEY):
+        if host is None or is_loopback(str(host)) or not self._on_host():
             return
+        reach = f"{host} is reachable from other machines"
+        if ("tls", "cert_file") not in self._found and not self._values.get(("allow_plaintext",)):
+            self._add(("host",), f"{reach}, which may read clear text: {_ENCRYPT}")
         key = self._values.get(MASTER_KEY)
-        reach = f"{host} is reachable from other machines, so callers need a master key"
+        if not self._serves or self._refused(MASTER_KEY):
+            return
         if key is None and not self._keys.all():
-            self._add(("host",), f"{reach}: set general_settings.master_key or BATCHYARD_MASTER_KEY")
+            self._add(("host",), f"{reach}, so callers need a master key: {_SET_KEY}")
         elif key == WEAK_KEY:
-            self._add(MASTER_KEY, f"{reach} that isn't the well-known {WEAK_KEY}")
+            self._add(MASTER_KEY, f"{reach}, so callers need a master key that isn't the well-known {WEAK_KEY}")
+
+    def _on_host(self) -> bool:
+        """Whether anything listens on the host, and not on a Unix socket."""
+        sockets = [("socket",), ("grpc_socket",)] if self._serves else [("socket",)]
+        return ("metrics_port",) in self._found or any(path not in self._found for path in sockets)
 
     def _default_provider(self) -> str:
         path = ("default_provider",)
@@ -202,6 +237,7 @@ class _Loader:
             upstream=Upstream(**self._section("upstream")),
             limits=Limits(**self._section("limits")),
             retention=Retention(**self._section("retention")),
+            tls=Tls(**self._section("tls")),
         )
 
     def _section(self, name: str) -> dict[str, Any]:

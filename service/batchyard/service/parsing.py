@@ -1,11 +1,14 @@
 """One value of the settings, as it was written, to the type that a field's annotation asks for."""
 
 import math
+import os
+import re
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from urllib.parse import urlsplit
 
+from batchyard.common.sockets import MOST_BYTES
 from batchyard.service.settings import Bounds, Form
 
 Value: TypeAlias = bool | int | float | str | Path | tuple[str, ...]
@@ -98,13 +101,16 @@ def _choice(value: object, words: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _path(value: object, _: None) -> Path:
-    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
-        try:
-            return Path(value).expanduser()
-        except RuntimeError:
-            raise UnfitError("a path, in the home directory of a user of this machine") from None
-    raise UnfitError("a path")
+def _path(value: object, form: Form | None) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise UnfitError("a path")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise UnfitError("a path, in the home directory of a user of this machine") from None
+    if form is Form.SOCKET and len(os.fsencode(path)) > MOST_BYTES:
+        raise UnfitError(f"a path of at most {MOST_BYTES} bytes, for a socket")
+    return path
 
 
 def _text(value: object, form: Form | None) -> str:
@@ -149,8 +155,9 @@ def _database_url(text: str) -> None:
 
 def _address(text: str) -> None:
     host, _, port = text.rpartition(":")
-    if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        raise UnfitError("HOST:PORT")
+    numbered = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    if not (re.fullmatch(r"unix:[^:?#%]+", text) or (host and "/" not in host and numbered)):
+        raise UnfitError("HOST:PORT or unix:PATH")
 
 
 _FORMS = {

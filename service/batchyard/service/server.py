@@ -17,8 +17,12 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service_pb2
+from batchyard.common.addresses import address
+from batchyard.common.certificates import CertificateError
 from batchyard.common.metrics import Metrics
+from batchyard.common.sockets import SocketError
 from batchyard.common.tracing import OFF, Tracing
+from batchyard.service import ports
 from batchyard.service.admin import AdminServicer
 from batchyard.service.audit import log as audit
 from batchyard.service.audit.calls import Auditor
@@ -78,10 +82,12 @@ class StartupError(Exception):
 
 
 class Server:
-    """A running service on `grpc_port`."""
+    """A running service at `address`, on `grpc_port` (0: a Unix socket); `hop` is the way for this process alone."""
 
-    def __init__(self, server: aio.Server, port: int, calls: CallInterceptor, checks: Health, engine: Engine) -> None:
-        self.grpc_port = port
+    def __init__(
+        self, server: aio.Server, at: ports.Ports, calls: CallInterceptor, checks: Health, engine: Engine
+    ) -> None:
+        self.grpc_port, self.address, self.hop = at.port, at.address, at.hop
         self._server = server
         self._calls = calls
         self._checks = checks
@@ -107,14 +113,16 @@ async def serving(
     metrics: Metrics | None = None,
     tracing: Tracing = OFF,
     *,
+    hop: bool = False,
     disk: Disk | None = None,
     clock: Clock = time,
     steady: Clock | None = None,
 ) -> AsyncIterator[Server]:
     """The service, from its locked data directory to its port, until the context ends.
 
-    Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or unusable, and
-    for a port in use. Tests pass their own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
+    Figures go to `metrics`, spans to `tracing`. With `hop` it also listens where only this process finds it. Raises
+    StartupError for a data directory in use or unusable, for a port in use, and for certificates that can't be used.
+    Tests pass their own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
     """
     steady = steady or (monotonic if clock is time else clock)
     metrics, limits = metrics or Metrics(), settings.limits
@@ -135,10 +143,13 @@ async def serving(
             calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing, auditor)
             interceptors = [calls, KeyInterceptor(keys), Throttle(allowances, steady)]
             server, port = _listener(settings, interceptors, servicer, admin, checks)
+            calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
+            server = _listener(settings, calls, servicer, admin, checks)
+            at = await stack.enter_async_context(ports.opened(settings, server, hop=hop))
             stack.push_async_callback(server.stop, 0)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        yield Server(server, port, calls, checks, engine)
+        yield Server(server, at, calls, checks, engine)
 
 
 async def _auditor(settings: Settings, figures: ServiceMetrics, clock: Clock, stack: AsyncExitStack) -> Auditor | None:
@@ -319,6 +330,8 @@ def _listener(
     admin: AdminServicer,
     checks: Health,
 ) -> tuple[aio.Server, int]:
+    settings: Settings, calls: CallInterceptor, servicer: Servicer, admin: AdminServicer, checks: Health
+) -> aio.Server:
     server = aio.server(
         interceptors=interceptors,
         options=[
@@ -334,8 +347,7 @@ def _listener(
     add_AdminServiceServicer_to_server(admin, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection([SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return server, server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    return server
 
 
 @contextmanager
@@ -345,6 +357,9 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
     except DirectoryInUse as error:
         raise StartupError(error.message) from None
     except (MissingExtra, AuditError) as error:
+    except (CertificateError, SocketError) as error:
+        raise StartupError(f"gRPC can't listen: {error}") from None
+    except MissingExtra as error:
         raise StartupError(str(error)) from None
     except BatchyardError as error:
         raise StartupError(error.message) from error
@@ -355,4 +370,5 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
     except RuntimeError as error:
         if "bind" not in str(error):
             raise
-        raise StartupError(f"gRPC can't listen on {settings.host}:{settings.grpc_port}.") from None
+        where = settings.service_socket or address(settings.host, settings.grpc_port)
+        raise StartupError(f"gRPC can't listen on {where}.") from None

@@ -9,6 +9,9 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+from batchyard.common.certificates import CertificateFiles
+from batchyard.common.sockets import Access, UnixSocket
+
 MIB = 1 << 20
 DAY = 86_400
 TRILLION = 10**12
@@ -36,6 +39,7 @@ class Form(Enum):
     HTTP_URL = auto()
     DATABASE_URL = auto()
     ADDRESS = auto()
+    SOCKET = auto()
 
 
 Count = Annotated[int, Bounds(1)]
@@ -45,6 +49,7 @@ Seconds = Annotated[float, Bounds(0)]
 SomeSeconds = Annotated[float, Bounds(0.001)]
 Secret = Annotated[str | None, Form.SECRET]
 Words = tuple[str, ...] | None
+SocketPath = Annotated[Path | None, Form.SOCKET]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,17 +286,61 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates and keys as PEM files, which are read again when they change.
+
+    A certificate and its key are set together, `client_ca_file` only with a `cert_file`, `admin_names` only with a
+    `client_ca_file`, and `client_cert_file` only with a `ca_file`.
+    """
+
+    cert_file: Path | None = None
+    """What all listeners show, with the chain to its root; none: they speak clear text."""
+    key_file: Path | None = None
+    client_ca_file: Path | None = None
+    """What clients' certificates are verified against, and every client then needs one."""
+    admin_names: Words = None
+    """Names in clients' certificates (common name, DNS name or URI) that may do what the master key may."""
+    ca_file: Path | None = None
+    """What a shim alone verifies its service against; none: it calls it in clear text."""
+    client_cert_file: Path | None = None
+    """What a shim alone shows to its service."""
+    client_key_file: Path | None = None
+    reload_seconds: SomeSeconds = 5.0
+    """How often the files are looked at."""
+
+    @property
+    def server(self) -> CertificateFiles | None:
+        """The listeners' files; none in clear text."""
+        files = CertificateFiles(cert=self.cert_file, key=self.key_file, ca=self.client_ca_file)
+        return files if self.cert_file else None
+
+    @property
+    def client(self) -> CertificateFiles | None:
+        """The files of a shim alone; none in clear text."""
+        files = CertificateFiles(cert=self.client_cert_file, key=self.client_key_file, ca=self.ca_file)
+        return files if self.ca_file else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that the processes are told at their start."""
 
     host: str = "127.0.0.1"
-    """The address of all listeners; one that is not loopback needs a master key."""
+    """The address of all listeners; one that is not loopback needs a master key, and TLS or `allow_plaintext`."""
     port: Port = 4000
     """REST; 0: any free port."""
     grpc_port: Port = 50051
     """gRPC; 0: any free port."""
     metrics_port: Annotated[int | None, Bounds(0, 65_535)] = None
     """Prometheus's GET /metrics, without a key; 0: any free port; none: not served."""
+    socket: SocketPath = None
+    """A Unix socket for REST, instead of `host` and `port`; always in clear text."""
+    grpc_socket: SocketPath = None
+    """The same for gRPC."""
+    socket_access: Access = "owner"
+    """Whose processes may connect to the sockets: the user's that runs the server, its group's, or all."""
+    allow_plaintext: bool = False
+    """Whether an address that is not loopback may do without TLS, since something before it ends it."""
     data_dir: Path = Path("batchyard-data")
     """Registry and files; locked by the one service that uses it."""
     database_url: Annotated[str | None, Form.DATABASE_URL] = field(default=None, repr=False)
@@ -319,7 +368,8 @@ class Settings:
     tracing: bool = False
     """Whether OpenTelemetry spans are sent; the SDK's own variables say where to."""
     service_address: Annotated[str | None, Form.ADDRESS] = None
-    """HOST:PORT of the service that a shim alone calls; none: `grpc_port` on loopback."""
+    """HOST:PORT or unix:PATH of the service that a shim alone calls; none: `grpc_socket` or `grpc_port` here."""
+    tls: Tls = field(default_factory=Tls)
     local: LocalSettings | None = None
     deployments: tuple[Deployment, ...] = ()
     """Of the other providers, in the order in which they are chosen."""
@@ -331,6 +381,16 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     warnings: tuple[str, ...] = ()
     """What the loader found that is odd and harmless; for the log."""
+
+    @property
+    def rest_socket(self) -> UnixSocket | None:
+        """Where REST listens, if not on `host`."""
+        return UnixSocket(self.socket, self.socket_access) if self.socket else None
+
+    @property
+    def service_socket(self) -> UnixSocket | None:
+        """Where gRPC listens, if not on `host`."""
+        return UnixSocket(self.grpc_socket, self.socket_access) if self.grpc_socket else None
 
 
 @dataclass(frozen=True, slots=True)

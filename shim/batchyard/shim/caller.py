@@ -15,6 +15,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
+from batchyard.common import channels
+from batchyard.common.certificates import CertificateFiles
 from batchyard.common.tracing import OFF, Tracing
 
 Metadata = Sequence[tuple[str, str]]
@@ -23,14 +25,9 @@ ACCEPTED = "batchyard-accepted"
 
 _MAX_MESSAGE = 4 * 1024 * 1024
 _OPTIONS = (
+    *channels.OPTIONS,
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    # A server closes connections that are pinged more than once in five minutes without data.
-    ("grpc.keepalive_time_ms", 310_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
 )
 
 
@@ -50,21 +47,21 @@ class Caller:
     A task that is cancelled cancels its call, and a stream that hasn't ended is cancelled where its context ends.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing, secret: str | None) -> None:
+    def __init__(self, channel: channels.Channel, tracing: Tracing, secret: str | None) -> None:
         self._channel = channel
         self._tracing = tracing
         self._shown = [("batchyard-shim", secret)] if secret else []
 
     async def unary(self, method: MethodDescriptor, request: Message, *, metadata: Metadata, deadline: float) -> Any:
         """Call, and wait at most `deadline` seconds."""
-        call = self._channel.unary_unary(*_spoken(method))
+        call = self._channel.latest.unary_unary(*_spoken(method))
         with _translated():
             return await call(request, timeout=deadline, metadata=self._traced(metadata))
 
     @asynccontextmanager
     async def upload(self, method: MethodDescriptor, *, metadata: Metadata) -> AsyncGenerator["Upload"]:
         """Open a stream of requests."""
-        call = self._channel.stream_unary(*_spoken(method))(metadata=self._traced(metadata))
+        call = self._channel.latest.stream_unary(*_spoken(method))(metadata=self._traced(metadata))
         try:
             yield Upload(call)
         finally:
@@ -75,7 +72,7 @@ class Caller:
         self, method: MethodDescriptor, request: Message, *, metadata: Metadata
     ) -> AsyncGenerator[AsyncIterator[Any]]:
         """Open a stream of answers."""
-        call = self._channel.unary_stream(*_spoken(method))(request, metadata=self._traced(metadata))
+        call = self._channel.latest.unary_stream(*_spoken(method))(request, metadata=self._traced(metadata))
         try:
             yield _messages(call)
         finally:
@@ -129,12 +126,19 @@ class Upload:
 
 
 @asynccontextmanager
-async def connect(target: str, tracing: Tracing = OFF, secret: str | None = None) -> AsyncGenerator[Caller]:
-    """A caller over a channel of its own to `target` (host:port), closed on the way out.
+async def connect(
+    target: str,
+    tracing: Tracing = OFF,
+    files: CertificateFiles | None = None,
+    every: float = 5.0,
+    secret: str | None = None,
+) -> AsyncGenerator[Caller]:
+    """A caller over a channel of its own to `target`, as `channels.opened` has it, closed on the way out.
 
-    Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE. `secret` shows that it's us.
+    Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE. Raises CertificateError.
+    `secret` shows that it's us.
     """
-    async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
+    async with channels.opened(target, _OPTIONS, files, every) as channel:
         yield Caller(channel, tracing, secret)
 
 
