@@ -12,7 +12,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_HERE = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+_HERE = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 _DAY = timedelta(days=1)
 
 
@@ -45,7 +56,8 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        own = _unsigned(self._name, self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
+        own = _unsigned(self._name, self._name, self._key, self._key)
+        own = own.add_extension(x509.BasicConstraints(True, None), critical=True).add_extension(_SIGNS, critical=True)
         self.pem = _pem(own.sign(self._key, hashes.SHA256()))
         self.ca = folder / f"{name}.pem"
         self.ca.write_bytes(self.pem)
@@ -53,7 +65,7 @@ class Authority:
     def pair(self, name: str) -> Pair:
         """A new certificate of `name`, good for localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _unsigned(_name(name), self._name, key).add_extension(x509.SubjectAlternativeName(_HERE), False)
+        certificate = _unsigned(_name(name), self._name, key, self._key).add_extension(_HERE, critical=False)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -68,7 +80,6 @@ class Authority:
     def context(self, client: Identity | None = None) -> ssl.SSLContext:
         """What a client trusts that trusts this authority alone, and shows."""
         context = ssl.create_default_context(cadata=self.pem.decode())
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the newest Python asks for more extensions
         if client:
             context.load_cert_chain(client.cert, client.key)
         return context
@@ -84,10 +95,14 @@ def _name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _unsigned(name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(issuer, name, key.public_key(), x509.random_serial_number())
-    return builder.not_valid_before(now - _DAY).not_valid_after(now + _DAY)
+def _unsigned(
+    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, issuers: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    number, now = x509.random_serial_number(), datetime.now(UTC)
+    builder = x509.CertificateBuilder(issuer, name, key.public_key(), number, now - _DAY, now + _DAY)
+    ours = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    theirs = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers.public_key())
+    return builder.add_extension(ours, critical=False).add_extension(theirs, critical=False)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
