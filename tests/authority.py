@@ -62,13 +62,12 @@ class Authority:
         self.ca = folder / f"{name}.pem"
         self.ca.write_bytes(self.pem)
 
-    def pair(self, name: str) -> Pair:
-        """A new certificate of `name`, good for localhost."""
+    def pair(self, name: str, password: bytes = b"") -> Pair:
+        """A new certificate of `name`, good for localhost; its key is encrypted with the password, if there is one."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _unsigned(_name(name), self._name, key, self._key).add_extension(_HERE, critical=False)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
         return Pair(_pem(certificate.sign(self._key, hashes.SHA256())), private)
 
     def identity(self, name: str) -> Identity:

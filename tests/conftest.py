@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 # Whole servers and processes, and very many examples, the same on every Python.
-ONCE = {"bad_input", "cli", "docs", "fuzz", "groups", "pool", "providers", "rest", "sdk", "upstream"}
+ONCE = {"bad_input", "cli", "docs", "fuzz", "groups", "pool", "providers", "rest", "sdk", "transport", "upstream"}
 SETTINGS = ("BATCHYARD_", "LITELLM_", "OPENAI_", "AZURE_")
 
 

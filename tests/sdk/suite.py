@@ -1,6 +1,7 @@
 """The official SDK against a server: `python suite.py URL KEY [LEFT_OUT...]`, in an environment that has only the SDK.
 
 A URL that does not end in /v1 is the endpoint of an AzureOpenAI; checks that are named are left out.
+SUITE_CA, SUITE_CERT and SUITE_KEY, if set, are files: what is trusted, and the client's certificate and key.
 Prints a line for each check, "ok NAME" or "failed NAME" with the traceback after it; the exit code says whether all
 passed. A check is a function of this module whose name begins with `check_`.
 """
@@ -8,7 +9,9 @@ passed. A check is a function of this module whose name begins with `check_`.
 import asyncio
 import io
 import json
+import os
 import re
+import ssl
 import sys
 import tempfile
 import time
@@ -35,10 +38,11 @@ class Session:
 
     def opened(self, key: str, prefix: str = "") -> Any:
         """A client, of the kind that the URL is for; with the prefix `Async` one that is asynchronous."""
+        more = {"http_client": with_certificate(prefix)} if "SUITE_CERT" in os.environ else {}
         if self.base_url.endswith("/v1"):
-            return getattr(openai, f"{prefix}OpenAI")(base_url=self.base_url, api_key=key)
+            return getattr(openai, f"{prefix}OpenAI")(base_url=self.base_url, api_key=key, **more)
         azure = getattr(openai, f"{prefix}AzureOpenAI")
-        return azure(azure_endpoint=self.base_url, api_key=key, api_version=API_VERSION)
+        return azure(azure_endpoint=self.base_url, api_key=key, api_version=API_VERSION, **more)
 
     def upload(self, count: int = 3) -> Any:
         return self.client.files.create(file=("input.jsonl", lines(count)), purpose="batch")
@@ -59,6 +63,14 @@ class Session:
         batch = self.ended(self.create(self.upload().id).id)
         assert batch.status == "completed", batch
         return batch
+
+
+def with_certificate(prefix: str) -> Any:
+    """An HTTP client of the SDK that shows a certificate."""
+    context = ssl.create_default_context(cafile=os.environ["SUITE_CA"])
+    context.load_cert_chain(os.environ["SUITE_CERT"], os.environ["SUITE_KEY"])
+    kind = "Httpx2" if hasattr(openai, "DefaultHttpx2Client") else "Httpx"
+    return getattr(openai, f"Default{prefix}{kind}Client")(verify=context)
 
 
 def lines(count: int) -> bytes:

@@ -27,7 +27,7 @@ async def example(tmp_path: Path) -> Path:
 
 async def script(folder: Path, name: str) -> tuple[int | None, str, str]:
     """Runs one of the example's npm scripts."""
-    return await ran("npm", "run", "--silent", name, cwd=folder, path=path_with_node())
+    return await ran("npm", "run", "--silent", name, cwd=folder, environ={"PATH": path_with_node()})
 
 
 async def test_the_example_compiles(example: Path) -> None:
