@@ -1,8 +1,10 @@
 """Over TLS and mTLS: who gets in, and what each side says of certificates that it can't use."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -11,9 +13,12 @@ from tests.authority import Authority, Identity
 from tests.harness import KEY, chat_lines, jsonl, refused, settings_for, until
 from tests.people import Person
 from tests.rest.conftest import rest_client
+from tests.sockets import sockets
 
 from batchyard.cli import metrics, shim
 from batchyard.cli.errors import RunError
+from batchyard.common.certificates import CertificateFiles, ServerCertificates
+from batchyard.common.listeners import listening
 from batchyard.common.metrics import Metrics
 from batchyard.common.tracing import OFF
 from batchyard.service.settings import Tls
@@ -72,6 +77,31 @@ class TestTls:
             url = caplog.messages[-1].removeprefix("metrics on ")
             async with httpx.AsyncClient(verify=authority.context(), trust_env=False) as client:
                 assert (await client.get(url)).status_code == 200
+
+
+class TestASlowReader:
+    @staticmethod
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        """More than the kernel takes."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * (32 << 20)})
+
+    async def test_that_takes_nothing_is_cut_off(self, authority: Authority, server_files: Identity) -> None:
+        certificates = ServerCertificates(CertificateFiles(cert=server_files.cert, key=server_files.key))
+        async with listening(
+            self.answer, "127.0.0.1", 0, max_requests=1, idle_seconds=0.5, certificates=certificates
+        ) as listener:
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", listener.port, ssl=authority.context(), server_hostname="localhost", limit=1024
+            )
+            before = sockets()
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+
+            async def held() -> int:
+                return sockets()
+
+            await until(held, lambda count: count < before)
+            writer.transport.abort()
 
 
 class TestMutualTls:

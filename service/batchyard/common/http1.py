@@ -56,7 +56,8 @@ _LATE = Refusal(408, "The request's headers took too long.")
 class BoundedHttp(HttpToolsProtocol):
     """Bounds a request's head to MAX_HEAD_BYTES and `head_seconds`, and requests at once to `limit_concurrency`.
 
-    A request runs until its answer has left. A client that takes nothing of it for `idle_seconds` is cut off.
+    A request runs until its answer has left (over TLS: but for what the transport below holds, which can't be seen). A
+    client that takes nothing of it for `idle_seconds` is cut off.
     Each request has in its state the event `stopping`: an answer that would never end should, once it is set.
     """
 

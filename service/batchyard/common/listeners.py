@@ -23,6 +23,7 @@ from batchyard.common.sockets import listener as unix_listener
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 _TICK_SECONDS = 0.1
+_MOST_MS = (1 << 31) - 1
 
 
 class ListenError(Exception):
@@ -68,11 +69,14 @@ async def listening(
     take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. `ledger` is where the
     server's own refusals are entered: the one that the app has, if any. Raises ListenError.
     """
+    context = certificates.context if certificates and not instead else None
     with ExitStack() as opened:
         sockets = _bound_to_path(instead, opened) if instead else _bound(host, port, opened)
+        if context and hasattr(socket, "TCP_USER_TIMEOUT"):  # what TLS holds back, only the kernel sees
+            for one in sockets:
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(idle_seconds * 1000), _MOST_MS))
         ledger = ledger or Ledger(Metrics())
         http = partial(BoundedHttp, ledger=ledger, head_seconds=head_seconds, idle_seconds=idle_seconds)
-        context = certificates.context if certificates and not instead else None
         server = _Server(_config(app, max_requests, http, context))
         task = asyncio.create_task(server.serve(sockets))
         port = 0 if instead else sockets[0].getsockname()[1]
