@@ -5,13 +5,17 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.authority import Authority, Identity
 from tests.harness import KEY, until
 
+from batchyard.common import channels
+from batchyard.common.certificates import CertificateFiles
 from batchyard.v1 import ListBatchesRequest
 
-from .conftest import Served, over_grpc, served, settings_with, shown_at
+from .conftest import QUICK, Served, over_grpc, served, settings_with, shown_at
 
 BEARER = (("authorization", f"Bearer {KEY}"),)
 
@@ -91,6 +95,28 @@ async def test_an_authority_that_is_replaced_lets_its_clients_in_and_the_old_one
 
         await until(lambda: letters_in(new), all)
         assert await letters_in(old) == [False, False]
+
+
+async def test_a_call_of_a_client_goes_on_when_its_certificate_is_replaced(
+    tmp_path: Path, authority: Authority, server_files: Identity
+) -> None:
+    own, health = authority.identity("client"), health_pb2.HealthCheckRequest()
+    files = CertificateFiles(cert=own.cert, key=own.key, ca=authority.ca)
+    async with (
+        served(settings_with(tmp_path, server_files, authority.ca)) as running,
+        channels.opened(running.server.address, channels.OPTIONS, files, QUICK) as channel,
+    ):
+        first = channel.latest
+        watch = health_pb2_grpc.HealthStub(first).Watch(health)
+        await watch.read()
+        own.write(authority.pair("client"))
+
+        async def latest() -> grpc.aio.Channel:
+            return channel.latest
+
+        replaced = await until(latest, lambda now: now is not first)
+        await health_pb2_grpc.HealthStub(replaced).Check(health, timeout=30)
+        assert not watch.done()
 
 
 def _count(load: Load) -> Callable[[], Awaitable[int]]:

@@ -54,6 +54,7 @@ class UnixSocket(NamedTuple):
             if not stat.S_ISSOCK(self.path.lstat().st_mode):
                 raise SocketError(f"{self.path} is there and is no socket")
             with socket.socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)  # one that is too busy to answer is alive too
                 probe.connect(str(self.path))
         except FileNotFoundError:
             pass

@@ -8,7 +8,7 @@ from grpc import aio
 
 from batchyard.common.addresses import address
 from batchyard.common.certificates import ServerCertificates, serving_with
-from batchyard.common.sockets import UnixSocket, private
+from batchyard.common.sockets import SocketError, UnixSocket, private
 from batchyard.service.settings import Settings
 
 
@@ -46,5 +46,8 @@ def _on_host(server: aio.Server, settings: Settings, certificates: ServerCertifi
 
 
 def _on_socket(server: aio.Server, at: UnixSocket) -> None:
-    with at.bound():
-        server.add_insecure_port(at.target)
+    try:
+        with at.bound():
+            server.add_insecure_port(at.target)
+    except RuntimeError:
+        raise SocketError(f"{at.path} can't be a socket") from None

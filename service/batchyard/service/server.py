@@ -17,7 +17,6 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service_pb2
-from batchyard.common.addresses import address
 from batchyard.common.certificates import CertificateError
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import SocketError
@@ -370,5 +369,4 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
     except RuntimeError as error:
         if "bind" not in str(error):
             raise
-        where = settings.service_socket or address(settings.host, settings.grpc_port)
-        raise StartupError(f"gRPC can't listen on {where}.") from None
+        raise StartupError(f"gRPC can't listen on {settings.host}:{settings.grpc_port}.") from None
