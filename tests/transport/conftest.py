@@ -13,7 +13,7 @@ import grpc
 import httpx
 import pytest
 from tests.authority import Authority, Identity, name_of
-from tests.harness import KEY, Client, settings_for
+from tests.harness import KEY, Client, plain_client, settings_for
 from tests.rest.conftest import BEARER
 
 from batchyard.cli import service, shim
@@ -35,14 +35,12 @@ class Served:
 
     def rest(self, context: ssl.SSLContext | None = None) -> httpx.AsyncClient:
         """A client with connections of its own."""
-        transport = None
-        url = self.listener.url
+        url, transport = self.listener.url, None
         if url.startswith("unix:"):
             transport, url = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:")), "http://localhost"
-        verify = context or ssl.create_default_context()
-        return httpx.AsyncClient(
-            base_url=url, headers=BEARER, verify=verify, transport=transport, trust_env=False, timeout=30
-        )
+        if context is None:
+            return plain_client(base_url=url, headers=BEARER, transport=transport, timeout=30)
+        return httpx.AsyncClient(base_url=url, headers=BEARER, verify=context, trust_env=False, timeout=30)
 
 
 @asynccontextmanager
