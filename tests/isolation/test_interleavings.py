@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tests.fuzz.inputs import bounded
+from tests.fuzz.inputs import bounded, examples
 from tests.harness import chat_line, jsonl
 
 from batchyard.v1 import (
@@ -89,10 +89,11 @@ STEPS = st.builds(
 MANY = st.lists(STEPS, min_size=8, max_size=14)
 IDS = re.compile(r"(?:file-|batch_)\w+")
 PAGE = 100
+MOST_EXAMPLES = 500  # each takes more than ten calls
 
 
 # A failure is not tried again in shorter forms: it hangs on what came before.
-@settings(bounded(15), phases=(Phase.explicit, Phase.generate))
+@settings(bounded(15), max_examples=min(examples(15), MOST_EXAMPLES), phases=(Phase.explicit, Phase.generate))
 @given(ours=MANY, theirs=MANY)
 async def test_whatever_two_tenants_do_neither_sees_the_other(pair: Pair, ours: list[Step], theirs: list[Step]) -> None:
     async def run(steps: list[Step], own: Known, other: Known) -> None:
