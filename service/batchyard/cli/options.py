@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from batchyard.admin.v1 import KeyLimits
+from batchyard.service.kinds import Form
 from batchyard.service.parsing import UnfitError, parse
-from batchyard.service.settings import Form
 
 EXIT_CODES = """\
 exit codes:

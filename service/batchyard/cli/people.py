@@ -15,8 +15,8 @@ from batchyard.cli.console import Console, time_of
 from batchyard.cli.errors import RunError
 from batchyard.cli.progress import Follower, counts, status, transferred
 from batchyard.common.certificates import CertificateFiles
+from batchyard.service.kinds import Form
 from batchyard.service.parsing import UnfitError, parse
-from batchyard.service.settings import Form
 from batchyard.v1 import Batch, BatchStatus, CreateBatchRequest, ExpiresAfter, File, UploadFileMetadata
 
 ENDED_OTHERWISE, LINES_FAILED, NOT_ENDED, INTERRUPTED, UNREAD = 3, 4, 5, 130, 141

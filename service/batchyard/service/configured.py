@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, get_type_hints
 
+from batchyard.service.kinds import Bounds, Words
 from batchyard.service.layers import BLOCK, KEYS, TENANTS, did_you_mean, resolve, unset
 from batchyard.service.parsing import UnfitError, parse
-from batchyard.service.settings import Bounds, Key, Problem, Quotas, Tenant, Words
+from batchyard.service.settings import Key, Problem, Quotas, Tenant
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -11,9 +11,10 @@ from itertools import count
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from batchyard.service.kinds import Form, Secret
 from batchyard.service.layers import did_you_mean, resolve, unset
 from batchyard.service.parsing import UnfitError, parse
-from batchyard.service.settings import Deployment, Form, Problem, Secret
+from batchyard.service.settings import Deployment, Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
 OPENAI, AZURE = "openai", "azure"

@@ -9,9 +9,10 @@ from itertools import count
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from batchyard.service.deployments import AZURE, NAME, ModelEntry
+from batchyard.service.kinds import TRILLION, Bounds
 from batchyard.service.layers import resolve, unset
 from batchyard.service.parsing import UnfitError, parse
-from batchyard.service.settings import TRILLION, Bounds, Deployment, Group, Member, Problem
+from batchyard.service.settings import Deployment, Group, Member, Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
 FLAG = ("litellm_settings", "enable_loadbalancing_on_batch_endpoints")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from urllib.parse import urlsplit
 
 from batchyard.common.sockets import MOST_BYTES
-from batchyard.service.settings import Bounds, Form
+from batchyard.service.kinds import Bounds, Form
 
 Value: TypeAlias = bool | int | float | str | Path | tuple[str, ...]
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}

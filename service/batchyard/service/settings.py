@@ -5,16 +5,26 @@ means to an operator. A field's annotation holds what the loader checks: its typ
 """
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from batchyard.common.certificates import CertificateFiles
 from batchyard.common.sockets import Access, UnixSocket
-
-MIB = 1 << 20
-DAY = 86_400
-TRILLION = 10**12
+from batchyard.service.kinds import (
+    DAY,
+    MIB,
+    TRILLION,
+    Bounds,
+    Count,
+    Form,
+    MaybeCount,
+    Port,
+    Seconds,
+    Secret,
+    SocketPath,
+    SomeSeconds,
+    Words,
+)
 
 
 class Rate(NamedTuple):
@@ -22,34 +32,6 @@ class Rate(NamedTuple):
 
     most: int
     seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The numbers that a field may have, both ends included; no `high`: as large as you like."""
-
-    low: float
-    high: float | None = None
-
-
-class Form(Enum):
-    """What a text must look like; `loading` checks it. A `SECRET` is never printed."""
-
-    SECRET = auto()
-    HTTP_URL = auto()
-    DATABASE_URL = auto()
-    ADDRESS = auto()
-    SOCKET = auto()
-
-
-Count = Annotated[int, Bounds(1)]
-MaybeCount = Annotated[int | None, Bounds(1)]
-Port = Annotated[int, Bounds(0, 65_535)]
-Seconds = Annotated[float, Bounds(0)]
-SomeSeconds = Annotated[float, Bounds(0.001)]
-Secret = Annotated[str | None, Form.SECRET]
-Words = tuple[str, ...] | None
-SocketPath = Annotated[Path | None, Form.SOCKET]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +281,7 @@ class Tls:
     client_ca_file: Path | None = None
     """What clients' certificates are verified against, and every client then needs one."""
     admin_names: Words = None
-    """Names in clients' certificates (common name, DNS name or URI) that may do what the master key may."""
+    """Names in clients' certificates (common name, DNS name or URI) that stand for the master key in AdminService."""
     ca_file: Path | None = None
     """What a shim alone verifies its service against; none: it calls it in clear text."""
     client_cert_file: Path | None = None
@@ -356,7 +338,7 @@ class Settings:
     audit_log: Path | None = None
     """The file of the audit log; none: there is none."""
     audit_reads: bool = True
-    """Whether the audit log has calls that only look at something, too."""
+    """Whether the audit log has calls that only look at something and end well, too."""
     shim_secret: Secret = field(default=None, repr=False)
     """By which a service knows its shim, and believes it where its callers are; none: only one in the same process."""
     default_provider: str

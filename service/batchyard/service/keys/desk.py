@@ -21,9 +21,10 @@ from batchyard.admin.v1 import (
 from batchyard.service.errors import FailedPrecondition, InvalidArgument
 from batchyard.service.keys.records import CONFIGURED, KeyRecord
 from batchyard.service.keys.ring import Keys
+from batchyard.service.kinds import DAY, TRILLION
 from batchyard.service.requests import missing, page_limit, too_long, within
 from batchyard.service.router import Router
-from batchyard.service.settings import DAY, TRILLION, Quotas
+from batchyard.service.settings import Quotas
 
 MOST_NAME = 64
 MOST_ALLOWED = 100
