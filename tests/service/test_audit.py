@@ -1,7 +1,7 @@
 """What the audit log says of each call, and what it never says."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +14,19 @@ from google.protobuf.message_factory import GetMessageClass
 from tests.harness import KEY, Client, chat_lines, jsonl, refused, service, settings_for, until
 from tests.scrapes import scrape
 
-from batchyard.admin.v1 import AdminServiceStub, CreateKeyRequest, RevokeKeyRequest, admin_service_pb2
+from batchyard.admin.v1 import (
+    AdminServiceStub,
+    CreateKeyRequest,
+    ListKeysRequest,
+    RevokeKeyRequest,
+    RotateKeyRequest,
+    admin_service_pb2,
+)
 from batchyard.common.metrics import Metrics
 from batchyard.service.audit.calls import CLIENT, LOOKS, SHIM
 from batchyard.service.server import StartupError, serving
 from batchyard.service.settings import Key, Quotas
-from batchyard.v1 import CancelBatchRequest, DeleteFileRequest, GetFileRequest, batch_service_pb2
+from batchyard.v1 import CancelBatchRequest, DeleteFileRequest, GetFileRequest, ListBatchesRequest, batch_service_pb2
 
 SECRET = "shim-secret"
 METHODS = [
@@ -46,8 +53,8 @@ class Audited:
 
         return await until(look, lambda found: len(found) >= least)
 
-    async def ask(self, method: MethodDescriptor) -> None:
-        """Calls a method with an empty request."""
+    async def ask(self, method: MethodDescriptor) -> bool:
+        """Calls a method with an empty request; whether it ended well."""
         path = f"/{method.containing_service.full_name}/{method.name}"
         empty, metadata = GetMessageClass(method.input_type)().SerializeToString(), self.client.metadata
         try:
@@ -62,15 +69,18 @@ class Audited:
                     unary: Any = self.channel.unary_unary(path)
                     await unary(empty, metadata=metadata)
         except grpc.aio.AioRpcError:
-            pass
+            return False
+        return True
 
 
 @asynccontextmanager
-async def audited(folder: Path, metrics: Metrics | None = None, **changes: Any) -> AsyncIterator[Audited]:
+async def audited(
+    folder: Path, metrics: Metrics | None = None, steady: Callable[[], float] | None = None, **changes: Any
+) -> AsyncIterator[Audited]:
     path = folder / "audit.jsonl"
     settings = settings_for(folder, **{"audit_log": path, "keys": (TEAM,), "shim_secret": SECRET} | changes)
     async with (
-        service(settings, metrics) as (server, _),
+        service(settings, metrics, steady=steady) as (server, _),
         grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
         yield Audited(channel, path)
@@ -79,11 +89,11 @@ async def audited(folder: Path, metrics: Metrics | None = None, **changes: Any) 
 @pytest.mark.parametrize("reads", [True, False])
 async def test_every_call_of_the_contract_has_a_record(tmp_path: Path, reads: bool) -> None:
     async with audited(tmp_path, audit_reads=reads) as service:
-        for method in METHODS:
-            await service.ask(method)
-        expected = [method.name for method in METHODS if reads or method.name not in LOOKS]
+        well = {method.name for method in METHODS if await service.ask(method)}
+        expected = [method.name for method in METHODS if reads or method.name not in LOOKS & well]
         records = await service.records(len(expected))
     assert [record["method"] for record in records] == expected
+    assert {"ListBatches", "ListKeys"} <= well
     assert {"GetBatch", "ListKeys"} <= LOOKS <= {method.name for method in METHODS}
     assert not {"DownloadFile", "UploadFile", "CreateBatch", "CancelBatch", "DeleteFile", "CreateKey"} & LOOKS
 
@@ -126,6 +136,7 @@ async def test_what_is_refused_has_a_record_too(tmp_path: Path) -> None:
         records = await service.records(7)
     unknown, denied, busy = records[0], records[1], records[-1]
     assert [unknown[name] for name in ("tenant", "key", "code")] == [None, "none", "UNAUTHENTICATED"]
+    assert not any("left_out" in record for record in records)
     assert [denied[name] for name in ("key", "keys", "code")] == ["config:ci", ["key_1"], "PERMISSION_DENIED"]
     assert [busy[name] for name in ("key", "code", "reason")] == ["config:ci", "RESOURCE_EXHAUSTED", "BUSY"]
 
@@ -141,6 +152,73 @@ async def test_keys_are_named_by_their_ids(tmp_path: Path) -> None:
     assert [created[name] for name in ("key", "keys", "for_tenants")] == ["master", [made.key.id], ["team-b"]]
     assert [used[name] for name in ("tenant", "key", "key_name")] == ["team-b", made.key.id, "night"]
     assert made.secret not in service.path.read_text()
+
+
+async def test_reads_that_are_refused_have_a_record_even_without_reads(tmp_path: Path) -> None:
+    async with audited(tmp_path, audit_reads=False) as service:
+        team = Client(service.channel, "sk-ci")
+        await team.stub.ListBatches(ListBatchesRequest(), metadata=team.metadata)
+        async with refused(grpc.StatusCode.UNAUTHENTICATED):
+            await Client(service.channel, "sk-wrong").get("batch_1")
+        async with refused(grpc.StatusCode.PERMISSION_DENIED):
+            await AdminServiceStub(service.channel).ListKeys(ListKeysRequest(), metadata=team.metadata)
+        records = await service.records(2)
+    assert [record["code"] for record in records] == ["UNAUTHENTICATED", "PERMISSION_DENIED"]
+
+
+async def test_strangers_get_so_many_records_a_minute_and_the_next_one_counts_the_others(tmp_path: Path) -> None:
+    now = [1000.0]
+    async with audited(tmp_path, steady=lambda: now[0]) as service:
+        admin, metadata = AdminServiceStub(service.channel), service.client.metadata
+        made = await admin.CreateKey(CreateKeyRequest(tenant="team-b", name="night"), metadata=metadata)
+        await admin.RevokeKey(RevokeKeyRequest(key_id=made.key.id), metadata=metadata)
+
+        async def strangers(calls: int, key: str = "sk-wrong") -> None:
+            for _ in range(calls):
+                async with refused(grpc.StatusCode.UNAUTHENTICATED):
+                    await Client(service.channel, key).get("batch_1")
+
+        await strangers(67)
+        await strangers(1, made.secret)
+        now[0] += 59
+        await strangers(2)
+        now[0] += 1
+        await strangers(2)
+        records = await service.records(2 + 60 + 1 + 2)
+    assert [(number, record["left_out"]) for number, record in enumerate(records) if "left_out" in record] == [
+        (62, 7),
+        (63, 2),
+    ]
+    assert [record["key"] for record in records[62:]] == [made.key.id, "none", "none"]
+
+
+async def test_a_key_that_has_ended_is_named_where_its_secret_was_shown(tmp_path: Path) -> None:
+    expired = Key(name="old", key="sk-old", tenant="team-a", expires_at=1)
+    async with audited(tmp_path, keys=(TEAM, expired)) as service:
+        admin, metadata = AdminServiceStub(service.channel), service.client.metadata
+        made = await admin.CreateKey(CreateKeyRequest(tenant="team-b", name="night"), metadata=metadata)
+        key_id = made.key.id
+        new = (await admin.RotateKey(RotateKeyRequest(key_id=key_id), metadata=metadata)).secret
+        guess = new[:-1] + ("A" if new[-1] != "A" else "B")
+        for secret in (made.secret, guess, "sk-old"):
+            async with refused(grpc.StatusCode.UNAUTHENTICATED):
+                await Client(service.channel, secret).get("batch_1")
+        await admin.RevokeKey(RevokeKeyRequest(key_id=key_id), metadata=metadata)
+        for secret in (new, guess):
+            async with refused(grpc.StatusCode.UNAUTHENTICATED) as errors:
+                await Client(service.channel, secret).get("batch_1")
+            assert key_id not in str(errors[0])
+        records = await service.records(8)
+    named = [record["key"] for record in records if record["code"] == "UNAUTHENTICATED"]
+    assert named == [key_id, "none", "config:old", key_id, "none"]
+    assert {record["tenant"] for record in records if record["code"] == "UNAUTHENTICATED"} == {None}
+
+
+async def test_where_no_key_is_needed_the_caller_is_anyone(tmp_path: Path) -> None:
+    async with audited(tmp_path, keys=(), master_key=None) as service:
+        await AdminServiceStub(service.channel).ListKeys(ListKeysRequest())
+        (record,) = await service.records(1)
+    assert [record[name] for name in ("tenant", "key")] == ["default", "anyone"]
 
 
 async def test_nothing_that_callers_write_is_there_but_ids(tmp_path: Path) -> None:
@@ -211,7 +289,36 @@ async def test_while_it_can_not_be_written_nothing_is_done_that_it_should_have(t
         path.rmdir()
         await until(lambda: scrape(metrics), lambda seen: seen("batchyard_audit_failing") == 0)
         await client.create(file.id)
-        assert [record["method"] for record in await service.records(2)] == ["CreateBatch", "CreateBatch"]
+        records = await service.records(2)
+    assert [record["method"] for record in records] == ["CreateBatch", "CreateBatch"]
+    assert [record.get("left_out") for record in records] == [None, None if reads else 1]
+
+
+async def test_a_key_can_be_ended_while_it_can_not_be_written(tmp_path: Path) -> None:
+    metrics = Metrics()
+    async with audited(tmp_path, metrics) as service:
+        admin, metadata, path = AdminServiceStub(service.channel), service.client.metadata, service.path
+        made = await admin.CreateKey(CreateKeyRequest(tenant="team-b", name="night"), metadata=metadata)
+        await service.records(1)
+        path.rename(tmp_path / "old")
+        path.mkdir()
+        await admin.ListKeys(ListKeysRequest(), metadata=metadata)  # which finds out
+        await until(lambda: scrape(metrics), lambda seen: seen("batchyard_audit_failing") == 1)
+        request = RevokeKeyRequest(key_id=made.key.id)
+        for code, client in (
+            (grpc.StatusCode.UNAUTHENTICATED, Client(service.channel, "sk-wrong")),
+            (grpc.StatusCode.PERMISSION_DENIED, Client(service.channel, made.secret)),
+        ):
+            async with refused(code):
+                await admin.RevokeKey(request, metadata=client.metadata)
+        assert (await admin.RevokeKey(request, metadata=metadata)).key.revoked_at
+        path.rmdir()
+        await until(lambda: scrape(metrics), lambda seen: seen("batchyard_audit_failing") == 0)
+        listed, revoked = await service.records(2)
+    assert listed["method"] == "ListKeys"
+    assert [revoked[name] for name in ("method", "key", "keys", "left_out")] == [
+        "RevokeKey", "master", [made.key.id], 2,
+    ]  # fmt: skip
 
 
 async def test_a_service_does_not_start_without_the_log_that_it_should_keep(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,30 @@ async def test_callers_wait_while_too_many_lines_are_held(tmp_path: Path) -> Non
     async with opened(path, lambda _: None, most=1) as log:
         await asyncio.gather(*(appended(log, [line]) for line in lines(0, 300)))
     assert sorted(path.read_bytes().splitlines(keepends=True)) == lines(0, 300)
+
+
+async def test_nobody_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    path, go_on = tmp_path / "audit.jsonl", threading.Event()
+
+    def hang(failing: bool) -> None:
+        """Holds the writing thread up, once it could write again."""
+        assert failing or go_on.wait(30)
+
+    async with opened(path, hang, most=1, wait_seconds=0.05) as log:
+        path.unlink()
+        path.mkdir()
+        log.append(b"one\n")
+        await told_off(log)
+        try:
+            path.rmdir()
+            await until(lambda: asyncio.sleep(0, path), lambda found: found.is_file())
+            await told_off(log)
+            assert log.behind
+        finally:
+            go_on.set()
+        await holding(path, b"one\n")
+        await until(lambda: asyncio.sleep(0, log), lambda found: not found.behind)
+        await log.ready()
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a pipe", "no folder above"])

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 from tests.deployments import QUICK, deployment_of
 from tests.harness import Client, chat_lines, jsonl, keys_of, refused, service, settings_for, upload_messages
-from tests.service.test_registry import a_batch
+from tests.registries import a_batch
 from tests.statuses import told
 from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks

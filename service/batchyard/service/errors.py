@@ -58,8 +58,14 @@ class TooLarge(InvalidArgument):
 
 
 class Unauthenticated(BatchyardError):
+    """`key` is the id of a key that has ended and whose secret was shown: for the audit log, never for the caller."""
+
     status = StatusCode.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
+
+    def __init__(self, message: str, *, key: str | None = None, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.key = key
 
 
 class PermissionDenied(BatchyardError):

@@ -6,12 +6,13 @@ import os
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from batchyard.service.errors import Unavailable
 
 _RETRY_SECONDS = 1.0
+_WAIT_SECONDS = 10.0
 _MODE = 0o600
 
 _log = logging.getLogger("batchyard.audit")
@@ -28,15 +29,23 @@ class AuditLog:
     written when the system has it: a power cut may take the last seconds.
     """
 
-    def __init__(self, path: Path, failing: Callable[[bool], None], loop: asyncio.AbstractEventLoop, most: int) -> None:
-        """`failing` is told when it can't be written, and when it can again; `most` lines are held before callers wait.
+    def __init__(
+        self,
+        path: Path,
+        failing: Callable[[bool], None],
+        loop: asyncio.AbstractEventLoop,
+        most: int,
+        wait_seconds: float,
+    ) -> None:
+        """`failing` is told when it can't be written, and when it can again.
 
-        Raises AuditError.
+        `most` lines are held before callers wait, up to `wait_seconds`. Raises AuditError.
         """
         self._path = path
         self._tell = failing
         self._loop = loop
         self._most = most
+        self._wait_seconds = wait_seconds
         self._changed = threading.Condition()
         self._lines: list[bytes] = []
         self._held = 0
@@ -50,15 +59,18 @@ class AuditLog:
         self._writer = threading.Thread(target=self._write_groups, name="audit-write")
         self._writer.start()
 
+    @property
+    def behind(self) -> bool:
+        """Whether a line would have to wait: none can be written, or too many are held."""
+        return self._failing or self._held >= self._most
+
     async def ready(self) -> None:
-        """Waits until there is room for a line. Raises Unavailable while none can be written."""
-        while not self._failing and self._held >= self._most:
-            waiting = self._loop.create_future()
-            with self._changed:
-                self._waiting.append(waiting)
-                self._changed.notify()
-            await waiting
-        if self._failing:
+        """Waits until there is room for a line. Raises Unavailable while none can be written, or for too long."""
+        if self.behind:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._wait_seconds):
+                    await self._room()
+        if self.behind:
             raise Unavailable("The audit log of this service can't be written right now. Nothing was changed.")
 
     def append(self, line: bytes) -> None:
@@ -67,6 +79,20 @@ class AuditLog:
             self._lines.append(line)
             self._held += 1
             self._changed.notify()
+
+    async def _room(self) -> None:
+        """Returns when there is room, or nothing can be written."""
+        while not self._failing and self._held >= self._most:
+            waiting = self._loop.create_future()
+            with self._changed:
+                self._waiting.append(waiting)
+                self._changed.notify()
+            try:
+                await waiting
+            finally:
+                with self._changed:
+                    if waiting in self._waiting:  # it gave up: a disk that hangs must not gather them
+                        self._waiting.remove(waiting)
 
     def close(self) -> None:
         """Writes what is left, or says how much was lost."""
@@ -139,9 +165,11 @@ class AuditLog:
 
 
 @asynccontextmanager
-async def opened(path: Path, failing: Callable[[bool], None], *, most: int = 10_000) -> AsyncIterator[AuditLog]:
+async def opened(
+    path: Path, failing: Callable[[bool], None], *, most: int = 10_000, wait_seconds: float = _WAIT_SECONDS
+) -> AsyncIterator[AuditLog]:
     """The log at `path`, closed at the end of the context. Raises AuditError."""
-    log = await asyncio.to_thread(AuditLog, path, failing, asyncio.get_running_loop(), most)
+    log = await asyncio.to_thread(AuditLog, path, failing, asyncio.get_running_loop(), most, wait_seconds)
     try:
         yield log
     finally:

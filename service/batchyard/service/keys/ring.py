@@ -25,13 +25,14 @@ _NOBODYS = secrets.token_hex(32)  # a digest that no secret has
 class Caller(NamedTuple):
     """Who calls: the tenant, whether it may do what the master key may, and whether it speaks as Azure's clients do.
 
-    `key` is the one that it has, none for the master's and where none is needed.
+    `key` is the one that it has, none for the master's and where none is needed: then `who` says by what it was let in.
     """
 
     tenant: str
     master: bool
     azure: bool = False
     key: KeyRecord | None = None
+    who: str = ""
 
 
 class _Held(NamedTuple):
@@ -73,7 +74,7 @@ class Keys:
         secret = secret.strip()
         digest, issued = _digest(secret), _FORM.fullmatch(secret)
         if not self._needed and not issued:
-            return Caller(DEFAULT_TENANT, master=True)
+            return Caller(DEFAULT_TENANT, master=True, who="anyone")
         if not authorization:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
@@ -81,12 +82,14 @@ class Keys:
             )
         master = compare_digest(digest, self._master)
         found = [record for known, record in self._configured if compare_digest(digest, known)]
-        if issued and (record := self._matching(await self._stored(f"key_{issued[1]}"), digest)):
-            found.append(record)
+        ended: str | None = None
+        if issued:
+            record, ended = self._matching(await self._stored(f"key_{issued[1]}"), digest)
+            found += [record] if record else []
         if scheme.lower() != "bearer" or not (master or found):
-            raise _incorrect()
+            raise _incorrect(ended)
         if master:
-            return Caller(DEFAULT_TENANT, master=True)
+            return Caller(DEFAULT_TENANT, master=True, who="master")
         self._check_time(found[0])
         return Caller(found[0].tenant, master=False, key=found[0])
 
@@ -97,7 +100,7 @@ class Keys:
         if not key.id.startswith(CONFIGURED):
             stored = await self._stored(key.id)
             if stored is None or stored.record.revoked_at is not None:
-                raise _incorrect()
+                raise _incorrect(key.id)
         self._check_time(key)
 
     async def create(self, record: KeyRecord) -> tuple[KeyRecord, str]:
@@ -142,19 +145,21 @@ class Keys:
         self._forget(key_id)
         return key
 
-    def _matching(self, stored: StoredKey | None, digest: str) -> KeyRecord | None:
-        """The key, if it was not revoked and its secret has this digest."""
-        current, old = _NOBODYS, _NOBODYS
-        if stored and stored.record.revoked_at is None:
-            current = stored.digest
-            if stored.old_digest and (stored.old_until or 0) > self._clock():
-                old = stored.old_digest
-        fits = [compare_digest(digest, known) for known in (current, old)]
-        return stored.record if stored and any(fits) else None
+    def _matching(self, stored: StoredKey | None, digest: str) -> tuple[KeyRecord | None, str | None]:
+        """The key whose secret has this digest; or only its id, if it was revoked, or that secret replaced."""
+        current = stored.digest if stored else _NOBODYS
+        old = (stored.old_digest if stored else None) or _NOBODYS
+        is_current, is_old = compare_digest(digest, current), compare_digest(digest, old)
+        if not stored or not (is_current or is_old):
+            return None, None
+        works = is_current or (stored.old_until or 0) > self._clock()
+        if works and stored.record.revoked_at is None:
+            return stored.record, None
+        return None, stored.record.id
 
     def _check_time(self, key: KeyRecord) -> None:
         if key.expired(self._clock()):
-            raise Unauthenticated("This API key has expired.", code="invalid_api_key")
+            raise Unauthenticated("This API key has expired.", code="invalid_api_key", key=key.id)
 
     async def _stored(self, key_id: str) -> StoredKey | None:
         """The registry's key, as it was not long ago: what changes here counts at once."""
@@ -163,7 +168,7 @@ class Keys:
             return held.stored
         changes = self._changes
         found = await self._registry.find(key_id)
-        if changes == self._changes:
+        if found and changes == self._changes:  # ids that strangers make up push no key out
             if len(self._held) >= _MOST_HELD:
                 del self._held[next(iter(self._held))]
             self._held[key_id] = _Held(found, self._steady() + _FRESH_SECONDS)
@@ -182,5 +187,5 @@ def _new_secret(part: str) -> str:
     return f"sk-by-{part}-{secrets.token_urlsafe(32)}"
 
 
-def _incorrect() -> Unauthenticated:
-    return Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
+def _incorrect(ended: str | None) -> Unauthenticated:
+    return Unauthenticated("Incorrect API key provided.", code="invalid_api_key", key=ended)
