@@ -18,7 +18,7 @@ COMMANDS, PASTED, NODE, PROVIDERS, METRICS, GROUPS, SECURE = (
         "docs/test_providers",
         "cli/test_metrics",
         "docs/test_groups",
-        "docs/test_security",
+        "docs/test_tls",
     )
 )
 RUN = {
@@ -63,11 +63,11 @@ RUN = {
     ("docs/rest.md", "BATCH="): (COMMANDS, "test_the_newest_batch_is_followed_to_its_end"),
     ("docs/sdks.md", "from openai import OpenAI"): (PASTED, "test_openais_sdk_creates_and_lists_a_batch"),
     ("docs/sdks.md", "import {"): (NODE, "test_openais_sdk_creates_and_lists_a_batch"),
-    ("docs/security.md", "batchyard:\n  host:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
-    ("docs/security.md", "batchyard:\n  tls:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
-    ("docs/security.md", "batchyard:\n  service_address:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
-    ("docs/security.md", "batchyard:\n  socket:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
-    ("docs/security.md", "curl --cacert"): (SECURE, "test_the_commands_reach_a_server_over_tls"),
+    ("docs/tls.md", "batchyard:\n  host:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
+    ("docs/tls.md", "batchyard:\n  tls:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
+    ("docs/tls.md", "batchyard:\n  service_address:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
+    ("docs/tls.md", "batchyard:\n  socket:"): (SECURE, "test_the_configurations_that_are_shown_are_some"),
+    ("docs/tls.md", "curl --cacert"): (SECURE, "test_the_commands_reach_a_server_over_tls"),
     ("docs/tracing.md", "pip install "): (PASTED, "test_the_extras_that_are_installed_exist"),
 }
 SKIPPED = {

@@ -16,8 +16,9 @@ from tests.statuses import told, trailer
 
 from batchyard.service import errors
 from batchyard.service.auth import KeyInterceptor, current_caller
-from batchyard.service.calls import CallInterceptor, Context
+from batchyard.service.calls import CallInterceptor
 from batchyard.service.errors import BatchyardError, Defect, InvalidArgument, NotFound, Refused, Unauthenticated
+from batchyard.service.intake import Context
 from batchyard.service.server import Server
 from batchyard.service.settings import Limits
 from batchyard.v1 import (
@@ -60,7 +61,7 @@ TREE: dict[type[BatchyardError], tuple[StatusCode, str, str]] = {
     errors.LeaseLost: (StatusCode.ABORTED, "LEASE_LOST", INVALID),
 }
 
-Behaviour = Callable[[], Awaitable[None]]
+Behaviour = Callable[[], Awaitable[object]]
 Call = Callable[["BatchServiceAsyncStub", tuple[tuple[str, str], ...]], Any]
 
 
@@ -379,7 +380,7 @@ class TestTheLog:
 class TestABound:
     async def test_in_time_ends_a_unary_call_and_no_stream(self) -> None:
         gate = asyncio.Event()
-        async with behaving(lambda: _passed(gate), unary_seconds=0.05) as stub:
+        async with behaving(gate.wait, unary_seconds=0.05) as stub:
             streaming = asyncio.create_task(_download(stub, ()))
             async with refused(StatusCode.DEADLINE_EXCEEDED) as found:
                 await _unary(stub, ())
@@ -390,10 +391,6 @@ class TestABound:
     async def test_of_the_message_size_refuses_a_larger_request(self, tmp_path: Path) -> None:
         async with service(settings_for(tmp_path)) as (_, client), refused(StatusCode.RESOURCE_EXHAUSTED):
             await client.stub.GetFile(GetFileRequest(file_id="x" * (9 << 20)), metadata=client.metadata)
-
-
-async def _passed(gate: asyncio.Event) -> None:
-    await gate.wait()
 
 
 async def _answer(call: Any) -> Any:

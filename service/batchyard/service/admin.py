@@ -22,9 +22,9 @@ from batchyard.admin.v1 import (
     RotateKeyResponse,
 )
 from batchyard.service.auth import current_caller
-from batchyard.service.calls import Context
 from batchyard.service.deployed import Deployed
 from batchyard.service.errors import AlreadyExists, InvalidArgument, PermissionDenied
+from batchyard.service.intake import Context
 from batchyard.service.keys.desk import KeyDesk, check_tenant
 from batchyard.service.keys.ring import DEFAULT_TENANT
 from batchyard.service.messages import batch_message, file_message

@@ -1,18 +1,17 @@
 """Who calls: a bearer key becomes a tenant before anything of the request's body is read."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
-from inspect import isasyncgen
 from typing import Any, TypeAlias
 
 import grpc
 from grpc import aio
 
 from batchyard.service.errors import BatchyardError
-from batchyard.service.keys.ring import Caller, Keys
+from batchyard.service.keys.ring import DEFAULT_TENANT, Caller, Keys
 
-_MOST_PUBLIC_STREAMS = 64
+_ADMIN = "/batchyard.admin.v1."
+_NAMES = ("x509_common_name", "x509_subject_alternative_name")  # of a verified certificate, as gRPC tells them
 PUBLIC_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 API_VERSION, KEY_SCHEME = "batchyard-api-version", "batchyard-key-scheme"
@@ -28,25 +27,28 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]]
 
 
 class KeyInterceptor(aio.ServerInterceptor):
-    """Sets `current_caller`, or answers why there is none with a handler that never reads the request."""
+    """Sets `current_caller`, or raises why there is none, before anything of the request is read.
 
-    def __init__(self, keys: Keys) -> None:
+    Who shows no key but a certificate with one of `admin_names` may do in AdminService what the master key may.
+    """
+
+    def __init__(self, keys: Keys, admin_names: Iterable[str] = ()) -> None:
         self._keys = keys
-        self._public = asyncio.Semaphore(_MOST_PUBLIC_STREAMS)
+        self._admins = frozenset(admin_names)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
-        if not details.method.startswith(PUBLIC_SERVICES):
-            try:
-                caller = await self._keys.caller(metadata_value(details, "authorization"))
-                azure = any(metadata_value(details, name) for name in (API_VERSION, KEY_SCHEME))
-                current_caller.set(caller._replace(azure=azure))
-            except BatchyardError as error:
-                return refusing(error)
+        if details.method.startswith(PUBLIC_SERVICES):
             return await continuation(details)
-        handler = await continuation(details)
-        if handler is None or not handler.response_streaming:
-            return handler
-        return _bounded(handler, self._public)
+        shown = metadata_value(details, "authorization")
+        try:
+            caller = await self._keys.caller(shown)
+        except BatchyardError as error:
+            if self._admins and shown is None and details.method.startswith(_ADMIN):
+                return _for_admins(await continuation(details), self._admins, error)
+            raise
+        azure = any(metadata_value(details, name) for name in (API_VERSION, KEY_SCHEME))
+        current_caller.set(caller._replace(azure=azure))
+        return await continuation(details)
 
 
 def metadata_value(details: grpc.HandlerCallDetails, key: str) -> str | None:
@@ -58,34 +60,18 @@ def metadata_value(details: grpc.HandlerCallDetails, key: str) -> str | None:
     return found
 
 
-def _bounded(handler: Handler, places: asyncio.Semaphore) -> Handler:
-    """A stream that needs no key, with a bound on how many there are at once: they can't crowd callers out."""
-    streaming: Any = handler.stream_stream or handler.unary_stream
+def _for_admins(handler: MaybeHandler, admins: frozenset[str], refusal: BatchyardError) -> MaybeHandler:
+    """A call of one message that those alone may make whose certificate has a name of `admins`."""
+    if handler is None:
+        return None
+    answer: Any = handler.unary_unary
 
-    async def stream(request: Any, context: Any) -> None:
-        if places.locked():
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many health or reflection streams at once.")
-        async with places:
-            sent = streaming(request, context)
-            if isasyncgen(sent):
-                async for message in sent:
-                    await context.write(message)
-            else:
-                await sent
+    async def checked(request: Any, context: Any) -> Any:
+        shown = context.auth_context()
+        names = admins.intersection(name.decode(errors="replace") for kind in _NAMES for name in shown.get(kind, ()))
+        if not names:
+            raise refusal
+        current_caller.set(Caller(DEFAULT_TENANT, master=True, who=f"certificate {min(names)}"))
+        return await answer(request, context)
 
-    coders = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
-    kind = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-    return kind(stream, **coders)
-
-
-def refusing(error: BatchyardError) -> Handler:
-    """A handler for any kind of call that raises `error`, and never reads the request."""
-
-    async def refuse(_: object, __: object) -> Any:
-        raise error
-        yield  # type: ignore[unreachable]  # a handler of streams is a generator; it doesn't wait for a message
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.unary_unary_rpc_method_handler(checked, handler.request_deserializer, handler.response_serializer)

@@ -6,10 +6,9 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from itertools import accumulate, takewhile
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -20,16 +19,9 @@ from grpc._cython.cygrpc import ExecuteBatchError
 
 from batchyard.common.tracing import OFF, Span, Tracing
 from batchyard.service.audit.calls import Auditor, Entry
-from batchyard.service.auth import (
-    PUBLIC_SERVICES,
-    Continuation,
-    Handler,
-    MaybeHandler,
-    current_caller,
-    metadata_value,
-    refusing,
-)
+from batchyard.service.auth import PUBLIC_SERVICES, Continuation, Handler, MaybeHandler, current_caller, metadata_value
 from batchyard.service.errors import BatchyardError, Busy, Defect, Late, Refused, Unavailable
+from batchyard.service.intake import MESSAGE_SECONDS, Context, Messages, PublicCalls, perform, read_here, streams
 from batchyard.service.metrics import ServiceMetrics, method_label
 from batchyard.service.settings import Limits
 from batchyard.v1 import ApiError, UpstreamError
@@ -46,8 +38,6 @@ _HEARD_SECONDS = 0.1
 _STOPPING = "The service is stopping. Try again in a moment."
 
 _log = logging.getLogger("batchyard.service")
-
-Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
 class _Call:
@@ -105,6 +95,8 @@ class _Call:
         except Exception as error:
             known = self._known(error, late=bound.expired())
             code, reason = known.status, known.reason
+            if self._entry:
+                self._entry.failed(known)
             await self._abort(context, known)
         finally:
             running.dec()
@@ -153,9 +145,11 @@ class _Call:
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """The outermost interceptor. `unary_seconds` bounds calls that carry no stream.
+    """The outermost interceptor. `unary_seconds` bounds calls that carry no stream, `message_seconds` how long their
+    message may take to come.
 
-    Streams may last: they get three quarters of the places, so that other calls and health checks have the rest.
+    Streams may last: they get three quarters of the places, so that other calls and health checks have the rest; and
+    the tenant of a key a quarter of these.
     """
 
     def __init__(
@@ -165,10 +159,14 @@ class CallInterceptor(aio.ServerInterceptor):
         metrics: ServiceMetrics,
         tracing: Tracing = OFF,
         auditor: Auditor | None = None,
+        message_seconds: float = MESSAGE_SECONDS,
     ) -> None:
         self._unary_seconds = unary_seconds
+        self._message_seconds = message_seconds
         self._most_streams = max(1, limits.max_concurrent_calls * 3 // 4)
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._most_of_tenant = max(4, self._most_streams // 4)
+        self._streams: dict[asyncio.Task[Any], str | None] = {}
+        self._public = PublicCalls(limits.max_concurrent_calls, message_seconds)
         self._metrics = metrics
         self._tracing = tracing
         self._auditor = auditor
@@ -186,63 +184,55 @@ class CallInterceptor(aio.ServerInterceptor):
         await asyncio.wait({heard, *self._running}, timeout=seconds)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
+        """Errors that interceptors behind this one raise refuse the call, and nothing of its request is read."""
         if details.method.startswith(PUBLIC_SERVICES):
-            return await continuation(details)
-        handler = refusing(Unavailable(_STOPPING)) if self._stopping else await continuation(details)
+            return self._public.bounded(await continuation(details))
+        entry = None
+        try:
+            if self._stopping:
+                raise Unavailable(_STOPPING)
+            handler = await continuation(details)
+            if handler and streams(handler):
+                self._take_stream()
+        except BatchyardError as error:
+            handler = _refusing(error)
         if handler is None:
             return None
-        entry = None
         try:
             entry = await self._auditor.entry(details) if self._auditor else None
         except Unavailable as error:
-            handler = refusing(error)
-        streams = handler.request_streaming or handler.response_streaming
-        if streams and len(self._streams) >= self._most_streams:
-            handler = refusing(Busy(f"More than {self._most_streams} streams are open. Try again soon."))
-        elif streams:
-            _note(self._streams)
-        if not self._stopping:
-            _note(self._running)
-        seconds = None if streams else self._unary_seconds
-        return _wrapped(handler, _Call(details, seconds, self._metrics, self._tracing, entry))
+            handler = _refusing(error)
+        if not self._stopping and (task := asyncio.current_task()):
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        seconds = None if streams(handler) else self._unary_seconds
+        call = _Call(details, seconds, self._metrics, self._tracing, entry)
+
+        async def run(messages: Messages, context: Context) -> Any:
+            return await call.run(lambda: perform(handler, messages, context, call.saw), context)
+
+        return read_here(handler, run, self._message_seconds)
+
+    def _take_stream(self) -> None:
+        """Keeps a place for this call. Raises Busy where there is none, or none for the tenant of a key."""
+        if len(self._streams) >= self._most_streams:
+            raise Busy(f"More than {self._most_streams} streams are open. Try again soon.")
+        caller = current_caller.get(None)
+        tenant = caller.tenant if caller and caller.key else None
+        if tenant and list(self._streams.values()).count(tenant) >= self._most_of_tenant:
+            raise Busy(f"Tenant '{tenant}' has {self._most_of_tenant} streams open, as many as it may. Try again soon.")
+        if task := asyncio.current_task():
+            self._streams[task] = tenant
+            task.add_done_callback(self._streams.pop)
 
 
-def _note(tasks: set[asyncio.Task[Any]]) -> None:
-    """Adds the task of this call, in which its handler will run, for as long as that runs."""
-    if task := asyncio.current_task():
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+def _refusing(error: BatchyardError) -> Handler:
+    """A handler for any kind of call that raises `error`, and never reads the request."""
 
+    async def refuse(_: object, __: object) -> None:
+        raise error
 
-def _wrapped(handler: Handler, call: _Call) -> Handler:
-    coders = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
-    if handler.response_streaming:
-        streaming: Any = handler.stream_stream or handler.unary_stream
-
-        async def send(request: Any, context: Context) -> None:
-            async with aclosing(streaming(request, context)) as messages:
-                async for message in messages:
-                    await context.write(message)
-
-        async def stream(request: Any, context: Context) -> None:
-            call.saw(request)
-            await call.run(lambda: send(request, context), context)
-
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(stream, **coders)
-        return grpc.unary_stream_rpc_method_handler(stream, **coders)
-    single: Any = handler.stream_unary or handler.unary_unary
-
-    async def answer(request: Any, context: Context) -> Any:
-        call.saw(request)
-        return await call.run(lambda: single(request, context), context)
-
-    if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(answer, **coders)
-    return grpc.unary_unary_rpc_method_handler(answer, **coders)
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _details(error: BatchyardError) -> status_pb2.Status:

@@ -4,7 +4,7 @@ import asyncio
 
 from grpc_health.v1 import health, health_pb2
 
-from batchyard.service.calls import Context
+from batchyard.service.intake import Context
 
 _LAST_WORD_SECONDS = 0.1
 

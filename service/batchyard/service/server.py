@@ -138,12 +138,10 @@ async def serving(
                 settings, ground, keys, allowances, metrics, figures, tracing, disk, clock, steady, stack
             )
             checks = Health()
-            auditor = await _auditor(settings, figures, clock, stack)
+            auditor = await _auditor(settings, figures, clock, steady, stack)
             calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing, auditor)
-            interceptors = [calls, KeyInterceptor(keys), Throttle(allowances, steady)]
-            server, port = _listener(settings, interceptors, servicer, admin, checks)
-            calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing)
-            server = _listener(settings, calls, servicer, admin, checks)
+            interceptors = [calls, KeyInterceptor(keys, settings.tls.admin_names or ()), Throttle(allowances, steady)]
+            server = _listener(settings, interceptors, servicer, admin, checks)
             at = await stack.enter_async_context(ports.opened(settings, server, hop=hop))
             stack.push_async_callback(server.stop, 0)
             await server.start()
@@ -151,11 +149,14 @@ async def serving(
         yield Server(server, at, calls, checks, engine)
 
 
-async def _auditor(settings: Settings, figures: ServiceMetrics, clock: Clock, stack: AsyncExitStack) -> Auditor | None:
+async def _auditor(
+    settings: Settings, figures: ServiceMetrics, clock: Clock, steady: Clock, stack: AsyncExitStack
+) -> Auditor | None:
     if settings.audit_log is None:
         return None
     log = await stack.enter_async_context(audit.opened(settings.audit_log, figures.audit_failing.set))
-    return Auditor(log, reads=settings.audit_reads, shim_secret=settings.shim_secret, clock=clock)
+    reads, secret = settings.audit_reads, settings.shim_secret
+    return Auditor(log, reads=reads, shim_secret=secret, clock=clock, steady=steady)
 
 
 class _Ground(NamedTuple):
@@ -328,8 +329,6 @@ def _listener(
     servicer: Servicer,
     admin: AdminServicer,
     checks: Health,
-) -> tuple[aio.Server, int]:
-    settings: Settings, calls: CallInterceptor, servicer: Servicer, admin: AdminServicer, checks: Health
 ) -> aio.Server:
     server = aio.server(
         interceptors=interceptors,
@@ -355,10 +354,9 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         yield
     except DirectoryInUse as error:
         raise StartupError(error.message) from None
-    except (MissingExtra, AuditError) as error:
     except (CertificateError, SocketError) as error:
         raise StartupError(f"gRPC can't listen: {error}") from None
-    except MissingExtra as error:
+    except (MissingExtra, AuditError) as error:
         raise StartupError(str(error)) from None
     except BatchyardError as error:
         raise StartupError(error.message) from error

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
 from batchyard.service.auth import current_caller
-from batchyard.service.calls import Context
 from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import InvalidArgument, NotFound, Unsure
+from batchyard.service.intake import Context
 from batchyard.service.keys.ring import Keys
 from batchyard.service.lookup import Lookup
 from batchyard.service.messages import batch_message, file_message

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import grpc
 from grpc import aio
 
-from batchyard.service.auth import Continuation, MaybeHandler, current_caller, refusing
-from batchyard.service.errors import Busy
+from batchyard.service.auth import Continuation, MaybeHandler, current_caller
 from batchyard.service.quotas import Allowances, Bound, Scope
 
 _MINUTE = 60.0
@@ -29,10 +28,7 @@ class Throttle(aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> MaybeHandler:
         if caller := current_caller.get(None):
-            try:
-                self.take(self._allowances.of(caller.tenant, caller.key))
-            except Busy as busy:
-                return refusing(busy)
+            self.take(self._allowances.of(caller.tenant, caller.key))
         return await continuation(details)
 
     def take(self, bounds: tuple[Bound, ...]) -> None:

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
-    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY", or without a key, under mTLS, the
+    certificate of an administrator; another key is PERMISSION_DENIED, except for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     def __init__(self, channel):
@@ -79,8 +79,8 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
-    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY", or without a key, under mTLS, the
+    certificate of an administrator; another key is PERMISSION_DENIED, except for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     def AdoptFile(self, request, context):
@@ -197,8 +197,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
-    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY", or without a key, under mTLS, the
+    certificate of an administrator; another key is PERMISSION_DENIED, except for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     @staticmethod

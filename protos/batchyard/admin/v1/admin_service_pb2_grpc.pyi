@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
-    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY", or without a key, under mTLS, the
+    certificate of an administrator; another key is PERMISSION_DENIED, except for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     @_typing.overload
@@ -65,8 +65,8 @@ class AdminServiceStub:
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
-    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY", or without a key, under mTLS, the
+    certificate of an administrator; another key is PERMISSION_DENIED, except for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -99,8 +99,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AdminService takes the master key, as metadata "authorization: Bearer KEY"; another key is PERMISSION_DENIED, except
-    for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
+    """AdminService takes the master key, as metadata "authorization: Bearer KEY", or without a key, under mTLS, the
+    certificate of an administrator; another key is PERMISSION_DENIED, except for CheckHealth. Errors have the same details as those of batchyard.v1.BatchService.
     """
 
     @_abc_1.abstractmethod
