@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.service.test_registry import a_batch, a_file
+from tests.registries import a_batch, a_file
 
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.tenant import TenantRegistry

@@ -62,6 +62,9 @@ def _count(name: str) -> Column[int]:
 IS_LIVE = text("status NOT IN ('failed', 'completed', 'expired', 'cancelled')")
 """Batches that have not ended, written as in the index over them, which serves only where the words are the same."""
 
+USES = text("estimated_lines + estimated_tokens + completed + failed > 0")
+"""Batches that count for anything; the same of its words."""
+
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 files = Table(
@@ -145,8 +148,8 @@ batches = Table(
     _count("estimated_lines"),
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
-    Index(None, "tenant", "created_at"),
-    Index(None, "tenant", "key_id", sqlite_where=IS_LIVE),
+    Index(None, "tenant", "created_at", sqlite_where=USES),
+    Index(None, "tenant", "key_id", "estimated_tokens", "estimated_lines", "status", sqlite_where=IS_LIVE),
     Index(None, "deployment", "native_id", unique=True),
     Index(None, "deployment", "status"),
     Index(None, "tenant", "input_file_id"),

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, sel
 from batchyard.service.jsonl import BYTES_PER_TOKEN
 from batchyard.service.quotas import DAY_SECONDS, Bound
 from batchyard.service.registry.records import ENDED, FileRecord
-from batchyard.service.registry.schema import IS_LIVE, batches, files, intents
+from batchyard.service.registry.schema import IS_LIVE, USES, batches, files, intents
 
 _AGAIN_SECONDS = 30.0  # until it is worth another try, where nobody knows when a batch ends
 
@@ -123,7 +123,7 @@ def _sum(connection: Connection, *queries: Select[Any]) -> Usage:
 def _today(query: Select[Any], bound: Bound, now: int) -> Select[Any]:
     """Rows that seem to lie ahead count too, as deployments have clocks of their own, but no clock put back by far."""
     created_at = batches.c.created_at
-    return _of(query, batches, bound).where(created_at > now - DAY_SECONDS, created_at < now + DAY_SECONDS)
+    return _of(query, batches, bound).where(USES, created_at > now - DAY_SECONDS, created_at < now + DAY_SECONDS)
 
 
 def _of(query: Select[Any], table: Table, bound: Bound) -> Select[Any]:

@@ -14,7 +14,6 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("key_id", sa.String(), nullable=True))
     for name in ("estimated_tokens", "estimated_lines"):
         op.add_column("batches", sa.Column(name, INT, nullable=False, server_default="0"))
-    op.create_index("ix_batches_tenant_created_at", "batches", ["tenant", "created_at"])
     op.create_table(
         "keys",
         sa.Column("seq", INT, primary_key=True, autoincrement=True),
