@@ -81,7 +81,7 @@ async def opened(folder: Path, *, clock: Callable[[], float] = time, **changes: 
     settings = settings_for(folder, **changes)
     async with (
         service(settings, clock=clock) as (server, grpc),
-        connect(f"127.0.0.1:{server.grpc_port}", secret=settings.shim_secret) as caller,
+        connect(f"127.0.0.1:{server.grpc_port}", secret=settings.shim_secret or "") as caller,
         listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
         rest_client(listener.port) as rest,
     ):

@@ -8,11 +8,14 @@ from batchyard.cli import metrics, tracing
 from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
 from batchyard.common.certificates import CertificateError, CertificateFiles, serving_with
+from batchyard.common.frame import Application
 from batchyard.common.ledger import Ledger
 from batchyard.common.listeners import Listener, ListenError, listening
 from batchyard.common.metrics import Metrics
+from batchyard.common.pages import NoPages
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
+from batchyard.service.hosts import is_loopback
 from batchyard.service.settings import Settings
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
@@ -47,12 +50,17 @@ async def opened(
     """
     limits, ledger, every = settings.limits, Ledger(figures, traces), settings.tls.reload_seconds
     idle = limits.upload_idle_seconds
+    keyless = not (settings.master_key or settings.keys) and is_loopback(settings.host) and not settings.rest_socket
+
+    def app(inner: Application) -> Application:
+        return NoPages(inner, settings.host, ledger) if keyless else inner
+
     try:
         async with (
-            connect(target, traces, files, every, settings.shim_secret) as caller,
+            connect(target, traces, files, every, settings.shim_secret or "") as caller,
             serving_with(settings.tls.server, "REST", every) as certificates,
             listening(
-                create_app(caller, idle=idle, ledger=ledger),
+                app(create_app(caller, idle=idle, ledger=ledger)),
                 settings.host,
                 settings.port,
                 max_requests=limits.max_concurrent_calls,

@@ -47,7 +47,7 @@ class Caller:
     A task that is cancelled cancels its call, and a stream that hasn't ended is cancelled where its context ends.
     """
 
-    def __init__(self, channel: channels.Channel, tracing: Tracing, secret: str | None) -> None:
+    def __init__(self, channel: channels.Channel, tracing: Tracing, secret: str) -> None:
         self._channel = channel
         self._tracing = tracing
         self._shown = [("batchyard-shim", secret)] if secret else []
@@ -127,16 +127,12 @@ class Upload:
 
 @asynccontextmanager
 async def connect(
-    target: str,
-    tracing: Tracing = OFF,
-    files: CertificateFiles | None = None,
-    every: float = 5.0,
-    secret: str | None = None,
+    target: str, tracing: Tracing = OFF, files: CertificateFiles | None = None, every: float = 5, secret: str = ""
 ) -> AsyncGenerator[Caller]:
     """A caller over a channel of its own to `target`, as `channels.opened` has it, closed on the way out.
 
-    Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE. Raises CertificateError.
-    `secret` shows that it's us.
+    Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE. `secret` shows that it's us.
+    Raises CertificateError.
     """
     async with channels.opened(target, _OPTIONS, files, every) as channel:
         yield Caller(channel, tracing, secret)
