@@ -85,7 +85,7 @@ class TestAShard:
     def test_is_no_tiny_part_of_a_budget(self) -> None:
         member = seat("a", enqueued_tokens=1000)
         waiting = choose(run(20), [member], standing(a=Open(3, 800)), {})
-        assert waiting == "waiting for a deployment: a: 800 of 1,000 tokens are enqueued"
+        assert waiting == "waiting for a deployment: a: its budget is used up"
         assert len(chosen(20, member, held={"a": Open(3, 700)}).chunks) == 3
         assert len(chosen(2, member, held={"a": Open(3, 800)}).chunks) == 2
 
@@ -99,17 +99,17 @@ class TestAShard:
 
 
 class TestTheReason:
-    def test_names_the_budget(self) -> None:
+    def test_shows_nothing_of_what_others_have_there(self) -> None:
         choice = chosen(1, seat("a", enqueued_tokens=1000), seat("b", enqueued_tokens=500), held={"a": Open(1, 250)})
-        assert choice.reason == "the most free budget of 2: 750 of 1,000 tokens"
+        assert choice.reason == "the most free budget of 2"
 
     def test_for_waiting_names_each_member_and_why(self) -> None:
         busy, gone, paused, unfit = seat("a", enqueued_tokens=10), seat("b", available=False), seat("c"), seat("d")
         paused.refused("too many requests")
         waiting = choose(run(1), [busy, gone, paused, unfit], standing(a=Open(1, 10)), {"d": "no such model"})
         assert waiting == (
-            "waiting for a deployment: a: 10 of 10 tokens are enqueued; b: can't be reached; "
-            "c: refused, asked again later: too many requests; d: refused these lines: no such model"
+            "waiting for a deployment: a: its budget is used up; b: can't be reached; "
+            "c: refused lately, asked again later; d: refused these lines: no such model"
         )
 
     def test_says_that_a_group_is_gone(self) -> None:

@@ -28,7 +28,7 @@ def file_message(file: FileRecord) -> File:
         found.id, found.provider, found.deployment = file.id, file.provider, file.deployment or ""
         return found
     stats = None
-    if file.stats:
+    if file.stats and file.purpose == "batch":
         stats = FileStats(**{**file.stats, "sha256": bytes.fromhex(file.stats["sha256"])})
     return File(
         id=file.id,

@@ -47,6 +47,10 @@ class Body(Struct, gc=False):
     messages: Raw = Raw()
     input: Raw = Raw()
     prompt: Raw = Raw()
+    instructions: Raw = Raw()
+    tools: Raw = Raw()
+    functions: Raw = Raw()
+    response_format: Raw = Raw()
 
 
 class Line(Struct, gc=False):
@@ -104,8 +108,9 @@ def check_body(body: Body, endpoint: str) -> None:
 
 
 def prompt_bytes(body: Body) -> int:
-    """Returns how many bytes of JSON the prompt has."""
-    return len(body.messages) + len(body.input) + len(body.prompt)
+    """Returns how many bytes of JSON the prompt has, with all that goes into it."""
+    asked = len(body.messages) + len(body.input) + len(body.prompt)
+    return asked + len(body.instructions) + len(body.tools) + len(body.functions) + len(body.response_format)
 
 
 def embedding_inputs(body: Body) -> int:

@@ -24,9 +24,10 @@ MOST_ID = 256
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MEDIA_TYPE = re.compile(r"([\w.+-]{1,64}/[\w.+-]{1,64}(;[ !-~]{0,128})?)?", re.ASCII)
 _STEERING = re.compile(
-    r"(?:^|[^a-z])(?:ur[il]s?|blobs?|folder|base|keys?|token|secret|credentials?|identity|tenant|headers?|provider"
-    r"|deployment|endpoint)(?:$|[^a-z])"
+    r"(?:^|[^a-z])(?:ur[il]|blob|folder|base|key|token|secret|credential|identity|tenant|header|provider|deployment"
+    r"|endpoint|host|callback|webhook|href|proxy|destination|redirect)s?(?:$|[^a-z])"
 )
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def new_batch(request: CreateBatchRequest) -> NewBatch:
@@ -159,7 +160,7 @@ def _extra(raw: bytes) -> dict[str, Any]:
     except (msgspec.MsgspecError, RecursionError):
         raise InvalidArgument("Invalid 'extra_json': expected a JSON object.", param="extra_json") from None
     for name in _names(members):
-        if _STEERING.search(name.lower()):
+        if _STEERING.search(_HUMP.sub("_", name).lower()):
             raise unknown(name)
     return members
 

@@ -74,7 +74,7 @@ def choose(
             first = [offer for offer in offers if offer.free == best]
             chosen = _next_by_weight(first)
             return Choice(chosen.seat, run[: chosen.chunks], _reason(chosen, first, tier))
-    return _waiting(seats, standing, excluded)
+    return _waiting(seats, excluded)
 
 
 def size_of(chunks: Sequence[Chunk]) -> int:
@@ -119,27 +119,24 @@ def _next_by_weight(offers: Sequence[_Offer]) -> _Offer:
 
 
 def _reason(chosen: _Offer, equals: Sequence[_Offer], tier: Sequence[Seat]) -> str:
-    member, limit = chosen.seat.member, chosen.seat.limit
+    """Callers read it: nothing in it may show what other tenants have there, or what was said to them."""
     if len(tier) == 1:
-        why = f"the only one of order {member.order} that can be asked now"
-    elif len(equals) > 1:
-        why = f"by weight, of {len(equals)} with as much free budget"
-    else:
-        why = f"the most free budget of {len(tier)}"
-    return why if limit is None else f"{why}: {chosen.free:,.0f} of {limit:,} tokens"
+        return f"the only one of order {chosen.seat.member.order} that can be asked now"
+    if len(equals) > 1:
+        return f"by weight, of {len(equals)} with as much free budget"
+    return f"the most free budget of {len(tier)}"
 
 
-def _waiting(seats: Sequence[Seat], standing: Standing, excluded: Mapping[str, str]) -> str:
-    told = "; ".join(f"{seat.member.name}: {_why_not(seat, standing, excluded)}" for seat in seats)
+def _waiting(seats: Sequence[Seat], excluded: Mapping[str, str]) -> str:
+    told = "; ".join(f"{seat.member.name}: {_why_not(seat, excluded)}" for seat in seats)
     return f"waiting for a deployment: {told}"[:_MOST_REASON]
 
 
-def _why_not(seat: Seat, standing: Standing, excluded: Mapping[str, str]) -> str:
+def _why_not(seat: Seat, excluded: Mapping[str, str]) -> str:
     if seat.member.name in excluded:
         return f"refused these lines: {excluded[seat.member.name]}"
     if seat.pause:
-        return f"refused, asked again later: {seat.refusal}"
+        return "refused lately, asked again later"
     if not seat.provider.available:
         return "can't be reached"
-    held, limit = seat.held(standing), seat.limit or 0
-    return f"{held.tokens:,} of {limit:,} tokens are enqueued"
+    return "its budget is used up"

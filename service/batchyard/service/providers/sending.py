@@ -17,8 +17,8 @@ from batchyard.service.upstream.form import Fields, Form
 
 _ANY_PURPOSE = max(PURPOSES, key=len)
 
-Register = Callable[[dict[str, Any], dict[str, Any] | None], Awaitable[FileRecord]]
-"""Takes the deployment's answer, and what is known of a batch's input as a scan would have found it."""
+Register = Callable[[dict[str, Any], dict[str, Any]], Awaitable[FileRecord]]
+"""Takes the deployment's answer, and what is known of a file that may become a batch's input, as a scan finds it."""
 
 
 class Sending:
@@ -69,7 +69,7 @@ class Sending:
         await self._pass_on(late)
         try:
             async with asyncio.timeout(self._idle_seconds):
-                return await self._register(await self._answer, self._stats(description))
+                return await self._register(await self._answer, self._stats())
         except TimeoutError as error:
             raise self._client.late("The provider did not answer when the file was there.") from error
 
@@ -78,10 +78,11 @@ class Sending:
         self._answer.cancel()
         await asyncio.gather(self._answer, return_exceptions=True)
 
-    def _stats(self, description: FileDescription) -> dict[str, Any] | None:
-        """Of an input, which nobody scans here: its lines, the last one without an end too, and its size in tokens."""
-        if description.purpose != "batch":
-            return None
+    def _stats(self) -> dict[str, Any]:
+        """Of what nobody scans here: its lines, the last one without an end too, and its size in tokens.
+
+        Whatever its purpose: not every provider asks for `batch` where a batch is created.
+        """
         lines = self._line_ends + (self._last != b"\n")
         tokens = self.size // BYTES_PER_TOKEN
         return {"lines": lines, "models": [], "estimated_tokens": tokens, "sha256": self._sha256.hexdigest()}
