@@ -187,7 +187,8 @@ class TestNobodyThere:
 
     async def test_an_address_in_the_environment_that_is_none_is_one_line(self, tmp_path: Path) -> None:
         ran = await Person(1, tmp_path).run("list", BATCHYARD_SERVICE_ADDRESS="nowhere")
-        assert (ran.code, ran.err) == (1, "batchyard: BATCHYARD_SERVICE_ADDRESS: expected HOST:PORT, got 'nowhere'\n")
+        wrong = "batchyard: BATCHYARD_SERVICE_ADDRESS: expected HOST:PORT or unix:PATH, got 'nowhere'\n"
+        assert (ran.code, ran.err) == (1, wrong)
 
     async def test_a_batch_that_nobody_knows_is_one_line(self, tmp_path: Path) -> None:
         async with service(settings_for(tmp_path)) as (server, _):

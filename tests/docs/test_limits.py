@@ -7,7 +7,7 @@ import pytest
 from tests.processes import ROOT
 
 from batchyard.common import http1
-from batchyard.service import requestline, requests, server, servicer, uploads
+from batchyard.service import intake, requestline, requests, server, servicer, uploads
 from batchyard.service.keys import desk
 from batchyard.service.registry import tenant
 from batchyard.service.settings import GroupSettings, Limits, Quotas
@@ -44,6 +44,8 @@ CONSTANTS = {
     "most seconds of a rotated key's grace": desk.MOST_GRACE,
     "most seconds of a new key's life": desk.MOST_LIFETIME,
     "seconds of a call that carries no stream": server.UNARY_SECONDS,
+    "seconds until the message of a call that has one": intake.MESSAGE_SECONDS,
+    "streams of health and reflection at once, and single checks at once": intake.MOST_PUBLIC,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 import httpx
 import pytest
-from tests.harness import KEY, Client, chat_lines, jsonl, refused, until
+from tests.harness import KEY, Client, chat_lines, jsonl, plain_client, refused, until
 from tests.rest.conftest import Door, batch_request, opened, refusal
 from tests.statuses import told
 
@@ -94,7 +94,7 @@ async def held(
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{door.server.grpc_port}"))
         holders = {}
         for name in WHO:
-            rest = httpx.AsyncClient(base_url=door.rest.base_url, headers={"authorization": f"Bearer sk-{name}"})
+            rest = plain_client(str(door.rest.base_url), headers={"authorization": f"Bearer sk-{name}"}, timeout=60)
             holders[name] = Holder(Client(channel, f"sk-{name}"), await stack.enter_async_context(rest))
         yield door, holders
 
@@ -272,8 +272,15 @@ async def test_lines_come_back_a_day_after_their_batch(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_batch_gives_back_what_did_not_run(tmp_path: Path) -> None:
-    async with held(tmp_path, one=Quotas(lines_per_day=3, enqueued_tokens=TOKENS, batches_in_flight=1)) as (_, holders):
-        one = holders["one"]
+    limits, alone = (
+        Quotas(lines_per_day=3, enqueued_tokens=TOKENS, batches_in_flight=1),
+        replace(SLOW, max_active_batches=1),
+    )
+    async with held(tmp_path, local=alone, one=limits) as (_, holders):
+        one, first = holders["one"], holders["other"]
+        await first.upload()
+        running = await first.create()  # in the only place: no line of the others begins
+        await until(lambda: first.grpc.get(running.id), lambda batch: batch.in_progress_at > 0)
         await one.upload()
         for _ in range(3):
             batch = await one.create()

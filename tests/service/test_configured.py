@@ -42,7 +42,7 @@ class TestKeys:
 
     def test_let_a_service_listen_publicly_without_a_master_key(self, load: Load) -> None:
         public = text("name: a, key: sk-hunter2, tenant: b", host="0.0.0.0").removeprefix(MASTER)
-        assert load(public).master_key is None
+        assert load(public, {"BATCHYARD_ALLOW_PLAINTEXT": "true"}).master_key is None
 
     def test_may_name_what_is_not_configured_with_a_warning(self, load: Load) -> None:
         found = load(text("name: a, key: sk-hunter2, tenant: b, providers: [moon], model_groups: [m]"))
@@ -91,7 +91,8 @@ class TestKeys:
         assert wrong.startswith("batchyard.keys[0]: expected keys with values")
 
     def test_are_not_the_well_known_one_in_public(self, problems: Problems) -> None:
-        (wrong,) = problems(text("name: a, key: sk-1234, tenant: b", host="0.0.0.0"))
+        public = {"BATCHYARD_ALLOW_PLAINTEXT": "true"}
+        (wrong,) = problems(text("name: a, key: sk-1234, tenant: b", host="0.0.0.0"), public)
         assert wrong.startswith("batchyard.keys[0].key: is the well-known sk-1234")
 
 

@@ -162,6 +162,7 @@ class TestVariables:
 
     def test_this_very_server_has_the_address_that_it_listens_on(self, load: Load) -> None:
         environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://batch.example:4000", "BATCHYARD_MASTER_KEY": "s"}
+        environ["BATCHYARD_ALLOW_PLAINTEXT"] = "true"
         assert load(LOCAL, environ, host="batch.example").deployments == ()
 
     @pytest.mark.parametrize(
