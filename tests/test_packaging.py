@@ -17,7 +17,7 @@ HTTP = {"uvicorn", "httptools", "prometheus_client"}
     ("module", "unneeded"),
     [
         ("batchyard.v1", SERVICE | SHIM | HTTP | {"yaml", "uvloop"}),
-        ("batchyard.cli.main", SERVICE | SHIM | HTTP),
+        ("batchyard.cli.main", SERVICE | SHIM | HTTP | {"grpc"}),  # whose core reads what main says of its log
         ("batchyard.cli.service", SHIM),
         ("batchyard.cli.shim", SERVICE),
     ],

@@ -1,12 +1,13 @@
 """The options of the subcommands for people: upload, submit, watch, results, cancel, list, keys."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from batchyard.admin.v1 import KeyLimits
 from batchyard.service.kinds import Form
 from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.settings import Quotas
 
 EXIT_CODES = """\
 exit codes:
@@ -26,7 +27,7 @@ CERTIFICATES = (
 )
 """Options, the variables that stand in for them, and what they do."""
 
-LIMITS = [field.name for field in KeyLimits.DESCRIPTOR.fields]
+LIMITS = [field.name for field in fields(Quotas)]
 _LIMIT_HELP = f"how much it may use, repeatable; NAME is one of {', '.join(LIMITS)}"
 _NAMES: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
