@@ -18,6 +18,7 @@ EVIL = "https://evil.example"
         ({"sec-fetch-site": "none"}, 200),
         ({"host": "localhost:4000"}, 200),
         ({"host": "[::1]:4000"}, 200),
+        ({"host": "0.0.0.0:4000"}, 200),
         ({"origin": EVIL}, 403),
         ({"origin": "null"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),

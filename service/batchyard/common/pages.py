@@ -1,12 +1,12 @@
 """Keeps web pages from a front door that takes callers without a key."""
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from batchyard.common.frame import Application, Receive, Scope, Send
 from batchyard.common.http1 import Refusal
 from batchyard.common.ledger import Ledger
 
-_HERE = {"localhost", "127.0.0.1", "::1"}
 _CROSS = Refusal(403, "Without a key this server takes no requests of web pages.")
 _ELSEWHERE = Refusal(403, "Without a key this server is called by the name of this machine: localhost or its address.")
 
@@ -15,12 +15,13 @@ class NoPages:
     """Around an ASGI application that listens on `host`, which is loopback.
 
     A browser sends requests for any page, with an Origin, and to this machine under any name that a page's own server
-    gives it: what must be refused where nothing else shows that a caller is a good one.
+    gives it (an address can't be given away like that): what must be refused where nothing else shows that a caller is
+    a good one.
     """
 
     def __init__(self, app: Application, host: str, ledger: Ledger) -> None:
         self._app = app
-        self._names = {*_HERE, host.lower()}
+        self._names = {"localhost", host.lower()}
         self._ledger = ledger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,8 +34,11 @@ class NoPages:
     def _refusal(self, headers: dict[bytes, bytes]) -> Refusal | None:
         if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") not in {b"none", b"same-origin"}:
             return _CROSS
+        return None if self._is_ours(headers.get(b"host", b"localhost").decode("latin-1")) else _ELSEWHERE
+
+    def _is_ours(self, host: str) -> bool:
         try:
-            name = urlsplit(f"//{headers.get(b'host', b'localhost').decode('latin-1')}").hostname
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self._names or bool(ip_address(name))
         except ValueError:
-            name = None
-        return None if name in self._names else _ELSEWHERE
+            return False
