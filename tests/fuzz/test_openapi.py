@@ -53,7 +53,7 @@ async def test_every_answer_is_as_the_description_says(tmp_path: Path) -> None:
             left = (now.descriptors - before.descriptors, await tasks(server) - running)
             return " ".join(str(one) for one in (threads if threads.total() > POOLED else "", *left) if one)
 
-        count = min(examples(3), MOST_EXAMPLES)
+        count = min(examples(2), MOST_EXAMPLES)
         recorded = ("--report", "har", "--report-har-path", "calls.har")
         assert await operations_tested(tmp_path, port, mine, "--max-examples", str(count), *recorded) == OPERATIONS
         await until(more, lambda left: not left, every=0.1)

@@ -40,9 +40,9 @@ class Route(NamedTuple):
 
 ROUTES = {
     "openai": Route("openai", "/v1", _LOCAL),
-    "openai's own": Route("azure", "/openai/v1", _LOCAL | _SEEN),
-    "azure": Route("azure", "/v1", _LOCAL | _AZURES_LIFE | _SEEN),
-    "azure's own": Route("openai", "/azure/v1", _LOCAL | _AZURES_LIFE | _SEEN),
+    "openai's own": Route("azure", "/openai/v1", _LOCAL),
+    "azure": Route("azure", "/v1", _LOCAL | _AZURES_LIFE),
+    "azure's own": Route("openai", "/azure/v1", _LOCAL | _AZURES_LIFE),
     "AzureOpenAI": Route("openai", "", _LOCAL | _AZURES_LIFE),
 }
 
@@ -67,9 +67,9 @@ async def both(folder: Path, default: str) -> AsyncIterator[str]:
 async def test_pythons_sdk_passes_its_suite(tmp_path: Path, version: str, name: str) -> None:
     route = ROUTES[name]
     async with both(tmp_path, route.default) as address:
-        left_out = sorted(python.CHECKS & route.left_out)
+        left_out = sorted(python.CHECKS & (route.left_out | (_SEEN if version == "3" else set())))
         command = (tool(f".venv-openai{version}/bin/python"), python.SUITE, address + route.path, KEY, *left_out)
-        await passes(python.CHECKS - route.left_out, *command)
+        await passes(python.CHECKS - set(left_out), *command)
 
 
 @pytest.mark.parametrize("name", ["openai", "azure", "AzureOpenAI"])
@@ -78,6 +78,6 @@ async def test_nodes_sdk_passes_its_suite(tmp_path: Path, name: str) -> None:
     suite = shutil.copy(node.SUITE, tmp_path)
     (tmp_path / "node_modules").symlink_to(tool(".venv-node/node_modules"))
     async with both(tmp_path, route.default) as address:
-        left_out = sorted(node.CHECKS & route.left_out)
+        left_out = sorted(node.CHECKS & (route.left_out | (_SEEN if name != "openai" else set())))
         command = (tool(".venv-node/bin/node"), suite, address + route.path, KEY, *left_out)
-        await passes(node.CHECKS - route.left_out, *command)
+        await passes(node.CHECKS - set(left_out), *command)
