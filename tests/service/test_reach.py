@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.common.certificates import CertificateFiles
+from batchyard.common.pem import CertificateFiles
 from batchyard.service.hosts import is_loopback
 from batchyard.service.loading import load_settings
 from batchyard.service.settings import SettingsError, Tls

@@ -12,7 +12,7 @@ from tests.authority import Authority, Identity
 from tests.harness import KEY, until
 
 from batchyard.common import channels
-from batchyard.common.certificates import CertificateFiles
+from batchyard.common.pem import CertificateFiles
 from batchyard.v1 import ListBatchesRequest
 
 from .conftest import QUICK, Served, over_grpc, served, settings_with, shown_at

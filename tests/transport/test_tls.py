@@ -17,9 +17,10 @@ from tests.sockets import sockets
 
 from batchyard.cli import metrics, shim
 from batchyard.cli.errors import RunError
-from batchyard.common.certificates import CertificateFiles, ServerCertificates
+from batchyard.common.certificates import ServerCertificates
 from batchyard.common.listeners import listening
 from batchyard.common.metrics import Metrics
+from batchyard.common.pem import CertificateFiles
 from batchyard.common.tracing import OFF
 from batchyard.service.settings import Tls
 from batchyard.v1 import BatchServiceStub, ListBatchesRequest

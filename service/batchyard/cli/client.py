@@ -24,7 +24,8 @@ from batchyard.admin.v1 import (
 from batchyard.cli.console import plain
 from batchyard.cli.errors import RunError
 from batchyard.common import channels
-from batchyard.common.certificates import CertificateError, CertificateFiles, for_channel, read
+from batchyard.common.certificates import CertificateError, for_channel, read
+from batchyard.common.pem import CertificateFiles
 from batchyard.v1 import (
     ApiError,
     Batch,

@@ -14,7 +14,7 @@ from batchyard.cli.client import ENDED, CallError, Client, connected
 from batchyard.cli.console import Console, time_of
 from batchyard.cli.errors import RunError
 from batchyard.cli.progress import Follower, counts, status, transferred
-from batchyard.common.certificates import CertificateFiles
+from batchyard.common.pem import CertificateFiles
 from batchyard.service.kinds import Form
 from batchyard.service.parsing import UnfitError, parse
 from batchyard.v1 import Batch, BatchStatus, CreateBatchRequest, ExpiresAfter, File, UploadFileMetadata

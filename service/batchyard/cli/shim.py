@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from batchyard.cli import metrics, tracing
 from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
-from batchyard.common.certificates import CertificateError, CertificateFiles, serving_with
+from batchyard.common.certificates import CertificateError, serving_with
 from batchyard.common.frame import Application
 from batchyard.common.ledger import Ledger
 from batchyard.common.listeners import Listener, ListenError, listening
 from batchyard.common.metrics import Metrics
 from batchyard.common.pages import NoPages
+from batchyard.common.pem import CertificateFiles
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
 from batchyard.service.hosts import is_loopback

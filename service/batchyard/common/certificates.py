@@ -5,26 +5,18 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+
+from batchyard.common.pem import CertificateFiles
 
 log = logging.getLogger("batchyard.tls")
 
 
 class CertificateError(Exception):
     """The files can't be used; the text says which and why, and has nothing that is in them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateFiles:
-    """PEM files: our certificate chain and its key, both or neither, and what the other side is verified against."""
-
-    cert: Path | None = None
-    key: Path | None = None
-    ca: Path | None = None
 
 
 class Pem(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Any
 
 from grpc import aio
 
-from batchyard.common.certificates import CertificateFiles, Pem, following, for_channel, read
+from batchyard.common.certificates import Pem, following, for_channel, read
+from batchyard.common.pem import CertificateFiles
 
 _LAST_CALLS_SECONDS = 3600.0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from batchyard.common.certificates import CertificateFiles
+from batchyard.common.pem import CertificateFiles
 from batchyard.common.sockets import Access, UnixSocket
 from batchyard.service.kinds import (
     DAY,

@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
 from batchyard.common import channels
-from batchyard.common.certificates import CertificateFiles
+from batchyard.common.pem import CertificateFiles
 from batchyard.common.tracing import OFF, Tracing
 
 Metadata = Sequence[tuple[str, str]]
