@@ -130,6 +130,8 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
         for task in list(self.server_state.tasks):
             task.cancel()
+        for server in self.servers:  # what is in the midst of a TLS handshake is no connection of uvicorn's yet
+            getattr(server, "abort_clients", lambda: None)()  # since Python 3.13
 
 
 def _bound(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
