@@ -45,9 +45,10 @@ class Served:
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[Served]:
+    keyless = not (settings.master_key or settings.keys)
     async with (
         service.opened(settings, Metrics(), OFF, hop=True) as server,
-        shim.opened(settings, server.hop, Metrics(), OFF) as listener,
+        shim.opened(settings, server.hop, Metrics(), OFF, keyless=keyless) as listener,
     ):
         yield Served(listener, server)
 

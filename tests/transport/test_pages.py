@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 from tests.harness import settings_for
+from tests.rest.conftest import rest_client
+
+from batchyard.cli import shim
+from batchyard.common.metrics import Metrics
+from batchyard.common.tracing import OFF
 
 from .conftest import served
 
@@ -35,6 +40,17 @@ async def test_without_a_key_only_programs_of_this_machine_call(
         answer = await rest.get("/v1/files", headers=headers)
         assert answer.status_code == status, answer.text
         assert status == 200 or answer.json()["error"]["message"].startswith("Without a key")
+
+
+async def test_a_shim_alone_knows_no_keys_and_passes_on_what_a_proxy_calls_it(tmp_path: Path) -> None:
+    async with served(settings_for(tmp_path)) as running:
+        alone = settings_for(tmp_path, master_key=None)
+        async with (
+            shim.opened(alone, running.server.hop, Metrics(), OFF) as listener,
+            rest_client(listener.port) as rest,
+        ):
+            answer = await rest.get("/v1/files", headers={"origin": EVIL, "host": "batch.example"})
+            assert answer.status_code == 200, answer.text
 
 
 async def test_with_a_key_a_page_that_has_it_may(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ log = logging.getLogger("batchyard.cli")
 
 async def run(settings: Settings) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't start."""
+    keyless = not (settings.master_key or settings.keys)
     settings = replace(settings, shim_secret=settings.shim_secret or token_urlsafe())
     with stop_signals() as stop:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard") as traces,
             service.opened(settings, figures, traces, hop=True) as server,
-            shim.opened(settings, server.hop, figures, traces) as listener,
+            shim.opened(settings, server.hop, figures, traces, keyless=keyless) as listener,
         ):
             log.info("REST on %s, gRPC on %s", listener.url, server.address)
             await stop.wait()

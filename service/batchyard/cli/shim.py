@@ -43,25 +43,26 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, target: str, figures: Metrics, traces: Tracing, files: CertificateFiles | None = None
+    settings: Settings,
+    target: str,
+    figures: Metrics,
+    traces: Tracing,
+    files: CertificateFiles | None = None,
+    *,
+    keyless: bool = False,
 ) -> AsyncIterator[Listener]:
     """A shim that listens, in front of the service at `target`, which it calls in clear text without `files`.
 
-    Raises RunError where it can't listen.
+    A `keyless` service takes callers without a key. Raises RunError where it can't listen.
     """
     limits, ledger, every = settings.limits, Ledger(figures, traces), settings.tls.reload_seconds
     idle = limits.upload_idle_seconds
-    keyless = not (settings.master_key or settings.keys) and is_loopback(settings.host) and not settings.rest_socket
-
-    def app(inner: Application) -> Application:
-        return NoPages(inner, settings.host, ledger) if keyless else inner
-
     try:
         async with (
             connect(target, traces, files, every, settings.shim_secret or "") as caller,
             serving_with(settings.tls.server, "REST", every) as certificates,
             listening(
-                app(create_app(caller, idle=idle, ledger=ledger)),
+                _guarded(create_app(caller, idle=idle, ledger=ledger), settings, ledger, keyless=keyless),
                 settings.host,
                 settings.port,
                 max_requests=limits.max_concurrent_calls,
@@ -74,3 +75,9 @@ async def opened(
             yield listener
     except (ListenError, CertificateError) as error:
         raise RunError(str(error)) from None
+
+
+def _guarded(app: Application, settings: Settings, ledger: Ledger, *, keyless: bool) -> Application:
+    """The application, where web pages could reach it kept from them."""
+    open_to_pages = keyless and is_loopback(settings.host) and not settings.rest_socket
+    return NoPages(app, settings.host, ledger) if open_to_pages else app
