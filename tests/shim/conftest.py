@@ -100,9 +100,9 @@ class FakeService(BatchServiceServicer):
         if self.refuse_upload:
             await self.refuse_upload.abort(context)
         await self._held("door")
-        await context.send_initial_metadata((("batchyard-accepted", "1"),))
-        await self._held("data")
         try:
+            await context.send_initial_metadata((("batchyard-accepted", "1"),))  # callers go on before it returns
+            await self._held("data")
             async for message in request_iterator:
                 self.uploaded.append(message)
                 if self.refuse_after and len(self.content) >= self.refuse_after[0]:

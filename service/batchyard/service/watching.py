@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from msgspec import structs
 
+from batchyard.service.background import until
 from batchyard.service.errors import Unavailable
 from batchyard.service.registry.records import ENDED, BatchRecord
 from batchyard.service.registry.tenant import TenantRegistry
@@ -72,5 +73,4 @@ async def states(
                 return
             if changes.stopping:
                 raise Unavailable("The service is stopping. Watch the batch again in a moment.")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), _LOOK_SECONDS)
+            await until(changed, _LOOK_SECONDS)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from pathlib import Path
 from random import uniform
 
+from batchyard.service.background import until
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.lifecycle import Life
 from batchyard.service.errors import LeaseLost, Unavailable
@@ -96,8 +97,7 @@ class Engine:
         while not self._draining:
             self._woken.clear()
             if not await self._claim():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._lease_seconds / 2)
+                await until(self._woken, self._lease_seconds / 2)
 
     async def _claim(self) -> bool:
         if len(self._tasks) >= _MOST_BATCHES:
@@ -183,8 +183,7 @@ class Engine:
         while control.go_on():
             left = max(_SHORTEST_LOOK, batch.expires_at - self._clock())
             share = max(1.0, len(self._controls) / _FEW)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(control.changed.wait(), min(_LOOK_SECONDS * share, left))
+            await until(control.changed, min(_LOOK_SECONDS * share, left))
             control.changed.clear()
             with suppress(Exception):  # the work itself meets the same failure, and reports it
                 control.see(await self._work.reread(batch))

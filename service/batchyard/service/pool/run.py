@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 
+from batchyard.service.background import until
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.results import EXPIRED, Failure
 from batchyard.service.errors import BatchyardError, DataLoss, LeaseLost, StorageFull, Unavailable
@@ -200,8 +200,7 @@ class Run:
     async def _wait(self, freed: asyncio.Event) -> None:
         """Until there may be room."""
         pauses = [seat.pause + _SOON_SECONDS for seat in self._yard.seats if seat.pause]
-        with suppress(TimeoutError):
-            await asyncio.wait_for(freed.wait(), min([*pauses, _LOOK_SECONDS]))
+        await until(freed, min([*pauses, _LOOK_SECONDS]))
 
     def _decide(self, run: Sequence[Chunk], held: Standing) -> Wanted | str:
         choice = choose(run, self._yard.seats, held, self._excluded)

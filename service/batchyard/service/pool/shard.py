@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 
 import msgspec
 
+from batchyard.service.background import until
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
 from batchyard.service.errors import (
@@ -300,17 +301,13 @@ class Shard:
 
 async def nap(control: Control, seconds: float, event: asyncio.Event | None = None) -> None:
     """Waits until `event`, or so long; not so long once the batch is stopped. Raises Drained."""
+    event = event or asyncio.Event()
     if control.go_on():
-        await control.first(_until(event, seconds))
+        await control.first(until(event, seconds))
     elif not control.drained:
-        await _until(event, min(seconds, 1.0))
+        await until(event, min(seconds, 1.0))
     if control.drained:
         raise Drained
-
-
-async def _until(event: asyncio.Event | None, seconds: float) -> None:
-    with suppress(TimeoutError):
-        await asyncio.wait_for((event or asyncio.Event()).wait(), seconds)
 
 
 def _rest(shard: BatchRecord) -> Failure:
