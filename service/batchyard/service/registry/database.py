@@ -99,16 +99,19 @@ class Database:
                 self._reserve.make()
 
     def _commit(self, group: list[_Write]) -> None:
-        failure = self._attempt(group)
+        answers, failure = self._attempt(group)
         urgent = [entry for entry in group if entry.urgent and not entry.future.done()]
         if self._reserve and urgent and isinstance(failure, StorageFull):
             _log.warning("the disk is full: a deletion or a cancellation uses the reserve")
             with self._reserve.lent():
-                _fail(urgent, self._attempt(urgent))
+                answers, error = self._attempt(urgent)
+                _fail(urgent, error)
+        for future, result in answers:  # only now: who is answered may take the room that the reserve had lent
+            future.set_result(result)
         _fail(group, failure)
 
-    def _attempt(self, group: list[_Write]) -> Exception | None:
-        """Commits the group and answers all of it; where that fails, answers whose own fault it is, and says why."""
+    def _attempt(self, group: list[_Write]) -> tuple[list[tuple[Future[Any], Any]], Exception | None]:
+        """Commits the group: what to answer, or why it failed. Answers those whose own fault it is."""
         done: list[tuple[Future[Any], Any]] = []
         began = perf_counter()
         try:
@@ -129,10 +132,8 @@ class Database:
                 connection.commit()
             self._committed(perf_counter() - began)
         except Exception as error:
-            return _caused(error)
-        for future, result in done:
-            future.set_result(result)
-        return None
+            return [], _caused(error)
+        return done, None
 
 
 def _fail(group: list[_Write], failure: Exception | None) -> None:
