@@ -9,9 +9,10 @@ from tests.harness import KEY, Client, chat_lines, jsonl, plain_client, service,
 from tests.kills import leftovers
 from tests.leaks import nothing_left
 
+from batchyard.common.calls import Caller
 from batchyard.common.listeners import listening
 from batchyard.shim.app import create_app
-from batchyard.shim.caller import Caller, connect
+from batchyard.shim.caller import connect
 from batchyard.v1 import ListFilesRequest
 
 SOON = 10.0  # seconds: hypothesis tries a failing example again and again

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import chat_lines, jsonl, until
 
-from batchyard.shim.caller import CallError
+from batchyard.common.calls import CallError
 from batchyard.v1 import (
     ExpiresAfter,
     File,

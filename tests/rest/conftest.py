@@ -2,7 +2,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from tests.harness import KEY, Client, jsonl, plain_client, service, settings_for, until
+from tests.ways import alone, pytest_generate_tests, shim_is  # noqa: F401
 
+from batchyard.common.calls import Caller
 from batchyard.common.listeners import listening
 from batchyard.service.server import Server
 from batchyard.shim.app import create_app
@@ -75,13 +77,19 @@ class Door:
         return reader, writer
 
 
+def _calling(server: Server, secret: str) -> AbstractAsyncContextManager[Caller]:
+    if alone():
+        return connect(f"127.0.0.1:{server.grpc_port}", secret=secret)
+    return nullcontext(server.caller)
+
+
 @asynccontextmanager
 async def opened(folder: Path, *, clock: Callable[[], float] = time, **changes: Any) -> AsyncIterator[Door]:
     """A front door with its data in `folder`; `changes` are settings."""
     settings = settings_for(folder, **changes)
     async with (
         service(settings, clock=clock) as (server, grpc),
-        connect(f"127.0.0.1:{server.grpc_port}", secret=settings.shim_secret or "") as caller,
+        _calling(server, settings.shim_secret or "") as caller,
         listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
         rest_client(listener.port) as rest,
     ):

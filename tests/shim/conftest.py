@@ -13,8 +13,13 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from starlette.applications import Starlette
 from tests.harness import plain_client
+from tests.ways import alone, pytest_generate_tests, shim_is  # noqa: F401
 
+from batchyard.common.calls import Caller
 from batchyard.common.listeners import listening
+from batchyard.common.tracing import OFF
+from batchyard.service.direct import DirectCaller, Handlers
+from batchyard.service.intake import perform, read_here
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 from batchyard.v1 import (
@@ -195,10 +200,37 @@ async def running_service(service: FakeService) -> AsyncGenerator[tuple[str, hea
         await server.stop(None)
 
 
+class _Reading(grpc.aio.ServerInterceptor):
+    """Serves calls as the service does: their messages are read by its handlers."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        return read_here(handler, lambda messages, context: perform(handler, messages, context), 10)
+
+
+@asynccontextmanager
+async def called_directly(service: FakeService) -> AsyncGenerator[tuple[DirectCaller, health.aio.HealthServicer]]:
+    handlers, servicer = Handlers(), health.aio.HealthServicer()
+    served: Any = handlers
+    add_BatchServiceServicer_to_server(service, served)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, served)
+    await servicer.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    caller = DirectCaller(handlers, [_Reading()], 1000, OFF, "")
+    yield caller, servicer
+    await caller.close()
+
+
+@asynccontextmanager
+async def called_over_a_channel(service: FakeService) -> AsyncGenerator[tuple[Caller, health.aio.HealthServicer]]:
+    async with running_service(service) as (target, servicer), connect(target) as caller:
+        yield caller, servicer
+
+
 @asynccontextmanager
 async def running_shim(max_requests: int = 100, **settings: Any) -> AsyncGenerator[Shim]:
     service = FakeService()
-    async with running_service(service) as (target, servicer), connect(target) as caller:
+    called = called_over_a_channel if alone() else called_directly
+    async with called(service) as (caller, servicer):
         app = create_app(caller, **settings)
         async with listening(app, "127.0.0.1", 0, max_requests=max_requests) as listener:
             base = f"http://127.0.0.1:{listener.port}"

@@ -6,7 +6,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from batchyard.shim.caller import CallError
+from batchyard.common.calls import CallError
 from batchyard.shim.errors import BY_REASON, BY_STATUS, from_call
 from batchyard.v1 import ApiError
 

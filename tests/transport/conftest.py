@@ -47,8 +47,8 @@ class Served:
 async def served(settings: Settings) -> AsyncIterator[Served]:
     keyless = not (settings.master_key or settings.keys)
     async with (
-        service.opened(settings, Metrics(), OFF, hop=True) as server,
-        shim.opened(settings, server.hop, Metrics(), OFF, keyless=keyless) as listener,
+        service.opened(settings, Metrics(), OFF) as server,
+        shim.opened(settings, server.caller, Metrics(), OFF, keyless=keyless) as listener,
     ):
         yield Served(listener, server)
 

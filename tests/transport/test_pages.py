@@ -46,7 +46,7 @@ async def test_a_shim_alone_knows_no_keys_and_passes_on_what_a_proxy_calls_it(tm
     async with served(settings_for(tmp_path)) as running:
         alone = settings_for(tmp_path, master_key=None)
         async with (
-            shim.opened(alone, running.server.hop, Metrics(), OFF) as listener,
+            shim.alone(alone, running.server.address, Metrics(), OFF) as listener,
             rest_client(listener.port) as rest,
         ):
             answer = await rest.get("/v1/files", headers={"origin": EVIL, "host": "batch.example"})

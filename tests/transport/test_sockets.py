@@ -14,7 +14,6 @@ from batchyard.cli.errors import RunError
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import Access
 from batchyard.common.tracing import OFF
-from batchyard.v1 import ListBatchesRequest
 
 from .conftest import Served, served, settings_with
 
@@ -52,7 +51,7 @@ class TestASocket:
         settings = settings_for(tmp_path, grpc_socket=tmp_path / "grpc")
         async with (
             served(settings) as running,
-            shim.opened(settings, running.server.address, Metrics(), OFF) as listener,
+            shim.alone(settings, running.server.address, Metrics(), OFF) as listener,
             Served(listener, running.server).rest() as rest,
         ):
             assert (await rest.get("/health/readiness")).status_code == 200
@@ -91,24 +90,3 @@ class TestASocket:
         with pytest.raises(RunError, match="can't listen"):
             async with served(settings_for(tmp_path, **{name: tmp_path / "nowhere" / "socket"})):
                 pass
-
-
-class TestTheHop:
-    """The way from the shim to the service of the same process."""
-
-    async def test_is_for_the_servers_user_alone(self, tmp_path: Path) -> None:
-        async with served(settings_for(tmp_path)) as running:
-            assert running.server.hop == f"unix:{tmp_path}/data/socket"
-            assert mode(tmp_path / "data" / "socket") == 0o600
-        assert not (tmp_path / "data" / "socket").exists()
-
-    async def test_asks_for_a_key_all_the_same(self, tmp_path: Path) -> None:
-        async with served(settings_for(tmp_path)) as running, grpc.aio.insecure_channel(running.server.hop) as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await Client(channel).stub.ListBatches(ListBatchesRequest())
-            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-
-    @pytest.mark.parametrize("name", ["d" * 120, "of 100% #1?"])
-    async def test_is_there_whatever_the_data_directory_is_called(self, tmp_path: Path, name: str) -> None:
-        async with served(settings_for(tmp_path, data_dir=tmp_path / name)) as running, running.rest() as rest:
-            assert (await rest.get("/v1/files")).status_code == 200

@@ -133,7 +133,7 @@ class TestAShimAlone:
         """A shim in clear text before a service that speaks TLS."""
         settings = settings_for(folder, tls=tls)
         target = f"localhost:{served.server.grpc_port}"
-        async with shim.opened(settings, target, Metrics(), OFF, tls.client) as listener:
+        async with shim.alone(settings, target, Metrics(), OFF) as listener:
             yield Served(listener, served.server)
 
     async def readiness(self, shim: Served) -> int:
@@ -211,7 +211,7 @@ class TestTheStart:
             async with served(settings):
                 pass
         with pytest.raises(RunError) as of_rest:
-            async with shim.opened(settings, "localhost:1", Metrics(), OFF):
+            async with shim.alone(settings, "localhost:1", Metrics(), OFF):
                 pass
         assert said in str(of_rest.value)
         assert str(of_grpc.value) == f"gRPC can't listen: {of_rest.value}"

@@ -24,6 +24,7 @@ from batchyard.admin.v1 import (
 from batchyard.cli.console import plain
 from batchyard.cli.errors import RunError
 from batchyard.common import channels
+from batchyard.common.calls import DETAILS
 from batchyard.common.certificates import CertificateError, for_channel, read
 from batchyard.common.pem import CertificateFiles
 from batchyard.v1 import (
@@ -274,7 +275,7 @@ def _upload_messages(
 def _failure(error: Any, address: str) -> CallError:
     code, trailer = error.code(), dict(error.trailing_metadata() or ())
     api = ApiError()
-    details = status_pb2.Status.FromString(trailer.get("grpc-status-details-bin", b"")).details
+    details = status_pb2.Status.FromString(trailer.get(DETAILS, b"")).details
     if any(detail.Unpack(api) for detail in details):
         message = api.message
     elif code in _PASSING:

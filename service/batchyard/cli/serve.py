@@ -1,4 +1,4 @@
-"""`batchyard serve`: service and shim in one process, over a gRPC hop that nobody else reaches."""
+"""`batchyard serve`: service and shim in one process, which calls the other directly."""
 
 import asyncio
 import logging
@@ -22,8 +22,8 @@ async def run(settings: Settings) -> None:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard") as traces,
-            service.opened(settings, figures, traces, hop=True) as server,
-            shim.opened(settings, server.hop, figures, traces, keyless=keyless) as listener,
+            service.opened(settings, figures, traces) as server,
+            shim.opened(settings, server.caller, figures, traces, keyless=keyless) as listener,
         ):
             log.info("REST on %s, gRPC on %s", listener.url, server.address)
             await stop.wait()

@@ -31,10 +31,10 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, figures: Metrics, traces: Tracing, *, hop: bool = False) -> AsyncIterator[Server]:
-    """A running service; `hop` as `serving` has it. Raises RunError where it can't start."""
+async def opened(settings: Settings, figures: Metrics, traces: Tracing) -> AsyncIterator[Server]:
+    """A running service. Raises RunError where it can't start."""
     try:
-        async with serving(settings, figures, traces, hop=hop) as server:
+        async with serving(settings, figures, traces) as server:
             yield server
     except StartupError as error:
         raise RunError(str(error)) from None

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from batchyard.cli import metrics, tracing
 from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
+from batchyard.common.calls import Caller
 from batchyard.common.certificates import CertificateError, serving_with
 from batchyard.common.frame import Application
 from batchyard.common.ledger import Ledger
 from batchyard.common.listeners import Listener, ListenError, listening
 from batchyard.common.metrics import Metrics
 from batchyard.common.pages import NoPages
-from batchyard.common.pem import CertificateFiles
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
 from batchyard.service.hosts import is_loopback
@@ -32,7 +32,7 @@ async def run(settings: Settings) -> None:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard-shim") as traces,
-            opened(settings, target, figures, traces, settings.tls.client) as listener,
+            alone(settings, target, figures, traces) as listener,
         ):
             log.info("REST on %s, service at %s", listener.url, target)
             await stop.wait()
@@ -42,16 +42,32 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
+async def alone(settings: Settings, target: str, figures: Metrics, traces: Tracing) -> AsyncIterator[Listener]:
+    """A shim that listens, in front of the service at `target`.
+
+    Raises RunError where it can't listen, and for certificates that can't be used.
+    """
+    tls = settings.tls
+    try:
+        async with (
+            connect(target, traces, tls.client, tls.reload_seconds, settings.shim_secret or "") as caller,
+            opened(settings, caller, figures, traces) as listener,
+        ):
+            yield listener
+    except CertificateError as error:
+        raise RunError(str(error)) from None
+
+
+@asynccontextmanager
 async def opened(
     settings: Settings,
-    target: str,
+    caller: Caller,
     figures: Metrics,
     traces: Tracing,
-    files: CertificateFiles | None = None,
     *,
     keyless: bool = False,
 ) -> AsyncIterator[Listener]:
-    """A shim that listens, in front of the service at `target`, which it calls in clear text without `files`.
+    """A shim that listens, in front of the service that `caller` reaches.
 
     A `keyless` service takes callers without a key. Raises RunError where it can't listen.
     """
@@ -59,7 +75,6 @@ async def opened(
     idle = limits.upload_idle_seconds
     try:
         async with (
-            connect(target, traces, files, every, settings.shim_secret or "") as caller,
             serving_with(settings.tls.server, "REST", every) as certificates,
             listening(
                 _guarded(create_app(caller, idle=idle, ledger=ledger), settings, ledger, keyless=keyless),

@@ -6,7 +6,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
@@ -80,14 +79,3 @@ def listener(at: UnixSocket, backlog: int) -> socket.socket:
         made.close()
         raise
     return made
-
-
-@contextmanager
-def private(folder: Path) -> Iterator[UnixSocket]:
-    """A socket for this process alone, in its own `folder`, or in a temporary one where the path is too long."""
-    path = folder.absolute() / "socket"
-    if len(os.fsencode(path)) <= MOST_BYTES:
-        yield UnixSocket(path)
-        return
-    with TemporaryDirectory(prefix="batchyard-") as shorter:
-        yield UnixSocket(Path(shorter) / "socket")

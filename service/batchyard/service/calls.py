@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
 from grpc._cython.cygrpc import ExecuteBatchError
 
+from batchyard.common.calls import DETAILS
 from batchyard.common.tracing import OFF, Span, Tracing
 from batchyard.service.audit.calls import Auditor, Entry
 from batchyard.service.auth import PUBLIC_SERVICES, Continuation, Handler, MaybeHandler, current_caller, metadata_value
@@ -27,7 +28,6 @@ from batchyard.service.settings import Limits
 from batchyard.v1 import ApiError, UpstreamError
 
 DOMAIN = "batchyard"
-_DETAILS = "grpc-status-details-bin"
 _CUT = " [...] "
 # Bytes; a message travels three times, and gRPC drops more than 7.5 KB.
 _MOST_MESSAGE, _MOST_PARAM, _MOST_JSON = 1200, 300, 1000
@@ -118,7 +118,7 @@ class _Call:
 
     async def _abort(self, context: Context, error: BatchyardError) -> None:
         status = _details(error)
-        trailer = (("x-request-id", self.request_id), (_DETAILS, status.SerializeToString()))
+        trailer = (("x-request-id", self.request_id), (DETAILS, status.SerializeToString()))
         await context.abort(error.status, status.message, trailing_metadata=trailer)
 
     def _report(self, code: StatusCode, reason: str, context: Context, span: Span) -> None:

@@ -7,7 +7,7 @@ from inspect import isasyncgen
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from batchyard.service.auth import Handler, MaybeHandler
@@ -36,6 +36,8 @@ class Messages:
         raw = await self._context.read()
         if raw is aio.EOF:
             raise StopAsyncIteration
+        if isinstance(raw, Message):  # from within the process
+            return raw
         try:
             return self._parse(raw) if self._parse else raw
         except DecodeError:

@@ -1,4 +1,4 @@
-"""Where the gRPC server listens: a port or a Unix socket, and one more socket for a shim in the same process."""
+"""Where the gRPC server listens: a port or a Unix socket."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,21 +8,20 @@ from grpc import aio
 
 from batchyard.common.addresses import address
 from batchyard.common.certificates import ServerCertificates, serving_with
-from batchyard.common.sockets import SocketError, UnixSocket, private
+from batchyard.common.sockets import SocketError, UnixSocket
 from batchyard.service.settings import Settings
 
 
 @dataclass(frozen=True)
 class Ports:
-    """`address` is for callers, on `port` (0: a Unix socket); `hop` is the target of the process's own shim."""
+    """`address` is for callers, on `port` (0: a Unix socket)."""
 
     port: int
     address: str
-    hop: str
 
 
 @asynccontextmanager
-async def opened(settings: Settings, server: aio.Server, *, hop: bool) -> AsyncIterator[Ports]:
+async def opened(settings: Settings, server: aio.Server) -> AsyncIterator[Ports]:
     """The ports of a server that has not started. Raises CertificateError, SocketError, and RuntimeError."""
     at, tls = settings.service_socket, settings.tls
     async with serving_with(None if at else tls.server, "gRPC", tls.reload_seconds) as certificates:
@@ -30,12 +29,7 @@ async def opened(settings: Settings, server: aio.Server, *, hop: bool) -> AsyncI
         where = str(at) if at else address(settings.host, port)
         if at:
             _on_socket(server, at)
-        if not hop:
-            yield Ports(port, where, "")
-            return
-        with private(settings.data_dir) as own:
-            _on_socket(server, own)
-            yield Ports(port, where, own.target)
+        yield Ports(port, where)
 
 
 def _on_host(server: aio.Server, settings: Settings, certificates: ServerCertificates | None) -> int:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from grpc import aio
@@ -30,6 +30,7 @@ from batchyard.service.auth import KeyInterceptor
 from batchyard.service.calls import CallInterceptor
 from batchyard.service.deployed import Deployed
 from batchyard.service.deployments import GROUPS
+from batchyard.service.direct import DirectCaller, Handlers
 from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
 from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
@@ -81,12 +82,19 @@ class StartupError(Exception):
 
 
 class Server:
-    """A running service at `address`, on `grpc_port` (0: a Unix socket); `hop` is the way for this process alone."""
+    """A running service at `address`, on `grpc_port` (0: a Unix socket); `caller` calls it from this process."""
 
     def __init__(
-        self, server: aio.Server, at: ports.Ports, calls: CallInterceptor, checks: Health, engine: Engine
+        self,
+        server: aio.Server,
+        at: ports.Ports,
+        caller: DirectCaller,
+        calls: CallInterceptor,
+        checks: Health,
+        engine: Engine,
     ) -> None:
-        self.grpc_port, self.address, self.hop = at.port, at.address, at.hop
+        self.grpc_port, self.address = at.port, at.address
+        self.caller = caller
         self._server = server
         self._calls = calls
         self._checks = checks
@@ -112,15 +120,14 @@ async def serving(
     metrics: Metrics | None = None,
     tracing: Tracing = OFF,
     *,
-    hop: bool = False,
     disk: Disk | None = None,
     clock: Clock = time,
     steady: Clock | None = None,
 ) -> AsyncIterator[Server]:
     """The service, from its locked data directory to its port, until the context ends.
 
-    Figures go to `metrics`, spans to `tracing`. With `hop` it also listens where only this process finds it. Raises
-    StartupError for a data directory in use or unusable, for a port in use, and for certificates that can't be used.
+    Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or
+    unusable, for a port in use, and for certificates that can't be used.
     Tests pass their own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
     """
     steady = steady or (monotonic if clock is time else clock)
@@ -141,12 +148,21 @@ async def serving(
             auditor = await _auditor(settings, figures, clock, steady, stack)
             calls = CallInterceptor(UNARY_SECONDS, limits, figures, tracing, auditor)
             interceptors = [calls, KeyInterceptor(keys, settings.tls.admin_names or ()), Throttle(allowances, steady)]
-            server = _listener(settings, interceptors, servicer, admin, checks)
-            at = await stack.enter_async_context(ports.opened(settings, server, hop=hop))
+            server, handlers = _listener(settings, interceptors), Handlers()
+            served: tuple[Any, ...] = (server, handlers)
+            for each in served:
+                add_BatchServiceServicer_to_server(servicer, each)
+                add_AdminServiceServicer_to_server(admin, each)
+                health_pb2_grpc.add_HealthServicer_to_server(checks, each)
+            reflection.enable_server_reflection([SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            secret = settings.shim_secret or ""
+            caller = DirectCaller(handlers, interceptors, limits.max_concurrent_calls, tracing, secret)
+            at = await stack.enter_async_context(ports.opened(settings, server))
             stack.push_async_callback(server.stop, 0)
+            stack.push_async_callback(caller.close)
             await server.start()
         await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        yield Server(server, at, calls, checks, engine)
+        yield Server(server, at, caller, calls, checks, engine)
 
 
 async def _auditor(
@@ -323,14 +339,8 @@ async def _line_runner(
     return await stack.enter_async_context(open_endpoint(settings, figures, tracing))
 
 
-def _listener(
-    settings: Settings,
-    interceptors: Sequence[aio.ServerInterceptor],
-    servicer: Servicer,
-    admin: AdminServicer,
-    checks: Health,
-) -> aio.Server:
-    server = aio.server(
+def _listener(settings: Settings, interceptors: Sequence[aio.ServerInterceptor]) -> aio.Server:
+    return aio.server(
         interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
@@ -341,11 +351,6 @@ def _listener(
         ],
         maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,
     )
-    add_BatchServiceServicer_to_server(servicer, server)
-    add_AdminServiceServicer_to_server(admin, server)
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection([SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    return server
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
+from batchyard.common.calls import ACCEPTED
 from batchyard.service.auth import current_caller
 from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import InvalidArgument, NotFound, Unsure
@@ -53,7 +54,6 @@ from batchyard.v1 import (
 
 Listed = TypeVar("Listed", Batch, File)
 
-ACCEPTED = ("batchyard-accepted", "1")
 MOST_BATCHES, MOST_FILES = 100, 10_000  # on a page (facts 1.3 and 1.2)
 _MOST_PAGE_BYTES = 3 << 20  # a page fits a message of 4 MiB; a shorter one says has_more
 
@@ -131,7 +131,7 @@ class Servicer(BatchServiceServicer):
     async def UploadFile(
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context
     ) -> UploadFileResponse:
-        await context.send_initial_metadata((ACCEPTED,))
+        await context.send_initial_metadata(((ACCEPTED, "1"),))
         stream = UploadStream(
             self._router,
             current_caller.get(),

@@ -14,11 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from batchyard.common.calls import Caller, CallError
 from batchyard.common.frame import Frame
 from batchyard.common.jsonmap import JsonError
 from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
-from batchyard.shim.caller import Caller, CallError
 from batchyard.shim.errors import RequestError, from_call
 from batchyard.shim.files import Files
 from batchyard.shim.inbound import Bounds

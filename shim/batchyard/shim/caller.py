@@ -1,10 +1,7 @@
-"""The shim's seam to the service: the calls it makes, spoken over a gRPC channel.
-
-Nothing outside this module touches a channel or a call object, so that another caller can stand in for `Caller`.
-"""
+"""The shim's calls, spoken over a gRPC channel. Nothing outside this module touches a channel or a call object."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from operator import methodcaller
 from typing import Any
@@ -13,15 +10,11 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import status_pb2
 
 from batchyard.common import channels
+from batchyard.common.calls import ACCEPTED, CallError, Metadata, path_of
 from batchyard.common.pem import CertificateFiles
 from batchyard.common.tracing import OFF, Tracing
-
-Metadata = Sequence[tuple[str, str]]
-
-ACCEPTED = "batchyard-accepted"
 
 _MAX_MESSAGE = 4 * 1024 * 1024
 _OPTIONS = (
@@ -31,21 +24,8 @@ _OPTIONS = (
 )
 
 
-class CallError(Exception):
-    """A call failed: its status code, its message and, where the service sent them, its details."""
-
-    def __init__(self, code: grpc.StatusCode, message: str, details: status_pb2.Status | None = None) -> None:
-        super().__init__(f"{code.name}: {message}")
-        self.code = code
-        self.message = message
-        self.details = details
-
-
-class Caller:
-    """How the shim reaches the service: over a channel, which its opener closes. A call that fails raises `CallError`.
-
-    A task that is cancelled cancels its call, and a stream that hasn't ended is cancelled where its context ends.
-    """
+class ChannelCaller:
+    """A `Caller` over a channel."""
 
     def __init__(self, channel: channels.Channel, tracing: Tracing, secret: str) -> None:
         self._channel = channel
@@ -53,17 +33,15 @@ class Caller:
         self._shown = [("batchyard-shim", secret)] if secret else []
 
     async def unary(self, method: MethodDescriptor, request: Message, *, metadata: Metadata, deadline: float) -> Any:
-        """Call, and wait at most `deadline` seconds."""
         call = self._channel.latest.unary_unary(*_spoken(method))
         with _translated():
             return await call(request, timeout=deadline, metadata=self._traced(metadata))
 
     @asynccontextmanager
-    async def upload(self, method: MethodDescriptor, *, metadata: Metadata) -> AsyncGenerator["Upload"]:
-        """Open a stream of requests."""
+    async def upload(self, method: MethodDescriptor, *, metadata: Metadata) -> AsyncGenerator["_Upload"]:
         call = self._channel.latest.stream_unary(*_spoken(method))(metadata=self._traced(metadata))
         try:
-            yield Upload(call)
+            yield _Upload(call)
         finally:
             call.cancel()
 
@@ -71,7 +49,6 @@ class Caller:
     async def download(
         self, method: MethodDescriptor, request: Message, *, metadata: Metadata
     ) -> AsyncGenerator[AsyncIterator[Any]]:
-        """Open a stream of answers."""
         call = self._channel.latest.unary_stream(*_spoken(method))(request, metadata=self._traced(metadata))
         try:
             yield _messages(call)
@@ -82,7 +59,7 @@ class Caller:
         return (*metadata, *self._shown, *self._tracing.carrier().items())
 
 
-class Upload:
+class _Upload:
     """A call that sends many messages and receives one."""
 
     def __init__(self, call: grpc.aio.StreamUnaryCall[Message, Any]) -> None:
@@ -91,20 +68,17 @@ class Upload:
         call.add_done_callback(self._note)
 
     async def accepted(self) -> None:
-        """Wait until the service has let the call in (it sends `ACCEPTED` as initial metadata)."""
         # A refusal shows as initial metadata without the key, and raises only where the answer is awaited.
         if ACCEPTED not in dict(await self._call.initial_metadata()):
             await self._refusal()
 
     async def write(self, message: Message) -> None:
-        """Send a message; waits while the service is behind."""
         try:
             await self._call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._refusal()
 
     async def result(self) -> Any:
-        """End the stream and wait for the answer."""
         with suppress(grpc.aio.InternalError):  # it has been answered already
             await self._call.done_writing()
         return await self._answer()
@@ -122,26 +96,25 @@ class Upload:
 
     def _note(self, call: Any) -> None:
         # A message that is still being sent when the service ends the call makes grpc.aio forget how it ended.
-        self._first = _failure(*(immediate(ask()) for ask in (call.code, call.details, call.trailing_metadata)))
+        self._first = CallError.told(*(immediate(ask()) for ask in (call.code, call.details, call.trailing_metadata)))
 
 
 @asynccontextmanager
 async def connect(
     target: str, tracing: Tracing = OFF, files: CertificateFiles | None = None, every: float = 5, secret: str = ""
-) -> AsyncGenerator[Caller]:
+) -> AsyncGenerator[ChannelCaller]:
     """A caller over a channel of its own to `target`, as `channels.opened` has it, closed on the way out.
 
     Doesn't wait for the service: while it can't be reached, calls fail with UNAVAILABLE. `secret` shows that it's us.
     Raises CertificateError.
     """
     async with channels.opened(target, _OPTIONS, files, every) as channel:
-        yield Caller(channel, tracing, secret)
+        yield ChannelCaller(channel, tracing, secret)
 
 
 def _spoken(method: MethodDescriptor) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:
     """A method as a channel opens it: its path, what writes its requests, what reads its answers."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    return path, methodcaller("SerializeToString"), GetMessageClass(method.output_type).FromString
+    return path_of(method), methodcaller("SerializeToString"), GetMessageClass(method.output_type).FromString
 
 
 async def _messages(call: grpc.aio.UnaryStreamCall[Message, Any]) -> AsyncIterator[Any]:
@@ -155,12 +128,7 @@ def _translated() -> Generator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise _failure(error.code(), error.details(), error.trailing_metadata()) from error
-
-
-def _failure(code: grpc.StatusCode, message: str | None, trailer: Any) -> CallError:
-    packed = dict(trailer or ()).get("grpc-status-details-bin")
-    return CallError(code, message or "", status_pb2.Status.FromString(packed) if packed else None)
+        raise CallError.told(error.code(), error.details(), error.trailing_metadata()) from error
 
 
 def immediate(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -13,8 +13,8 @@ from grpc import StatusCode
 from starlette.responses import Response
 
 from batchyard.common import envelope
+from batchyard.common.calls import CallError
 from batchyard.common.jsonmap import writer
-from batchyard.shim.caller import CallError
 from batchyard.v1 import ApiError, UpstreamError
 
 DOMAIN = "batchyard"

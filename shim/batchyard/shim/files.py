@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Send
 
+from batchyard.common.calls import Caller, CallError, Metadata, Upload
 from batchyard.common.forms import FormError, FormReader, Part, media_type
 from batchyard.common.frame import ClientLeft
 from batchyard.common.jsonmap import writer
-from batchyard.shim.caller import Caller, CallError, Metadata, Upload
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
 from batchyard.shim.transcoding import SERVICE, Binding

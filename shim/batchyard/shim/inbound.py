@@ -10,8 +10,8 @@ from grpc import StatusCode
 from starlette.requests import Request
 from starlette.types import Receive
 
+from batchyard.common.calls import CallError
 from batchyard.common.frame import ClientLeft
-from batchyard.shim.caller import CallError
 from batchyard.shim.errors import RequestError
 
 MAX_HEADER = 4096

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Scope, Send
 
 from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common import sse
+from batchyard.common.calls import Caller, CallError
 from batchyard.common.jsonmap import from_text, header_fields, merger, parsed, readable_names, writer
-from batchyard.shim.caller import Caller, CallError
 from batchyard.shim.errors import from_call
 from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
 from batchyard.v1 import batch_service_pb2
