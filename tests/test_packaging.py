@@ -8,9 +8,9 @@ from zipfile import ZipFile
 import pytest
 from tests.processes import ROOT
 
-SERVICE = {"sqlalchemy", "alembic", "obstore", "httpx", "aiohttp", "msgspec"}
+SERVICE = {"sqlalchemy", "alembic", "obstore", "httpx", "aiohttp"}
 SHIM = {"starlette", "multipart"}
-HTTP = {"uvicorn", "httptools", "prometheus_client"}
+HTTP = {"uvicorn", "httptools", "prometheus_client", "msgspec"}
 
 
 @pytest.mark.parametrize(

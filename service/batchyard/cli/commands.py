@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -40,5 +41,6 @@ def _serve(given: argparse.Namespace, settings: Settings, environ: Mapping[str, 
     server = import_module(f".{given.command}", __package__)
     logs.configure(settings.log_level, settings.log_format)
     report.log_found(given.config, settings)
+    gc.freeze()  # what was imported stays: collections need not look at it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run(settings))

@@ -53,6 +53,34 @@ _LARGE = Refusal(431, f"The request's headers are larger than {MAX_HEAD_BYTES} b
 _LATE = Refusal(408, "The request's headers took too long.")
 
 
+class _Cork:
+    """An answer's way to the transport, on which its head leaves together with what follows at once."""
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes | None = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._transport.write(data)
+        elif self._held:
+            self._transport.writelines([self._held, data])
+            self._held = None
+        else:
+            self._held = data
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = None
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """Bounds a request's head to MAX_HEAD_BYTES and `head_seconds`, and requests at once to `limit_concurrency`.
 
@@ -104,8 +132,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_came()
-        self.app = partial(self._run, self._app_for_head())
+        cork = _Cork(self.transport, self.loop)
+        self.app = partial(self._run, cork, self._app_for_head())
         super().on_headers_complete()
+        self.cycle.transport = cork  # type: ignore[assignment]
 
     def _app_for_head(self) -> Any:
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
@@ -114,7 +144,7 @@ class BoundedHttp(HttpToolsProtocol):
         probed = self.url.startswith(b"/health/")
         return partial(_BUSY.answer, self._ledger) if full and not probed else self.config.loaded_app
 
-    async def _run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
+    async def _run(self, cork: _Cork, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Runs `app` until its answer has left; an answer that it doesn't finish ends with the connection."""
         begun = whole = False
         scope["state"]["stopping"] = self._stopping
@@ -124,6 +154,8 @@ class BoundedHttp(HttpToolsProtocol):
             await send(message)
             begun = True
             whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if whole:
+                cork.flush()
 
         try:
             await app(scope, receive, watched)

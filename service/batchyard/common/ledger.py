@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from batchyard.common.metrics import CALL_BUCKETS, OTHER, Metrics
+from batchyard.common.metrics import CALL_BUCKETS, OTHER, Metrics, bound
 from batchyard.common.tracing import OFF, Span, Tracing
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -26,7 +26,7 @@ class Ledger:
     def __init__(self, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self._tracing = tracing
         registry = metrics.registry
-        self._seconds = Histogram(
+        seconds = Histogram(
             "batchyard_rest_request_duration_seconds",
             "How long REST requests took, from their head to the end of the answer.",
             ("route", "method", "status"),
@@ -34,12 +34,13 @@ class Ledger:
             registry=registry,
         )
         self._running = Gauge("batchyard_rest_requests_running", "REST requests that run now.", registry=registry)
-        self._received = Counter(
+        received = Counter(
             "batchyard_rest_received_bytes", "Bytes of request bodies, as they came.", ("route",), registry=registry
         )
-        self._sent = Counter(
+        sent = Counter(
             "batchyard_rest_sent_bytes", "Bytes of answers' bodies, as they left.", ("route",), registry=registry
         )
+        self._seconds, self._received, self._sent = bound(seconds), bound(received), bound(sent)
 
     @contextmanager
     def running(self, scope: Mapping[str, Any]) -> Iterator[Span]:
@@ -50,12 +51,12 @@ class Ledger:
     def received(self, scope: Mapping[str, Any], size: int) -> None:
         """Takes note of a piece of a request's body."""
         if size:
-            self._received.labels(route_of(scope)).inc(size)
+            self._received(route_of(scope)).inc(size)
 
     def sent(self, scope: Mapping[str, Any], size: int) -> None:
         """Takes note of a piece of an answer's body."""
         if size:
-            self._sent.labels(route_of(scope)).inc(size)
+            self._sent(route_of(scope)).inc(size)
 
     def enter(
         self,
@@ -72,7 +73,7 @@ class Ledger:
         known = method if method in _METHODS else OTHER
         if span:
             _describe(span, name, status, known, route)
-        self._seconds.labels(route, known, status).observe(seconds)
+        self._seconds(route, known, status).observe(seconds)
         extra = {
             "method": method,
             "route": route,

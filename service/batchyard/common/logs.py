@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 ROOT = "batchyard"
@@ -20,6 +21,9 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """
     handler = _Handler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    # What no line of ours shows is not looked for: a record would walk the stack for it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as logging's own documentation has it
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger(ROOT).setLevel(number)
@@ -41,7 +45,7 @@ class JsonFormatter(logging.Formatter):
             "message": _message(record),
         }
         trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
-        return json.dumps(_fields(record) | line | trace, default=_text, ensure_ascii=True)
+        return _encode(_fields(record) | line | trace)
 
 
 class TextFormatter(logging.Formatter):
@@ -54,7 +58,12 @@ class TextFormatter(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(int(record.created))}.{int(record.msecs):03}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -78,3 +87,6 @@ def _text(value: object) -> str:
 def _one_line(text: str) -> str:
     """`text` with what could forge a line or drive a terminal written as escapes."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+_encode = json.JSONEncoder(default=_text).encode

@@ -8,11 +8,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Info, Metric, PlatformCollector, ProcessCollector, exposition
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from batchyard.common import envelope
@@ -28,7 +30,14 @@ _OPEN = (openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest)
 
 Look = Callable[[], Awaitable[Iterable[Metric]]]
 
+I = TypeVar("I", bound=MetricWrapperBase)  # noqa: E741
+
 log = logging.getLogger("batchyard.metrics")
+
+
+def bound(instrument: I) -> Callable[..., I]:
+    """An instrument's `labels`, which looks each combination up once. Labels have few values, whoever calls."""
+    return lru_cache(maxsize=1024)(instrument.labels)
 
 
 class Metrics:

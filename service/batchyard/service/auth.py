@@ -46,8 +46,9 @@ class KeyInterceptor(aio.ServerInterceptor):
             if self._admins and shown is None and details.method.startswith(_ADMIN):
                 return _for_admins(await continuation(details), self._admins, error)
             raise
-        azure = any(metadata_value(details, name) for name in (API_VERSION, KEY_SCHEME))
-        current_caller.set(caller._replace(azure=azure))
+        if any(name in {API_VERSION, KEY_SCHEME} and value for name, value in details.invocation_metadata or ()):
+            caller = caller._replace(azure=True)
+        current_caller.set(caller)
         return await continuation(details)
 
 

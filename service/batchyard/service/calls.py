@@ -76,7 +76,7 @@ class _Call:
     async def _run(self, behaviour: Callable[[], Awaitable[Any]], context: Context, span: Span) -> Any:
         context.set_trailing_metadata((("x-request-id", self.request_id),))
         code, reason = StatusCode.OK, ""
-        running = self._metrics.rpcs_running.labels(self._label)
+        running = self._metrics.rpcs_running(self._label)
         running.inc()
         try:
             async with asyncio.timeout(self._seconds) as bound:
@@ -126,7 +126,7 @@ class _Call:
         if self._entry:
             known = {"method": self._label, "request_id": self.request_id, "peer": context.peer()}
             self._entry.write(**known, code=code.name, reason=reason, seconds=seconds)
-        self._metrics.rpc_seconds.labels(self._label, code.name).observe(seconds)
+        self._metrics.rpc_seconds(self._label, code.name).observe(seconds)
         ours = code in {StatusCode.INTERNAL, StatusCode.DATA_LOSS, StatusCode.UNKNOWN}
         span.mark(rpc__system="grpc", rpc__method=self._label)
         span.mark(rpc__grpc__status_code=int(code.value[0]), batchyard__request_id=self.request_id)

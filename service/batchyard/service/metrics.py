@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from batchyard.admin.v1 import admin_service_pb2
-from batchyard.common.metrics import CALL_BUCKETS, OTHER, Look, Metrics
+from batchyard.common.metrics import CALL_BUCKETS, OTHER, Look, Metrics, bound
 from batchyard.service.disk import Disk
 from batchyard.service.engine.results import Kind
 from batchyard.service.filestore import FileStore
@@ -31,14 +31,16 @@ class ServiceMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         registry = metrics.registry
-        self.rpc_seconds = Histogram(
+        rpc_seconds = Histogram(
             "batchyard_rpc_duration_seconds",
             "How long RPCs took; streams, until they ended.",
             ("method", "code"),
             buckets=CALL_BUCKETS,
             registry=registry,
         )
-        self.rpcs_running = Gauge("batchyard_rpcs_running", "RPCs that run now.", ("method",), registry=registry)
+        self.rpc_seconds = bound(rpc_seconds)
+        running = Gauge("batchyard_rpcs_running", "RPCs that run now.", ("method",), registry=registry)
+        self.rpcs_running = bound(running)
         self.uploaded = Counter("batchyard_upload_bytes", "Bytes of content that uploads brought.", registry=registry)
         self.downloaded = Counter(
             "batchyard_download_bytes", "Bytes of content that downloads took.", registry=registry

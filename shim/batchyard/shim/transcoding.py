@@ -5,11 +5,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Scope, Send
 
 from batchyard.admin.v1 import admin_service_pb2
@@ -64,7 +65,7 @@ class Transcoder:
 
         def render(answer: Any) -> Response:
             written = write(answer)
-            return JSONResponse(written[member] if member else written)
+            return Response(msgspec.json.encode(written[member] if member else written), media_type="application/json")
 
         async def handle(request: Request) -> ASGIApp:
             metadata = metadata_of(request)
