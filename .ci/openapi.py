@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from schemas import LIMITS, PURPOSES, Comments, Schema, Schemas
 
 from batchyard.admin.v1 import admin_service_pb2
-from batchyard.common.jsonmap import header_fields, visible_fields
+from batchyard.common.jsonmap import header_fields, options, visible_fields
 from batchyard.v1 import batch_service_pb2, error_pb2
 
 SERVICE = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"]
@@ -186,10 +186,19 @@ class Description:
             if name != "provider" and f"{{{name}}}" not in path:
                 schema = {"schema": self._schemas.field(field)}
                 yield {"name": name, "in": "query", **self._schemas.description(field), **schema}
-        for header, name in header_fields(kind).items():
-            field = kind.DESCRIPTOR.fields_by_name[name]
-            schema = {"schema": self._schemas.field(field)}
-            yield {"name": header.title(), "in": "header", **self._schemas.description(field), **schema}
+        for header, shown in self._headers(kind).items():
+            yield {"name": header, "in": "header", **shown}
+
+    def _headers(self, kind: Any) -> dict[str, Schema]:
+        """What headers stand for in a message, by their names."""
+        words: Schema = {"type": "string"}
+        return {
+            header.title(): {
+                **self._schemas.description(field),
+                "schema": words if options(field).header_word else self._schemas.field(field),
+            }
+            for header, field in header_fields(kind).items()
+        }
 
     def _body(self, rpc: MethodDescriptor, rule: Any) -> Schema | None:
         if rpc.name == "UploadFile":
@@ -206,12 +215,13 @@ class Description:
             }
         member = rule.response_body if rule else "file"
         field = rpc.output_type.fields_by_name[member] if member else None
-        schema = self._schemas.answer(GetMessageClass(field.message_type if field else rpc.output_type))
+        kind = GetMessageClass(field.message_type if field else rpc.output_type)
+        schema = self._schemas.answer(kind)
         if rpc.server_streaming:
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
             return {"200": _answer(EVENTS, stream), "204": _answer("The events have ended.")}
         what = self._comments.of(field.full_name if field else rpc.output_type.full_name)
-        return {"200": _answer(what, {JSON: {"schema": schema}})}
+        return {"200": _answer(what, {JSON: {"schema": schema}}, self._headers(kind))}
 
     def _envelope(self) -> Schema:
         error = self._schemas.answer(GetMessageClass(error_pb2.DESCRIPTOR.message_types_by_name["ApiError"]))

@@ -119,6 +119,7 @@ class Batch(_message.Message):
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The batch's id: the provider's own where a provider runs it, ours ("batch_...") where we do."""
@@ -162,6 +163,11 @@ class Batch(_message.Message):
     """When this state was last seen at its provider, in Unix seconds; absent for what we run ourselves."""
     deployment: _builtins.str
     """The deployment of the provider, as named in the configuration; empty for what we run ourselves."""
+    age_seconds: _builtins.int
+    """How many seconds before the call the provider was asked for this state; 0 for what was asked for meanwhile, and for
+    what can't change there: a batch that has ended, or one that we run ourselves. Over REST: the header
+    X-Batchyard-Age.
+    """
     extra_json: _builtins.bytes
     """A JSON object: members that the provider sent beyond the fields above."""
     @_builtins.property
@@ -213,11 +219,12 @@ class Batch(_message.Message):
         placements: _abc.Iterable[Global___Placement] | None = ...,
         observed_at: _builtins.int | None = ...,
         deployment: _builtins.str = ...,
+        age_seconds: _builtins.int = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "in_progress_at", b"in_progress_at", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "request_counts", b"request_counts", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "deployment", b"deployment", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "extra_json", b"extra_json", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "placements", b"placements", "provider", b"provider", "provider_status", b"provider_status", "request_counts", b"request_counts", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at", "_cancelling_at", b"_cancelling_at", "_completed_at", b"_completed_at", "_error_file_id", b"_error_file_id", "_expired_at", b"_expired_at", "_expires_at", b"_expires_at", "_failed_at", b"_failed_at", "_finalizing_at", b"_finalizing_at", "_in_progress_at", b"_in_progress_at", "_model", b"_model", "_observed_at", b"_observed_at", "_output_file_id", b"_output_file_id", "age_seconds", b"age_seconds", "cancelled_at", b"cancelled_at", "cancelling_at", b"cancelling_at", "completed_at", b"completed_at", "completion_window", b"completion_window", "created_at", b"created_at", "deployment", b"deployment", "endpoint", b"endpoint", "error_file_id", b"error_file_id", "errors", b"errors", "expired_at", b"expired_at", "expires_at", b"expires_at", "extra_json", b"extra_json", "failed_at", b"failed_at", "finalizing_at", b"finalizing_at", "id", b"id", "in_progress_at", b"in_progress_at", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "observed_at", b"observed_at", "output_file_id", b"output_file_id", "placements", b"placements", "provider", b"provider", "provider_status", b"provider_status", "request_counts", b"request_counts", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancelled_at: _TypeAlias = _typing.Literal["cancelled_at"]  # noqa: Y015
     _WhichOneofArgType__cancelled_at: _TypeAlias = _typing.Literal["_cancelled_at", b"_cancelled_at"]  # noqa: Y015

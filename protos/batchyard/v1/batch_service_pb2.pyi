@@ -195,19 +195,25 @@ class GetBatchRequest(_message.Message):
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     batch_id: _builtins.str
     """The batch."""
+    fresh: _builtins.bool
+    """Asks the batch's provider now, whose error is then the answer's; what can't change any more, and what we run
+    ourselves, is answered as it is. Over REST: the header Cache-Control with no-cache.
+    """
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         batch_id: _builtins.str = ...,
+        fresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "fresh", b"fresh", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

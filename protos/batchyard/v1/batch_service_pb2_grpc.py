@@ -112,7 +112,8 @@ class BatchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBatch(self, request, context):
-        """GetBatch reads a batch.
+        """GetBatch reads a batch. What was seen at its provider lately is answered without asking; the answer says how old that
+        is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class BatchServiceStub:
     whose input is refused fails later, with the reasons in Batch.errors.
     """
     GetBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]
-    """GetBatch reads a batch."""
+    """GetBatch reads a batch. What was seen at its provider lately is answered without asking; the answer says how old that
+    is.
+    """
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
     """ListBatches lists the caller's batches, newest first."""
     CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
@@ -86,7 +88,9 @@ class BatchServiceAsyncStub(BatchServiceStub):
     whose input is refused fails later, with the reasons in Batch.errors.
     """
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]  # type: ignore[assignment]
-    """GetBatch reads a batch."""
+    """GetBatch reads a batch. What was seen at its provider lately is answered without asking; the answer says how old that
+    is.
+    """
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]  # type: ignore[assignment]
     """ListBatches lists the caller's batches, newest first."""
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]  # type: ignore[assignment]
@@ -136,7 +140,9 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.GetBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.GetBatchResponse, _abc.Awaitable[_batch_service_pb2.GetBatchResponse]]:
-        """GetBatch reads a batch."""
+        """GetBatch reads a batch. What was seen at its provider lately is answered without asking; the answer says how old that
+        is.
+        """
 
     @_abc_1.abstractmethod
     def ListBatches(

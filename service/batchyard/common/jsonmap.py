@@ -7,7 +7,7 @@ A field that has no JSON form (a float, bytes that aren't raw JSON) is a TypeErr
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -163,10 +163,33 @@ def readable_names(kind: type[Message]) -> Mapping[str, tuple[str, FieldDescript
     return {alias: (name, field) for name, field in visible for alias in (name, *options(field).aliases)}
 
 
-def header_fields(kind: type[Message]) -> Mapping[str, str]:
-    """The fields that are read from an HTTP header, by its name in lower case."""
+def header_fields(kind: type[Message]) -> Mapping[str, FieldDescriptor]:
+    """The fields that HTTP headers stand for, by their names in lower case."""
     fields: Iterable[Any] = kind.DESCRIPTOR.fields
-    return {header: field.name for field in fields if (header := options(field).header)}
+    return {header: field for field in fields if (header := options(field).header)}
+
+
+def header_reader(kind: type[Message]) -> Callable[[Any, Sequence[tuple[str, str]]], None]:
+    """Compile (message, headers with lower-case names) -> set the message's fields; the first of a name counts."""
+    fields = {header: (field.name, options(field).header_word) for header, field in header_fields(kind).items()}
+
+    def read(message: Any, headers: Sequence[tuple[str, str]]) -> None:
+        for header, value in reversed(headers):
+            name, word = fields.get(header, ("", ""))
+            if name and not word:
+                setattr(message, name, value)
+            elif name and word in map(str.strip, value.lower().split(",")):
+                setattr(message, name, True)
+
+    return read
+
+
+def header_writer(kind: type[Message], member: str) -> Callable[[Any], dict[str, str]]:
+    """Compile message -> the headers that its member, if that is one message, is written to beside its JSON."""
+    field: Any = kind.DESCRIPTOR.fields_by_name[member] if member else None
+    names = header_fields(GetMessageClass(field.message_type)) if field and field.message_type else {}
+    found = [(header, field.name) for header, field in names.items()]
+    return lambda message: {header: str(getattr(getattr(message, member), name)) for header, name in found}
 
 
 def json_type(field: FieldDescriptor) -> type:

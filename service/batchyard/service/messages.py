@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from batchyard.common.jsonmap import absorber
-from batchyard.service.registry.records import BatchRecord, FileRecord, PlacementRecord, Status
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.v1 import (
     Batch,
     BatchError,
@@ -45,7 +45,8 @@ def file_message(file: FileRecord) -> File:
     )
 
 
-def batch_message(batch: BatchRecord, placements: Iterable[PlacementRecord] = ()) -> Batch:
+def batch_message(batch: BatchRecord, placements: Iterable[PlacementRecord] = (), now: float = 0.0) -> Batch:
+    """`now`, in Unix seconds, tells how old a state is that was seen elsewhere and may have changed."""
     if batch.upstream is not None:
         message = Batch()
         _absorb_batch(message, batch.upstream, "")
@@ -56,6 +57,8 @@ def batch_message(batch: BatchRecord, placements: Iterable[PlacementRecord] = ()
             if found := getattr(batch, name):
                 setattr(message, name, found)
         message.observed_at = batch.observed_at or 0
+        if batch.status not in ENDED:
+            message.age_seconds = max(0, int(now) - message.observed_at)
         return message
     return Batch(
         id=batch.id,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from batchyard.service.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import Provider
-from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
 
 _OPENAI, _AZURE = "openai", "azure"
@@ -40,6 +40,16 @@ class Router:
         if name not in self._places:
             raise FailedPrecondition(f"'{row.id}' is at '{name}', which is not configured any more.", param="provider")
         return self._places[name]
+
+    async def latest(self, batch: BatchRecord, *, fresh: bool) -> BatchRecord:
+        """A batch as it is, or was a moment ago, as `Provider.batch` has it; one that has ended stays as it was.
+
+        Raises FailedPrecondition where it has to be `fresh` and its place is not configured any more.
+        """
+        gone = (batch.deployment or batch.provider) not in self._places
+        if batch.status in ENDED or (gone and not fresh):
+            return batch
+        return await self.of(batch).batch(batch, fresh=fresh)
 
     async def refresh(self, owner: TenantRegistry, place: str) -> None:
         """Looks again at the owner's live batches, at one place or at all."""

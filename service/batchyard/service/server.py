@@ -279,6 +279,7 @@ async def _work(
         changes,
         allowances,
         figures,
+        clock,
         upload_idle_seconds=limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
     )

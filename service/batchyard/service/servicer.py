@@ -1,7 +1,7 @@
 """The RPCs of `batchyard.v1.BatchService`, a few lines each: who asks, what exactly, and which provider does it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TypeVar
 
 from batchyard.common.calls import ACCEPTED
@@ -70,6 +70,7 @@ class Servicer(BatchServiceServicer):
         changes: Changes,
         allowances: Allowances,
         metrics: ServiceMetrics,
+        clock: Callable[[], float],
         *,
         upload_idle_seconds: float,
         create_seconds: float,
@@ -84,10 +85,12 @@ class Servicer(BatchServiceServicer):
         self._allowances = allowances
         self._arrivals = Arrivals()
         self._metrics = metrics
+        self._clock = clock
         self._upload_idle_seconds = upload_idle_seconds
         self._create_seconds = create_seconds
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
+        began = self._clock()
         new, key, place = new_batch(request), current_caller.get().key, self._place(request.provider)
         file = await self._input(new.input_file_id, place) if new.input_file_id else None
         provider = self._router.of(file) if file else self._router.provider(place, key)
@@ -99,24 +102,29 @@ class Servicer(BatchServiceServicer):
                 batch = await creating
         except TimeoutError:
             raise Unsure("The batch may or may not have been created. It is listed as soon as it is found.") from None
-        return CreateBatchResponse(batch=batch_message(batch))
+        return CreateBatchResponse(batch=batch_message(batch, now=began))
 
     async def GetBatch(self, request: GetBatchRequest, context: Context) -> GetBatchResponse:
-        return GetBatchResponse(batch=await self._told(await self._batch(request.batch_id, request.provider)))
+        began = self._clock()
+        batch = await self._batch(request.batch_id, request.provider)
+        batch = await self._router.latest(batch, fresh=request.fresh)
+        return GetBatchResponse(batch=await self._told(batch, began))
 
     async def ListBatches(self, request: ListBatchesRequest, context: Context) -> ListBatchesResponse:
         limit = page_limit(request.limit if request.HasField("limit") else None, 20, MOST_BATCHES)
         provider = self._place(request.provider)
         page, more = await self._owner().list_batches(provider=provider, after=request.after, limit=limit)
         placed = await self._owner().placements(page)
-        data, cut = _fitting(batch_message(batch, placed.get(batch.seq, ())) for batch in page)
+        now = self._clock()
+        data, cut = _fitting(batch_message(batch, placed.get(batch.seq, ()), now) for batch in page)
         ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
         return ListBatchesResponse(data=data, has_more=more or cut, **ends)
 
     async def CancelBatch(self, request: CancelBatchRequest, context: Context) -> CancelBatchResponse:
+        began = self._clock()
         batch = await self._batch(request.batch_id, request.provider)
         batch = await self._mutations.run(self._router.of(batch).cancel_batch(self._owner(), batch))
-        return CancelBatchResponse(batch=await self._told(batch))
+        return CancelBatchResponse(batch=await self._told(batch, began))
 
     async def WatchBatch(self, request: WatchBatchRequest, context: Context) -> AsyncIterator[WatchBatchResponse]:
         provider = self._place(request.provider)
@@ -126,7 +134,7 @@ class Servicer(BatchServiceServicer):
             await self._keys.check(key)
 
         async for batch in states(self._owner(), request.batch_id, provider, self._changes, check):
-            yield WatchBatchResponse(batch=await self._told(batch))
+            yield WatchBatchResponse(batch=await self._told(batch, self._clock()))
 
     async def UploadFile(
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context
@@ -197,9 +205,9 @@ class Servicer(BatchServiceServicer):
     async def _batch(self, batch_id: str, provider: str) -> BatchRecord:
         return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(provider))
 
-    async def _told(self, batch: BatchRecord) -> Batch:
+    async def _told(self, batch: BatchRecord, now: float) -> Batch:
         placed = await self._owner().placements([batch])
-        return batch_message(batch, placed.get(batch.seq, ()))
+        return batch_message(batch, placed.get(batch.seq, ()), now)
 
     def _place(self, provider: str) -> str:
         caller = current_caller.get()

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Scope, Send
 from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common import sse
 from batchyard.common.calls import Caller, CallError
-from batchyard.common.jsonmap import from_text, header_fields, merger, parsed, readable_names, writer
+from batchyard.common.jsonmap import from_text, header_reader, header_writer, merger, parsed, readable_names, writer
 from batchyard.shim.errors import from_call
 from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
 from batchyard.v1 import batch_service_pb2
@@ -58,14 +58,15 @@ class Transcoder:
                     yield Binding(verb.upper(), getattr(rule, verb), rpc.name, self._handler(rpc, rule))
 
     def _handler(self, rpc: MethodDescriptor, rule: Any) -> Handler:
-        kind, member = GetMessageClass(rpc.input_type), rule.response_body
-        merge, write = merger(kind), writer(GetMessageClass(rpc.output_type))
-        headers = header_fields(kind)
+        kind, answered, member = GetMessageClass(rpc.input_type), GetMessageClass(rpc.output_type), rule.response_body
+        merge, write = merger(kind), writer(answered)
+        read_headers, headers_of = header_reader(kind), header_writer(answered, member)
         names = {alias: field for alias, (name, field) in readable_names(kind).items() if name != "provider"}
 
         def render(answer: Any) -> Response:
             written = write(answer)
-            return Response(msgspec.json.encode(written[member] if member else written), media_type="application/json")
+            data = msgspec.json.encode(written[member] if member else written)
+            return Response(data, headers=headers_of(answer), media_type="application/json")
 
         async def handle(request: Request) -> ASGIApp:
             metadata = metadata_of(request)
@@ -74,8 +75,7 @@ class Transcoder:
             merge(message, body, "")
             provider = provider_of(request, body=message.provider)
             merge(message, {**request.path_params, "provider": provider}, "")
-            for header in headers.keys() & request.headers.keys():
-                setattr(message, headers[header], request.headers[header])
+            read_headers(message, request.headers.items())
             if rpc.server_streaming:
                 opened = self._caller.download(rpc, message, metadata=metadata)
                 return self._events(request, opened, member, render)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61tchyard/options/v1/json.proto\x12\x14\x62\x61tchyard.options.v1\x1a google/protobuf/descriptor.proto\"\xe6\x01\n\tJsonField\x12\x36\n\x06\x61\x62sent\x18\x01 \x01(\x0e\x32&.batchyard.options.v1.JsonField.Absent\x12\r\n\x05\x65xtra\x18\x02 \x01(\x08\x12\x0b\n\x03raw\x18\x03 \x01(\x08\x12\x0e\n\x06hidden\x18\x04 \x01(\x08\x12\x10\n\x08\x66\x61llback\x18\x05 \x01(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x0e\n\x06header\x18\x07 \x01(\t\"B\n\x06\x41\x62sent\x12\x16\n\x12\x41\x42SENT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x42SENT_OMIT\x10\x01\x12\x0f\n\x0b\x41\x42SENT_NULL\x10\x02:N\n\x04json\x12\x1d.google.protobuf.FieldOptions\x18\xa0\x8c\x03 \x01(\x0b\x32\x1f.batchyard.options.v1.JsonField:6\n\x0bjson_object\x12\x1f.google.protobuf.MessageOptions\x18\xa0\x8c\x03 \x01(\t:3\n\x0bjson_prefix\x12\x1c.google.protobuf.EnumOptions\x18\xa0\x8c\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61tchyard/options/v1/json.proto\x12\x14\x62\x61tchyard.options.v1\x1a google/protobuf/descriptor.proto\"\xfb\x01\n\tJsonField\x12\x36\n\x06\x61\x62sent\x18\x01 \x01(\x0e\x32&.batchyard.options.v1.JsonField.Absent\x12\r\n\x05\x65xtra\x18\x02 \x01(\x08\x12\x0b\n\x03raw\x18\x03 \x01(\x08\x12\x0e\n\x06hidden\x18\x04 \x01(\x08\x12\x10\n\x08\x66\x61llback\x18\x05 \x01(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x0e\n\x06header\x18\x07 \x01(\t\x12\x13\n\x0bheader_word\x18\x08 \x01(\t\"B\n\x06\x41\x62sent\x12\x16\n\x12\x41\x42SENT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x42SENT_OMIT\x10\x01\x12\x0f\n\x0b\x41\x42SENT_NULL\x10\x02:N\n\x04json\x12\x1d.google.protobuf.FieldOptions\x18\xa0\x8c\x03 \x01(\x0b\x32\x1f.batchyard.options.v1.JsonField:6\n\x0bjson_object\x12\x1f.google.protobuf.MessageOptions\x18\xa0\x8c\x03 \x01(\t:3\n\x0bjson_prefix\x12\x1c.google.protobuf.EnumOptions\x18\xa0\x8c\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.options.v1.json_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JSONFIELD']._serialized_start=92
-  _globals['_JSONFIELD']._serialized_end=322
-  _globals['_JSONFIELD_ABSENT']._serialized_start=256
-  _globals['_JSONFIELD_ABSENT']._serialized_end=322
+  _globals['_JSONFIELD']._serialized_end=343
+  _globals['_JSONFIELD_ABSENT']._serialized_start=277
+  _globals['_JSONFIELD_ABSENT']._serialized_end=343
 # @@protoc_insertion_point(module_scope)

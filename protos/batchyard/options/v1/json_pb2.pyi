@@ -57,6 +57,7 @@ class JsonField(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
+    HEADER_WORD_FIELD_NUMBER: _builtins.int
     absent: Global___JsonField.Absent.ValueType
     """How an absent value is written."""
     extra: _builtins.bool
@@ -70,7 +71,11 @@ class JsonField(_message.Message):
     fallback: _builtins.str
     """For an enum field at its zero value: the string field whose value is written instead."""
     header: _builtins.str
-    """The HTTP header that this field is read from, in lower case."""
+    """The HTTP header, in lower case, that this field is read from where a request has it, and written to where an answer
+    has it.
+    """
+    header_word: _builtins.str
+    """For a bool that is read from a header with a list of words: the word, in lower case, that makes it true."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other member names that are read for this field."""
@@ -85,10 +90,11 @@ class JsonField(_message.Message):
         fallback: _builtins.str = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         header: _builtins.str = ...,
+        header_word: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "aliases", b"aliases", "extra", b"extra", "fallback", b"fallback", "header", b"header", "hidden", b"hidden", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "aliases", b"aliases", "extra", b"extra", "fallback", b"fallback", "header", b"header", "header_word", b"header_word", "hidden", b"hidden", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

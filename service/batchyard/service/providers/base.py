@@ -135,6 +135,12 @@ class Provider(Protocol):
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
         """Starts a batch over a file, once; one over no file fails by itself (facts 2)."""
 
+    async def batch(self, batch: BatchRecord, *, fresh: bool) -> BatchRecord:
+        """A batch that has not ended, as it is, or was a moment ago unless it has to be `fresh`.
+
+        One that can't be looked at stays as it was, however long ago; where it has to be `fresh`, raises Refused.
+        """
+
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         """Asks a batch to stop. Raises FailedPrecondition where it has ended otherwise."""
 

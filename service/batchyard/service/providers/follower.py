@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any
 
+from msgspec import structs
+
 from batchyard.service.background import in_background
 from batchyard.service.errors import Refused
 from batchyard.service.providers.creating import Creating
@@ -62,14 +64,17 @@ class Follower:
                     await self._look()
         return True
 
-    async def seen(self, batch: BatchRecord, answer: Mapping[str, Any]) -> BatchRecord:
-        """Registers what the deployment said of a batch, with the result files that it names.
+    async def seen(self, batch: BatchRecord, answer: Mapping[str, Any], *, news: bool = False) -> BatchRecord:
+        """Registers what the deployment said of a batch, with the result files that it names; or only `news`.
 
         Raises Refused where it can't be asked for these.
         """
         members = self._dialect.batch(dict(answer))
         now = int(self._clock())
         values, results = batch_values(members, now), {}
+        same = structs.replace(batch, observed_at=now)
+        if news and all(getattr(same, column) == value for column, value in values.items()):
+            return same
         for column in _RESULTS:
             named = members.get(column)
             if isinstance(named, str) and is_id(named) and getattr(batch, column) is None:

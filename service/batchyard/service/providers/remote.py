@@ -16,6 +16,7 @@ from batchyard.service.places import UploadPlaces
 from batchyard.service.providers.base import Content, FileDescription, NewBatch, Span, Upload, span_within
 from batchyard.service.providers.creating import Creating
 from batchyard.service.providers.follower import Follower
+from batchyard.service.providers.looking import Looks
 from batchyard.service.providers.objects import adopted_values, file_values, is_id, native_id, unfinished
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.providers.own import OwnBatches
@@ -65,6 +66,7 @@ class RemoteProvider:
         self._dialect = dialect
         self._registry = registry
         self._follower = follower
+        self._looks = Looks(client, follower, dialect.poll_seconds, clock)
         self._batches = batches
         self._creating = creating
         self._settings = settings
@@ -165,6 +167,11 @@ class RemoteProvider:
             return await self._creating.made(owner, key)
         finally:
             self._follower.wake()
+
+    async def batch(self, batch: BatchRecord, *, fresh: bool) -> BatchRecord:
+        if batch.deployment is None or batch.seq == 0:  # it isn't there, or was asked for just now
+            return batch
+        return await (self._looks.now(batch) if fresh else self._looks.lately(batch))
 
     async def cancel_batch(self, owner: TenantRegistry, batch: BatchRecord) -> BatchRecord:
         if batch.deployment is None:

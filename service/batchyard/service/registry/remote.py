@@ -49,8 +49,12 @@ class Intent(NamedTuple):
 
 
 _INTENT_COLUMNS = [intents.c[name] for name in Intent._fields]
-_LATER: Mapping[str, set[str]] = {Status.CANCELLING: {Status.VALIDATING, Status.IN_PROGRESS}}
-"""What a deployment may say for a moment of a batch that is further already."""
+_LATER: Mapping[str, set[str]] = {
+    Status.IN_PROGRESS: {Status.VALIDATING},
+    Status.FINALIZING: {Status.VALIDATING, Status.IN_PROGRESS},
+    Status.CANCELLING: {Status.VALIDATING, Status.IN_PROGRESS},
+}
+"""What a deployment may say for a moment of a batch that is further already, or said before and is heard later."""
 
 
 class RemoteRegistry:
@@ -157,10 +161,13 @@ class RemoteRegistry:
         def work(connection: Connection) -> BatchRecord:
             current = select(*BATCH_COLUMNS).where(batches.c.seq == batch.seq)
             now = BatchRecord(**connection.execute(current).mappings().one())
-            if now.status in ENDED or values["status"] in _LATER.get(now.status, ()):
+            if now.status in ENDED:
                 return now
+            said = dict(values)
+            if values["status"] in _LATER.get(now.status, ()):
+                said = {"observed_at": values["observed_at"]}
             made = {column: self._result(connection, batch, row) for column, row in results.items()}
-            query = update(batches).where(batches.c.seq == batch.seq).values(**values, **made)
+            query = update(batches).where(batches.c.seq == batch.seq).values(**said, **made)
             return BatchRecord(**connection.execute(query.returning(*BATCH_COLUMNS)).mappings().one())
 
         seen = await self._database.write(work)
