@@ -185,6 +185,12 @@ class TestABatch:
         assert (file.purpose, file.provider) == ("batch_output", place.provider)
         assert re.fullmatch(FILE_ID, file.id)
 
+    async def test_is_told_anew_where_that_is_asked_for(self, place: Place) -> None:
+        live = await place.stuck.create((await place.stuck.upload(INPUT)).id)
+        assert await _fresh(place.stuck, live.id) == (live.id, 0)
+        ended = await place.client.run(chat_lines(1))
+        assert await _fresh(place.client, ended.id) == (ended.id, 0)
+
     async def test_over_a_missing_input_is_accepted_and_fails(self, place: Place) -> None:
         batch = await place.client.ended((await place.client.create("file-missing")).id)
         assert batch.status == BatchStatus.BATCH_STATUS_FAILED
@@ -288,6 +294,13 @@ class TestAListOfBatches:
         async with refused(StatusCode.INVALID_ARGUMENT) as found:
             await list_batches(place.client, after="batch_none")
         assert told(found[0]).param == "after"
+
+
+async def _fresh(client: Client, batch_id: str) -> tuple[str, int]:
+    """A batch as it is said to be now: its id, and how old that is."""
+    request = GetBatchRequest(batch_id=batch_id, fresh=True)
+    batch = (await client.stub.GetBatch(request, metadata=client.metadata)).batch
+    return batch.id, batch.age_seconds
 
 
 Ask = Callable[[Client, str, str], Awaitable[Any]]

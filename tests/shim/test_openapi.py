@@ -102,6 +102,13 @@ def test_a_lists_limit_has_its_bounds(rpc: str, most: int, default: int) -> None
     assert parameter(rpc, "limit") == bounds
 
 
+def test_headers_that_stand_for_fields_are_described() -> None:
+    get = operation("getBatch")
+    assert parameter("getBatch", "Cache-Control") == {"type": "string"}
+    assert get["responses"]["200"]["headers"]["X-Batchyard-Age"]["schema"] == {"type": "integer", "format": "int64"}
+    assert "X-Batchyard-Age" not in operation("listBatches")["responses"]["200"]["headers"]
+
+
 def test_hidden_members_are_in_no_schema() -> None:
     assert "provider" not in SCHEMAS["Batch"]["properties"]
     assert {"provider", "stats"}.isdisjoint(SCHEMAS["File"]["properties"])

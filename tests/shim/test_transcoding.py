@@ -71,6 +71,32 @@ async def test_calls_without_a_body_reach_their_rpc(shim: Shim, verb: str, path:
 
 
 @pytest.mark.parametrize(
+    ("controls", "fresh"),
+    [
+        (["no-cache"], True),
+        (["max-age=0,No-Cache"], True),
+        (["no-store", "private , no-cache"], True),
+        (["no-cachet"], False),
+        (["max-age=0"], False),
+        ([""], False),
+        ([], False),
+    ],
+)
+async def test_a_header_may_ask_for_a_fresh_batch(shim: Shim, controls: list[str], fresh: bool) -> None:
+    shim.service.answer = GetBatchResponse(batch=Batch(age_seconds=7))
+    answer = await shim.client.get("/v1/batches/b?fresh=true", headers=[("cache-control", one) for one in controls])
+    assert (answer.headers["x-batchyard-age"], "age_seconds" in answer.json()) == ("7", False)
+    (request,) = shim.service.requests
+    assert (request.batch_id, request.fresh) == ("b", fresh)
+
+
+async def test_what_has_no_age_has_no_header_for_it(shim: Shim) -> None:
+    for path, answer in (("/v1/files/file-1", GetFileResponse()), ("/v1/batches", ListBatchesResponse())):
+        shim.service.answer = answer
+        assert "x-batchyard-age" not in (await shim.client.get(path)).headers
+
+
+@pytest.mark.parametrize(
     ("query", "param"),
     [("limit=abc", "limit"), ("limit=1.5", "limit"), ("limit=99999999999", "limit"), ("limit=", "limit"),
      ("order=up", "order"), ("order=unspecified", "order"), ("limit=" + "9" * 5000, "limit")],

@@ -72,8 +72,8 @@ class Follower:
         members = self._dialect.batch(dict(answer))
         now = int(self._clock())
         values, results = batch_values(members, now), {}
-        same = structs.replace(batch, observed_at=now)
-        if news and all(getattr(same, column) == value for column, value in values.items()):
+        same = structs.replace(batch, observed_at=now) if news else None
+        if same and all(getattr(same, column) == value for column, value in values.items()):
             return same
         for column in _RESULTS:
             named = members.get(column)
