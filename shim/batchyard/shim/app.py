@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from batchyard.common.calls import Caller, CallError
@@ -86,12 +86,20 @@ class Resource:
         await response(scope, receive, send)
 
 
+class _Route(Route):
+    """A route that looks no closer at paths of another length."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        alike = scope["path"].count("/") == self.path.count("/")
+        return super().matches(scope) if alike else (Match.NONE, {})
+
+
 def _routes(bindings: Iterable[Binding]) -> list[Route]:
     paths: dict[str, dict[str, Binding]] = {}
     for binding in bindings:
         paths.setdefault(binding.path, {})[binding.verb] = binding
     reserved = {path.split("/")[1] for path in paths if not path.startswith("/{")}
-    return [Route(path, Resource(paths[path], reserved)) for path in sorted(paths, key=_literals_first)]
+    return [_Route(path, Resource(paths[path], reserved)) for path in sorted(paths, key=_literals_first)]
 
 
 def _literals_first(path: str) -> list[tuple[bool, str]]:
