@@ -11,8 +11,9 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import ENDED, LIVE, BatchRecord, FileRecord, PlacementRecord, Status
+from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS, PLACEMENT_COLUMNS
 from batchyard.service.registry.schema import batches, chunks, files, placements
-from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, PLACEMENT_COLUMNS
+from batchyard.service.registry.tenant import INTERNAL
 
 _MOST = 200
 

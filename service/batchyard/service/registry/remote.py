@@ -12,17 +12,10 @@ from batchyard.service.errors import AlreadyExists
 from batchyard.service.identifiers import new_batch_id, new_file_id
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
+from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS
 from batchyard.service.registry.schema import batches, files, idempotency_keys, intents
-from batchyard.service.registry.tenant import (
-    BATCH_COLUMNS,
-    FILE_COLUMNS,
-    INTERNAL,
-    REUSED,
-    Once,
-    TenantRegistry,
-    check_rate,
-)
-from batchyard.service.registry.usage import Reckoned, check_batch
+from batchyard.service.registry.tenant import REUSED, Once, TenantRegistry
+from batchyard.service.registry.usage import Reckoned
 from batchyard.service.settings import Rate
 
 Values = Mapping[str, Any]
@@ -73,7 +66,6 @@ class RemoteRegistry:
 
         Raises AlreadyExists where the key stands for another request, and Busy where `rate` or a limit is exceeded.
         """
-        newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
         def work(connection: Connection) -> BatchRecord | Intent:
             if once:
@@ -84,9 +76,7 @@ class RemoteRegistry:
                     if row["digest"] != once.digest:
                         raise AlreadyExists(REUSED, param="idempotency_key")
                     return Intent(**row)
-            if rate and owner.tenant != INTERNAL:
-                check_rate(connection, newest, rate, owner.tenant, intent.created_at)
-            check_batch(connection, owner.bounds, intent.created_at, intent.reckoned)
+            owner.check(connection, rate, intent.created_at, intent.reckoned)
             connection.execute(insert(intents).values(**intent._asdict()))
             return intent
 

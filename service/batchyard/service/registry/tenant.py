@@ -1,30 +1,43 @@
 """The registry as one tenant sees it: every query here carries the tenant, and nothing else reads for a caller."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import msgspec
-from sqlalchemy import Connection, Select, Table, delete, insert, or_, select, update
+from sqlalchemy import Connection, Table, delete, select, update
 
-from batchyard.service.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound
+from batchyard.service.deployments import GROUPS
+from batchyard.service.errors import AlreadyExists, FailedPrecondition, NotFound
 from batchyard.service.filestore import Part
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.quotas import Bound
 from batchyard.service.registry.database import Database
+from batchyard.service.registry.prepared import Prepared, given, named, names
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
+from batchyard.service.registry.rows import BATCH_COLUMNS, PLACEMENT_COLUMNS, added
 from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys, placements
-from batchyard.service.registry.usage import Reckoned, check_batch, stored_bytes
+from batchyard.service.registry.usage import (
+    UPLOADS,
+    Reckoned,
+    check_batch,
+    check_creations,
+    check_rate,
+    stored_bytes,
+)
+from batchyard.service.registry.views import View
 from batchyard.service.settings import Rate
-
-FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]
-BATCH_COLUMNS = [batches.c[field.name] for field in msgspec.structs.fields(BatchRecord)]
-PLACEMENT_COLUMNS = [placements.c[field.name] for field in msgspec.structs.fields(PlacementRecord)]
-
 
 KEY_SECONDS = 86_400  # how long an idempotency key is remembered
 REUSED = "This idempotency key was used for another request in the last 24 hours."
 INTERNAL = ":groups"
 """The tenant of what the service itself makes at deployments: no caller's name can be that, and no rate bounds it."""
+
+_KEY = (idempotency_keys.c.tenant == given("tenant"), idempotency_keys.c.key == given("key"))
+_REMEMBERED: Prepared[dict[str, Any]] = Prepared(select(idempotency_keys).where(*_KEY), dict)
+_FORGET: Prepared[dict[str, Any]] = Prepared(delete(idempotency_keys).where(*_KEY), dict)
+_CONTENT = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
+_CONTENT = _CONTENT.where(files.c.tenant == given("tenant"), files.c.seq == given("seq")).order_by(file_parts.c.n)
+_PARTS = Prepared(_CONTENT, Part)
 
 
 class Once(NamedTuple):
@@ -72,9 +85,8 @@ class TenantRegistry:
     async def check_uploads(self, rate: Rate | None, now: int, running: int) -> None:
         """Raises Busy where the tenant has uploaded its share of files, those that are still coming included."""
         if rate and self.tenant != INTERNAL:
-            uploads = select(files.c.created_at).where(files.c.purpose != "batch_output").order_by(files.c.seq.desc())
             await self._database.read(
-                lambda connection: check_rate(connection, uploads, rate, self.tenant, now, running)
+                lambda connection: check_rate(connection, UPLOADS, rate, self.tenant, now, running)
             )
 
     async def stored(self, bounds: Sequence[Bound]) -> list[int]:
@@ -82,29 +94,27 @@ class TenantRegistry:
         return await self._database.read(lambda connection: [stored_bytes(connection, bound) for bound in bounds])
 
     async def get_file(self, file_id: str, provider: str = "") -> FileRecord:
-        return await self._database.read(lambda connection: self._file(connection, file_id, provider))
+        view = self._view(provider)
+        return await self._database.look(lambda connection: _found(connection, view, files, file_id, no_file))
 
     async def parts(self, file: FileRecord) -> list[Part]:
         """The file's content, in order."""
-        query = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
-        query = query.where(files.c.tenant == self.tenant, files.c.seq == file.seq).order_by(file_parts.c.n)
-        return await self._database.read(lambda c: [Part(key, size) for key, size in c.execute(query)])
+        return await self._database.read(lambda c: _PARTS.all(c, tenant=self.tenant, seq=file.seq))
 
     async def list_files(
         self, *, provider: str, purpose: str, after: str, limit: int, ascending: bool
     ) -> tuple[list[FileRecord], bool]:
         """A page in the order of creation, and whether more follow. Raises InvalidArgument for an unknown `after`."""
-        query = self._of(files, FILE_COLUMNS, provider).where(files.c.deleted_at.is_(None))
-        if purpose:
-            query = query.where(files.c.purpose == purpose)
-        rows, more = await self._page(files, query, after, limit, ascending)
-        return [FileRecord(**row) for row in rows], more
+        view = self._view(provider)
+        page = partial(view.page, after=after, limit=limit, ascending=ascending, purpose=purpose)
+        return await self._database.read(lambda connection: page(connection, files))
 
     async def delete_file(self, file_id: str, provider: str, now: int) -> FileRecord:
         """Marks a file as deleted; its bytes are the caller's to remove. Raises FailedPrecondition while it is read."""
+        view = self._view(provider)
 
         def work(connection: Connection) -> FileRecord:
-            file = self._file(connection, file_id, provider)
+            file: FileRecord = _found(connection, view, files, file_id, no_file)
             self._check_unread(connection, file_id)
             connection.execute(update(files).where(files.c.seq == file.seq).values(deleted_at=now))
             return file
@@ -127,51 +137,54 @@ class TenantRegistry:
         With `once`, a repeat gets the batch that the first one made; another request under its key AlreadyExists.
         """
         row = {**values, **reckoned.columns, "tenant": self.tenant, "key_id": self.key_id}
-        query = insert(batches).values(row).returning(*BATCH_COLUMNS)
-        newest = select(batches.c.created_at).order_by(batches.c.seq.desc())
 
         def work(connection: Connection) -> BatchRecord:
             if once and (made := self.made(connection, once)):
                 return made
-            if rate:
-                check_rate(connection, newest, rate, self.tenant, values["created_at"])
-            check_batch(connection, self.bounds, values["created_at"], reckoned)
-            batch = BatchRecord(**connection.execute(query).mappings().one())
+            self.check(connection, rate, values["created_at"], reckoned)
+            batch: BatchRecord = added(connection, batches, row)
             if once:
-                row = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}
-                connection.execute(insert(idempotency_keys).values(row))
+                mine = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}
+                added(connection, idempotency_keys, mine)
             return batch
 
         return await self._database.write(work)
 
+    def check(self, connection: Connection, rate: Rate | None, now: int, reckoned: Reckoned) -> None:
+        """Raises Busy where one batch more would exceed `rate` or a limit."""
+        margins = self._database.margins
+        if rate and self.tenant != INTERNAL:
+            check_creations(connection, margins, rate, self.tenant, now)
+        check_batch(connection, margins, self.bounds, now, reckoned)
+
     async def get_batch(self, batch_id: str, provider: str = "") -> BatchRecord:
-        return await self._database.read(lambda connection: self._batch(connection, batch_id, provider))
+        view = self._view(provider)
+        return await self._database.look(lambda connection: _found(connection, view, batches, batch_id, no_batch))
 
     async def placements(self, found: Iterable[BatchRecord]) -> dict[int, list[PlacementRecord]]:
         """The shards of the tenant's batches, by `seq` and in the order of their lines."""
-        own = [batch.seq for batch in found if batch.seq and batch.deployment is None]
+        own = [batch.seq for batch in found if batch.seq and batch.provider == GROUPS]
         if not own:
             return {}
-        query = select(*PLACEMENT_COLUMNS).join(batches, batches.c.seq == placements.c.batch_seq)
-        query = query.where(batches.c.tenant == self.tenant, batches.c.seq.in_(own))
-        query = query.order_by(placements.c.first_line)
-        rows = await self._database.read(lambda c: [PlacementRecord(**row) for row in c.execute(query).mappings()])
+        query = _placements(len(own))
+        values = {"tenant": self.tenant, **named("seq", own)}
+        see = self._database.look if len(own) == 1 else self._database.read
         listed: dict[int, list[PlacementRecord]] = {}
-        for row in rows:
+        for row in await see(lambda connection: query.all(connection, **values)):
             listed.setdefault(row.batch_seq, []).append(row)
         return listed
 
     async def list_batches(self, *, provider: str, after: str, limit: int) -> tuple[list[BatchRecord], bool]:
         """A page, newest first, and whether more follow. Raises InvalidArgument for an unknown `after`."""
-        query = self._of(batches, BATCH_COLUMNS, provider)
-        rows, more = await self._page(batches, query, after, limit, ascending=False)
-        return [BatchRecord(**row) for row in rows], more
+        view = self._view(provider)
+        return await self._database.read(lambda c: view.page(c, batches, after=after, limit=limit))
 
     async def cancel_batch(self, batch_id: str, provider: str, now: int) -> BatchRecord:
         """Asks for a batch to stop. Raises FailedPrecondition where it ended otherwise (facts: 409)."""
+        view = self._view(provider)
 
         def work(connection: Connection) -> BatchRecord:
-            batch = self._batch(connection, batch_id, provider)
+            batch: BatchRecord = _found(connection, view, batches, batch_id, no_batch)
             if batch.status in {Status.CANCELLING, Status.CANCELLED}:
                 return batch
             if batch.status in ENDED:
@@ -195,58 +208,22 @@ class TenantRegistry:
 
     def made(self, connection: Connection, once: Once) -> BatchRecord | None:
         """What a key made within its time; one that is older is forgotten."""
-        mine = (idempotency_keys.c.tenant == self.tenant, idempotency_keys.c.key == once.key)
-        found = connection.execute(select(idempotency_keys).where(*mine)).one_or_none()
+        mine = {"tenant": self.tenant, "key": once.key}
+        found = _REMEMBERED.one(connection, **mine)
         if found is None:
             return None
-        if found.created_at <= once.created_at - KEY_SECONDS:
-            connection.execute(delete(idempotency_keys).where(*mine))
+        if found["created_at"] <= once.created_at - KEY_SECONDS:
+            _FORGET.one(connection, **mine)
             return None
-        if found.digest != once.digest:
+        if found["digest"] != once.digest:
             raise AlreadyExists(REUSED, param="idempotency_key")
-        query = self._of(batches, BATCH_COLUMNS, "").where(batches.c.seq == found.batch_seq)
-        row = connection.execute(query).mappings().one_or_none()
-        if row is None:  # at a place that this key may not use: the request was another
+        batch = self._view().batch_of(connection, found["batch_seq"])
+        if batch is None:  # at a place that this key may not use: the request was another
             raise AlreadyExists(REUSED, param="idempotency_key")
-        return BatchRecord(**row)
+        return batch
 
-    def _of(self, table: Table, columns: Iterable[Any], provider: str) -> Select[Any]:
-        query = select(*columns).where(table.c.tenant == self.tenant)
-        if self.key and self.key.providers:
-            allowed = self.key.providers
-            homes = {self._homes[name] for name in allowed if name in self._homes}
-            failed = table.c.deployment.is_(None) & table.c.provider.in_(homes)
-            query = query.where(table.c.provider.in_(allowed) | table.c.deployment.in_(allowed) | failed)
-        return query.where(or_(table.c.provider == provider, table.c.deployment == provider)) if provider else query
-
-    def _file(self, connection: Connection, file_id: str, provider: str) -> FileRecord:
-        query = self._of(files, FILE_COLUMNS, provider).where(files.c.id == file_id, files.c.deleted_at.is_(None))
-        row = connection.execute(query).mappings().one_or_none()
-        if row is None:
-            raise no_file(file_id)
-        return FileRecord(**row)
-
-    def _batch(self, connection: Connection, batch_id: str, provider: str) -> BatchRecord:
-        query = self._of(batches, BATCH_COLUMNS, provider).where(batches.c.id == batch_id)
-        row = connection.execute(query).mappings().one_or_none()
-        if row is None:
-            raise no_batch(batch_id)
-        return BatchRecord(**row)
-
-    async def _page(
-        self, table: Table, query: Select[Any], after: str, limit: int, ascending: bool
-    ) -> tuple[Sequence[Any], bool]:
-        def work(connection: Connection) -> tuple[Sequence[Any], bool]:
-            page = query.order_by(table.c.seq.asc() if ascending else table.c.seq.desc()).limit(limit + 1)
-            if after:
-                seq = connection.scalar(self._of(table, [table.c.seq], "").where(table.c.id == after))
-                if seq is None:
-                    raise InvalidArgument(f"Invalid 'after': there is no '{after}'.", param="after")
-                page = page.where(table.c.seq > seq if ascending else table.c.seq < seq)
-            rows = connection.execute(page).mappings().all()
-            return rows[:limit], len(rows) > limit
-
-        return await self._database.read(work)
+    def _view(self, provider: str = "") -> View:
+        return View(self.tenant, self.key, self._homes, provider)
 
 
 def no_file(file_id: str) -> NotFound:
@@ -259,29 +236,23 @@ def no_batch(batch_id: str) -> NotFound:
     return NotFound(f"No batch found with id '{batch_id}'.")
 
 
-def check_rate(
-    connection: Connection, newest: Select[Any], rate: Rate, tenant: str, now: int, running: int = 0
-) -> None:
-    """Raises Busy where a tenant has too many rows; `newest` selects when they were created, the newest first.
-
-    `running` are to come. Rows from before the clock was put back, which seem to lie ahead, don't count.
-    """
-    (column,) = newest.selected_columns
-    mine = newest.where(column.table.c.tenant == tenant, column <= now).limit(1)
-    oldest = connection.scalar(mine.offset(rate.most - 1 - running)) if running < rate.most else now
-    if oldest is not None and oldest > now - rate.seconds:
-        raise Busy(
-            f"Rate limit reached: at most {rate.most} in {rate.seconds} seconds. Please try again later.",
-            retry_after=min(oldest + rate.seconds - now, rate.seconds),
-            code="rate_limit_exceeded",
-        )
-
-
 def insert_file(connection: Connection, row: dict[str, Any], parts: Iterable[Part]) -> FileRecord:
     """Adds a file and the parts of its content, within the caller's transaction."""
-    query = insert(files).values(**row).returning(*FILE_COLUMNS)
-    file = FileRecord(**connection.execute(query).mappings().one())
-    rows = [{"file_seq": file.seq, "n": n, "key": part.key, "size": part.size} for n, part in enumerate(parts)]
-    if rows:
-        connection.execute(insert(file_parts), rows)
+    file: FileRecord = added(connection, files, row)
+    for n, part in enumerate(parts):
+        added(connection, file_parts, {"file_seq": file.seq, "n": n, "key": part.key, "size": part.size})
     return file
+
+
+def _found(connection: Connection, view: View, table: Table, row_id: str, missing: Callable[[str], NotFound]) -> Any:
+    row = view.one(connection, table, row_id)
+    if row is None:
+        raise missing(row_id)
+    return row
+
+
+@lru_cache(100)
+def _placements(count: int) -> Prepared[PlacementRecord]:
+    query = select(*PLACEMENT_COLUMNS).join(batches, batches.c.seq == placements.c.batch_seq)
+    query = query.where(batches.c.tenant == given("tenant"), batches.c.seq.in_(names("seq", count)))
+    return Prepared(query.order_by(placements.c.first_line), PlacementRecord)

@@ -9,7 +9,7 @@ says so is all. Nothing can be given back twice, or forgotten over a restart. A 
 to have used what was reckoned for the lines that it completed.
 
 What is asked here is asked in the transaction that adds a batch, so that creations at the same time can't exceed a
-limit together; only those who have a limit pay for it.
+limit together; only those who have a limit pay for it, and only when they may be near it.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, select
 
+from batchyard.service.errors import Busy
 from batchyard.service.jsonl import BYTES_PER_TOKEN
 from batchyard.service.quotas import DAY_SECONDS, Bound
-from batchyard.service.registry.records import ENDED, FileRecord
+from batchyard.service.registry.margins import Margins, Wanted
+from batchyard.service.registry.prepared import Prepared, given, single
+from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.schema import IS_LIVE, USES, batches, files, intents
+from batchyard.service.settings import Rate
 
 _AGAIN_SECONDS = 30.0  # until it is worth another try, where nobody knows when a batch ends
 
@@ -32,7 +36,24 @@ _TOKENS = case(
     (batches.c.estimated_lines > 0, batches.c.estimated_tokens * batches.c.completed // batches.c.estimated_lines),
     else_=0,
 )
+_COUNTED = {
+    "batches_in_flight": "batches",
+    "enqueued_tokens": "tokens",
+    "lines_per_day": "lines",
+    "tokens_per_day": "tokens",
+}
 _LINES = case((~_HAS_ENDED, batches.c.estimated_lines), else_=batches.c.completed + batches.c.failed)
+
+
+def _newest(table: Table) -> Prepared[int]:
+    """When a tenant's row was made, counted from the newest, without those that a clock put back leaves ahead."""
+    created_at = table.c.created_at
+    query = select(created_at).where(table.c.tenant == given("tenant"), created_at <= given("now"))
+    query = query.where(table.c.purpose != "batch_output") if table is files else query
+    return Prepared(query.order_by(table.c.seq.desc()).limit(1).offset(given("offset")), single)
+
+
+BATCHES, UPLOADS = _newest(batches), _newest(files)
 
 
 class Reckoned(NamedTuple):
@@ -63,26 +84,66 @@ class Usage(NamedTuple):
     lines: int = 0
 
 
-def check_batch(connection: Connection, bounds: Iterable[Bound], now: int, new: Reckoned) -> None:
+def check_batch(connection: Connection, margins: Margins, bounds: Iterable[Bound], now: int, new: Reckoned) -> None:
     """Raises Busy where one batch more would exceed a limit."""
     for bound in bounds:
-        quotas = bound.quotas
-        if quotas.batches_in_flight or quotas.enqueued_tokens:
-            live = used_now(connection, bound)
-            for name, used, wanted in (
-                ("batches_in_flight", live.batches, 1),
-                ("enqueued_tokens", live.tokens, new.tokens),
-            ):
-                if _passed(bound, name, used + wanted):
-                    raise bound.exceeded(name, used, wanted, _AGAIN_SECONDS)
-        if quotas.lines_per_day or quotas.tokens_per_day:
-            day = used_today(connection, bound, now)
-            for name, amount, used, wanted in (
-                ("lines_per_day", _LINES, day.lines, new.lines),
-                ("tokens_per_day", _TOKENS, day.tokens, new.tokens),
-            ):
-                if over := _passed(bound, name, used + wanted):
-                    raise bound.exceeded(name, used, wanted, _until(connection, bound, amount, over, now))
+        live = _wanted(bound, batches_in_flight=1, enqueued_tokens=new.tokens)
+        if live and not margins.take(bound.scope, live, now):
+            used = used_now(connection, bound)
+            for (name, most, wanted), amount in zip(live, _amounts(live, used), strict=True):
+                if amount + wanted > most:
+                    raise bound.exceeded(name, amount, wanted, _AGAIN_SECONDS)
+                margins.put(bound.scope, name, most, amount + wanted, now)
+        day = _wanted(bound, lines_per_day=new.lines, tokens_per_day=new.tokens)
+        if day and not margins.take(bound.scope, day, now):
+            used = used_today(connection, bound, now)
+            for (name, most, wanted), amount in zip(day, _amounts(day, used), strict=True):
+                if (over := amount + wanted - most) > 0:
+                    again = _until(connection, bound, _LINES if name == "lines_per_day" else _TOKENS, over, now)
+                    raise bound.exceeded(name, amount, wanted, again)
+                margins.put(bound.scope, name, most, amount + wanted, now)
+
+
+def ended(margins: Margins, batch: BatchRecord) -> None:
+    """Notes what a batch that has ended used beyond what it was reckoned at."""
+    tokens, lines = batch.input_tokens + batch.output_tokens, batch.completed + batch.failed
+    if not tokens and batch.estimated_lines:
+        tokens = batch.estimated_tokens * batch.completed // batch.estimated_lines
+    margins.used(batch.tenant, batch.key_id, "tokens_per_day", tokens - batch.estimated_tokens)
+    margins.used(batch.tenant, batch.key_id, "lines_per_day", lines - batch.estimated_lines)
+
+
+def adopted(margins: Margins, batch: BatchRecord) -> None:
+    """Notes a batch that nobody created here."""
+    margins.used(batch.tenant, batch.key_id, "batches_in_flight", 1)
+    ended(margins, batch)
+
+
+def check_creations(connection: Connection, margins: Margins, rate: Rate, tenant: str, now: int) -> None:
+    """Raises Busy where a tenant has created too many batches."""
+    if margins.take((tenant, None), [Wanted("creations", rate.most, 1)], now):
+        return
+    check_rate(connection, BATCHES, rate, tenant, now)
+    for so_many in (rate.most // 2, rate.most * 7 // 8):
+        oldest = BATCHES.one(connection, tenant=tenant, now=now, offset=so_many)
+        if oldest is None or oldest <= now - rate.seconds:
+            margins.put((tenant, None), "creations", rate.most, so_many + 1, now)
+            return
+
+
+def check_rate(
+    connection: Connection, newest: Prepared[int], rate: Rate, tenant: str, now: int, running: int = 0
+) -> None:
+    """Raises Busy where a tenant has too many rows, those included that are `running`: that are to come."""
+    oldest: int | None = now
+    if running < rate.most:
+        oldest = newest.one(connection, tenant=tenant, now=now, offset=rate.most - 1 - running)
+    if oldest is not None and oldest > now - rate.seconds:
+        raise Busy(
+            f"Rate limit reached: at most {rate.most} in {rate.seconds} seconds. Please try again later.",
+            retry_after=min(oldest + rate.seconds - now, rate.seconds),
+            code="rate_limit_exceeded",
+        )
 
 
 def stored_bytes(connection: Connection, bound: Bound) -> int:
@@ -131,10 +192,15 @@ def _of(query: Select[Any], table: Table, bound: Bound) -> Select[Any]:
     return query.where(table.c.key_id == bound.key.id) if bound.key else query
 
 
-def _passed(bound: Bound, name: str, total: int) -> int:
-    """By how much a limit is exceeded; 0 where it is not, or where there is none."""
-    most = getattr(bound.quotas, name)
-    return max(0, total - most) if most else 0
+def _wanted(bound: Bound, **amounts: int) -> list[Wanted]:
+    """What is wanted of those of the limits that there are."""
+    found = ((name, getattr(bound.quotas, name), amount) for name, amount in amounts.items())
+    return [Wanted(name, most, amount) for name, most, amount in found if most]
+
+
+def _amounts(limits: Iterable[Wanted], used: Usage) -> list[int]:
+    """What each of the limits counts of what is used."""
+    return [getattr(used, _COUNTED[limit.name]) for limit in limits]
 
 
 def _until(connection: Connection, bound: Bound, amount: ColumnElement[int], over: int, now: int) -> int:

@@ -24,8 +24,9 @@ from batchyard.service.registry.records import (
     SealedChunk,
     Status,
 )
+from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS
 from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity, placements
-from batchyard.service.registry.tenant import BATCH_COLUMNS, FILE_COLUMNS, INTERNAL, insert_file
+from batchyard.service.registry.tenant import INTERNAL, insert_file
 
 T = TypeVar("T")
 
