@@ -6,16 +6,17 @@ Rows are found by (deployment, native id) and keep their owner: who registered a
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, select
 
 from batchyard.service.errors import AlreadyExists
 from batchyard.service.identifiers import new_batch_id, new_file_id
 from batchyard.service.registry.database import Database
+from batchyard.service.registry.prepared import Prepared, given, single
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
-from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS
-from batchyard.service.registry.schema import batches, files, idempotency_keys, intents
-from batchyard.service.registry.tenant import REUSED, Once, TenantRegistry
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.rows import BATCH_COLUMNS, READ, added, changed
+from batchyard.service.registry.schema import IS_LIVE, batches, files, idempotency_keys, intents
+from batchyard.service.registry.tenant import REMEMBERED, REUSED, Once, TenantRegistry, no_batch
+from batchyard.service.registry.usage import Reckoned, ended
 from batchyard.service.settings import Rate
 
 Values = Mapping[str, Any]
@@ -42,6 +43,25 @@ class Intent(NamedTuple):
 
 
 _INTENT_COLUMNS = [intents.c[name] for name in Intent._fields]
+_MAKING = Prepared(
+    select(*_INTENT_COLUMNS).where(intents.c.tenant == given("tenant"), intents.c.key == given("key")), Intent
+)
+_DROP: Prepared[None] = Prepared(delete(intents).where(intents.c.id == given("id")), lambda: None)
+_CURRENT = Prepared(select(*BATCH_COLUMNS).where(batches.c.seq == given("seq")), BatchRecord)
+_ALL = select(*BATCH_COLUMNS).where(batches.c.deployment == given("deployment"), IS_LIVE)
+_LIVE = Prepared(_ALL, BatchRecord)
+_LIVE_OF_TENANT = Prepared(_ALL.where(batches.c.tenant == given("tenant")).order_by(batches.c.seq.desc()), BatchRecord)
+_FOUND: Mapping[Table, Prepared[Any]] = {
+    table: Prepared(
+        select(*columns).where(table.c.deployment == given("deployment"), table.c.native_id == given("native_id")),
+        record,
+    )
+    for table, (record, columns) in READ.items()
+    if table in (batches, files)
+}
+_TAKEN: Mapping[Table, Prepared[Any]] = {
+    table: Prepared(select(table.c.seq).where(table.c.id == given("id")), single) for table in (batches, files)
+}
 _LATER: Mapping[str, set[str]] = {
     Status.IN_PROGRESS: {Status.VALIDATING},
     Status.FINALIZING: {Status.VALIDATING, Status.IN_PROGRESS},
@@ -71,13 +91,12 @@ class RemoteRegistry:
             if once:
                 if made := owner.made(connection, once):
                     return made
-                mine = select(*_INTENT_COLUMNS).where(intents.c.tenant == owner.tenant, intents.c.key == once.key)
-                if row := connection.execute(mine).mappings().one_or_none():
-                    if row["digest"] != once.digest:
+                if making := _MAKING.one(connection, tenant=owner.tenant, key=once.key):
+                    if making.digest != once.digest:
                         raise AlreadyExists(REUSED, param="idempotency_key")
-                    return Intent(**row)
+                    return making
             owner.check(connection, rate, intent.created_at, intent.reckoned)
-            connection.execute(insert(intents).values(**intent._asdict()))
+            added(connection, intents, intent._asdict())
             return intent
 
         return await self._database.write(work)
@@ -86,16 +105,16 @@ class RemoteRegistry:
         """Registers the batch that came of an intent, once; `values` are columns of `batches`."""
 
         def work(connection: Connection) -> BatchRecord:
-            batch = _found(connection, batches, self._deployment, native_id, BATCH_COLUMNS)
+            batch: BatchRecord | None = _found(connection, batches, self._deployment, native_id)
             if batch is None:
                 row = {**intent.request, **values, "tenant": intent.tenant, "native_id": native_id}
                 del row["source"], row["marked"]
                 row |= {"deployment": self._deployment, "id": _free(connection, batches, native_id, new_batch_id)}
-                batch = connection.execute(insert(batches).values(**row).returning(*BATCH_COLUMNS)).mappings().one()
-            if intent.key and batch["tenant"] == intent.tenant:
-                self._remember(connection, intent, batch["seq"])
-            connection.execute(delete(intents).where(intents.c.id == intent.id))
-            return BatchRecord(**batch)
+                batch = self._added(connection, row)
+            if intent.key and batch.tenant == intent.tenant:
+                self._remember(connection, intent, batch.seq)
+            _DROP.one(connection, id=intent.id)
+            return batch
 
         made = await self._database.write(work)
         self._touch(made.seq)
@@ -103,9 +122,7 @@ class RemoteRegistry:
 
     async def drop(self, intent: Intent) -> None:
         """Forgets an intent of which nothing came."""
-        await self._database.write(
-            lambda connection: connection.execute(delete(intents).where(intents.c.id == intent.id))
-        )
+        await self._database.write(lambda connection: _DROP.one(connection, id=intent.id))
 
     async def under(self, owner: TenantRegistry, key: str) -> BatchRecord | Intent | None:
         """What an idempotency key of this deployment made, or may be making."""
@@ -129,11 +146,12 @@ class RemoteRegistry:
         return await self._database.read(lambda c: [Intent(**row) for row in c.execute(query).mappings()])
 
     async def live(self, tenant: str = "") -> list[BatchRecord]:
-        """Batches that have not ended, newest first; of all tenants, or one."""
-        query = select(*BATCH_COLUMNS).where(batches.c.deployment == self._deployment, batches.c.status.not_in(ENDED))
-        query = query.where(batches.c.tenant == tenant) if tenant else query
-        query = query.order_by(batches.c.seq.desc())
-        return await self._database.read(lambda c: [BatchRecord(**row) for row in c.execute(query).mappings()])
+        """Batches that have not ended, of all tenants; or of one, newest first."""
+        if tenant:
+            query, values = _LIVE_OF_TENANT, {"deployment": self._deployment, "tenant": tenant}
+        else:
+            query, values = _LIVE, {"deployment": self._deployment}
+        return await self._database.read(lambda connection: query.all(connection, **values))
 
     async def known(self, native_ids: Iterable[str]) -> set[str]:
         """Those of these batches that are registered."""
@@ -149,16 +167,19 @@ class RemoteRegistry:
         """
 
         def work(connection: Connection) -> BatchRecord:
-            current = select(*BATCH_COLUMNS).where(batches.c.seq == batch.seq)
-            now = BatchRecord(**connection.execute(current).mappings().one())
+            now = _CURRENT.one(connection, seq=batch.seq)
+            if now is None:
+                raise no_batch(batch.id)
             if now.status in ENDED:
                 return now
             said = dict(values)
             if values["status"] in _LATER.get(now.status, ()):
                 said = {"observed_at": values["observed_at"]}
             made = {column: self._result(connection, batch, row) for column, row in results.items()}
-            query = update(batches).where(batches.c.seq == batch.seq).values(**said, **made)
-            return BatchRecord(**connection.execute(query.returning(*BATCH_COLUMNS)).mappings().one())
+            found: BatchRecord = changed(connection, batches, {**said, **made}, seq=batch.seq)
+            if found.status in ENDED:
+                ended(self._database.margins, found)
+            return found
 
         seen = await self._database.write(work)
         if seen != batch:
@@ -169,12 +190,13 @@ class RemoteRegistry:
         """Registers a batch that was made elsewhere; one that is registered keeps its owner."""
 
         def work(connection: Connection) -> BatchRecord:
-            batch = _found(connection, batches, self._deployment, native_id, BATCH_COLUMNS)
+            batch: BatchRecord | None = _found(connection, batches, self._deployment, native_id)
             if batch is None:
                 row = {**values, "tenant": tenant, "deployment": self._deployment, "native_id": native_id}
                 row["id"] = _free(connection, batches, native_id, new_batch_id)
-                batch = connection.execute(insert(batches).values(**row).returning(*BATCH_COLUMNS)).mappings().one()
-            return BatchRecord(**batch)
+                batch = self._added(connection, row)
+                self._database.margins.used(tenant, batch.key_id, "batches_in_flight", 1)
+            return batch
 
         return await self._database.write(work)
 
@@ -185,15 +207,24 @@ class RemoteRegistry:
 
     async def describe(self, file: FileRecord, values: Values) -> FileRecord:
         """Writes what the deployment said of a file."""
-        query = update(files).where(files.c.seq == file.seq).values(**values).returning(*FILE_COLUMNS)
-        return await self._database.write(lambda c: FileRecord(**c.execute(query).mappings().one()))
+
+        def work(connection: Connection) -> FileRecord:
+            found: FileRecord = changed(connection, files, values, seq=file.seq)
+            return found
+
+        return await self._database.write(work)
+
+    def _added(self, connection: Connection, row: Values) -> BatchRecord:
+        batch: BatchRecord = added(connection, batches, row)
+        if batch.status in ENDED:
+            ended(self._database.margins, batch)
+        return batch
 
     def _remember(self, connection: Connection, intent: Intent, batch_seq: int) -> None:
         """Keeps what an idempotency key made, unless it has made something elsewhere since."""
-        mine = (idempotency_keys.c.tenant == intent.tenant, idempotency_keys.c.key == intent.key)
-        if connection.scalar(select(idempotency_keys.c.batch_seq).where(*mine)) is None:
+        if REMEMBERED.one(connection, tenant=intent.tenant, key=intent.key) is None:
             row = {name: getattr(intent, name) for name in ("tenant", "key", "digest", "created_at")}
-            connection.execute(insert(idempotency_keys).values(**row, batch_seq=batch_seq))
+            added(connection, idempotency_keys, {**row, "batch_seq": batch_seq})
 
     def _result(self, connection: Connection, batch: BatchRecord, row: Values) -> str | None:
         """The id of a result file; none where somebody else has it."""
@@ -201,20 +232,18 @@ class RemoteRegistry:
         return file.id if file.tenant == batch.tenant else None
 
     def _file(self, connection: Connection, tenant: str, row: Values) -> FileRecord:
-        found = _found(connection, files, self._deployment, row["native_id"], FILE_COLUMNS)
+        found: FileRecord | None = _found(connection, files, self._deployment, row["native_id"])
         if found is None:
             whole = {**row, "tenant": tenant, "deployment": self._deployment}
             whole["id"] = _free(connection, files, row["native_id"], new_file_id)
-            found = connection.execute(insert(files).values(**whole).returning(*FILE_COLUMNS)).mappings().one()
-        return FileRecord(**found)
+            found = added(connection, files, whole)
+        return found
 
 
-def _found(connection: Connection, table: Table, deployment: str, native_id: str, columns: Iterable[Any]) -> Any:
-    query = select(*columns).where(table.c.deployment == deployment, table.c.native_id == native_id)
-    return connection.execute(query).mappings().one_or_none()
+def _found(connection: Connection, table: Table, deployment: str, native_id: str) -> Any:
+    return _FOUND[table].one(connection, deployment=deployment, native_id=native_id)
 
 
 def _free(connection: Connection, table: Table, native_id: str, new: Callable[[], str]) -> str:
     """The provider's own id, or one of ours where another deployment's thing has that."""
-    taken = connection.scalar(select(table.c.seq).where(table.c.id == native_id))
-    return native_id if taken is None else new()
+    return native_id if _TAKEN[table].one(connection, id=native_id) is None else new()

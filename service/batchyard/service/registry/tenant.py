@@ -15,7 +15,7 @@ from batchyard.service.registry.database import Database
 from batchyard.service.registry.prepared import Prepared, given, named, names
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.registry.rows import BATCH_COLUMNS, PLACEMENT_COLUMNS, added
-from batchyard.service.registry.schema import batches, file_parts, files, idempotency_keys, placements
+from batchyard.service.registry.schema import IS_LIVE, batches, file_parts, files, idempotency_keys, placements
 from batchyard.service.registry.usage import (
     UPLOADS,
     Reckoned,
@@ -33,7 +33,7 @@ INTERNAL = ":groups"
 """The tenant of what the service itself makes at deployments: no caller's name can be that, and no rate bounds it."""
 
 _KEY = (idempotency_keys.c.tenant == given("tenant"), idempotency_keys.c.key == given("key"))
-_REMEMBERED: Prepared[dict[str, Any]] = Prepared(select(idempotency_keys).where(*_KEY), dict)
+REMEMBERED: Prepared[dict[str, Any]] = Prepared(select(idempotency_keys).where(*_KEY), dict)
 _FORGET: Prepared[dict[str, Any]] = Prepared(delete(idempotency_keys).where(*_KEY), dict)
 _CONTENT = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
 _CONTENT = _CONTENT.where(files.c.tenant == given("tenant"), files.c.seq == given("seq")).order_by(file_parts.c.n)
@@ -197,7 +197,7 @@ class TenantRegistry:
         return await self._database.write(work, urgent=True)
 
     def _check_unread(self, connection: Connection, file_id: str) -> None:
-        readers = select(batches.c.id).where(batches.c.tenant == self.tenant, batches.c.status.not_in(ENDED))
+        readers = select(batches.c.id).where(batches.c.tenant == self.tenant, IS_LIVE)
         reader = connection.scalar(readers.where(batches.c.input_file_id == file_id).limit(1))
         if reader:
             raise FailedPrecondition(
@@ -209,7 +209,7 @@ class TenantRegistry:
     def made(self, connection: Connection, once: Once) -> BatchRecord | None:
         """What a key made within its time; one that is older is forgotten."""
         mine = {"tenant": self.tenant, "key": once.key}
-        found = _REMEMBERED.one(connection, **mine)
+        found = REMEMBERED.one(connection, **mine)
         if found is None:
             return None
         if found["created_at"] <= once.created_at - KEY_SECONDS:

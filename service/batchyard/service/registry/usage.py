@@ -113,12 +113,6 @@ def ended(margins: Margins, batch: BatchRecord) -> None:
     margins.used(batch.tenant, batch.key_id, "lines_per_day", lines - batch.estimated_lines)
 
 
-def adopted(margins: Margins, batch: BatchRecord) -> None:
-    """Notes a batch that nobody created here."""
-    margins.used(batch.tenant, batch.key_id, "batches_in_flight", 1)
-    ended(margins, batch)
-
-
 def check_creations(connection: Connection, margins: Margins, rate: Rate, tenant: str, now: int) -> None:
     """Raises Busy where a tenant has created too many batches."""
     if margins.take((tenant, None), [Wanted("creations", rate.most, 1)], now):

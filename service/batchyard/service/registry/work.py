@@ -5,6 +5,7 @@ was made in: a worker that slept through its lease gets LeaseLost and changes no
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -14,9 +15,9 @@ from sqlalchemy.sql import ColumnElement
 from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database, Work
+from batchyard.service.registry.prepared import Prepared, given
 from batchyard.service.registry.records import (
     ENDED,
-    LIVE,
     BatchRecord,
     ChunkRecord,
     Counts,
@@ -24,14 +25,34 @@ from batchyard.service.registry.records import (
     SealedChunk,
     Status,
 )
-from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS
-from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, identity, placements
+from batchyard.service.registry.rows import BATCH_COLUMNS, CHUNK_COLUMNS, FILE_COLUMNS, changed
+from batchyard.service.registry.schema import (
+    IS_FREE,
+    IS_LEASED,
+    IS_LIVE,
+    batches,
+    chunks,
+    file_parts,
+    files,
+    idempotency_keys,
+    identity,
+    placements,
+)
 from batchyard.service.registry.tenant import INTERNAL, insert_file
+from batchyard.service.registry.usage import ended
 
 T = TypeVar("T")
 
-CHUNK_COLUMNS = [chunks.c[field.name] for field in msgspec.structs.fields(ChunkRecord)]
 _COUNTS = [field.name for field in msgspec.structs.fields(Counts)]
+_SUMS: Prepared[dict[str, int]] = Prepared(
+    select(*(func.coalesce(func.sum(chunks.c[name]), 0).label(name) for name in _COUNTS)).where(
+        chunks.c.batch_seq == given("batch_seq")
+    ),
+    dict,
+)
+_REREAD = Prepared(
+    select(*BATCH_COLUMNS).where(batches.c.seq == given("seq"), batches.c.epoch == given("epoch")), BatchRecord
+)
 
 
 class Enqueued(NamedTuple):
@@ -84,21 +105,13 @@ class WorkRegistry:
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
         for table in (batches, chunks):
-            await self._execute(update(table).where(table.c.lease_until > 0).values(lease_until=0), urgent=True)
+            await self._execute(update(table).where(IS_LEASED).values(lease_until=0), urgent=True)
 
     async def claim_batch(self, now: float, until: float) -> BatchRecord | None:
         """Leases the oldest live batch that nobody holds; ours stay ours until released, whatever the clock says."""
-        others = or_(batches.c.lease_until == 0, batches.c.lease_owner != self._owner)
-        ours = [batches.c.deployment.is_(None)] + ([batches.c.provider.not_in(self._idle)] if self._idle else [])
-        free = select(batches.c.seq).where(batches.c.status.in_(LIVE), batches.c.lease_until <= now, others, *ours)
-        oldest = free.order_by(batches.c.seq).limit(1).scalar_subquery()
-        query = self._taken(batches, until).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
-
-        def work(connection: Connection) -> BatchRecord | None:
-            row = connection.execute(query).mappings().one_or_none()
-            return BatchRecord(**row) if row else None
-
-        return await self._database.write(work)
+        claiming = _claiming(self._idle)
+        values = {"now": now, "until": until, "owner": self._owner}
+        return await self._database.write(lambda connection: claiming.one(connection, **values))
 
     async def claim_chunk(self, chunk: ChunkRecord, now: float, until: float) -> ChunkRecord:
         """Leases an open chunk, in a new epoch. Raises LeaseLost where another owner holds it or sealed it."""
@@ -118,8 +131,8 @@ class WorkRegistry:
 
         def work(connection: Connection) -> None:
             for table in (batches, chunks):
-                mine = (table.c.lease_owner == self._owner, table.c.lease_until > 0)
-                connection.execute(update(table).where(*mine).values(lease_until=until))
+                mine = table.c.lease_owner == self._owner
+                connection.execute(update(table).where(mine, IS_LEASED).values(lease_until=until))
 
         await self._database.write(work)
 
@@ -130,15 +143,10 @@ class WorkRegistry:
 
     async def reread(self, batch: BatchRecord) -> BatchRecord:
         """The batch as it is now. Raises LeaseLost where the lease is not ours any more."""
-        query = select(*BATCH_COLUMNS).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
-
-        def work(connection: Connection) -> BatchRecord:
-            row = connection.execute(query).mappings().one_or_none()
-            if row is None:
-                raise LeaseLost("the batch is another worker's")
-            return BatchRecord(**row)
-
-        return await self._database.read(work)
+        found = await self._database.look(lambda c: _REREAD.one(c, seq=batch.seq, epoch=batch.epoch))
+        if found is None:
+            raise LeaseLost("the batch is another worker's")
+        return found
 
     async def input_of(self, batch: BatchRecord) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
         """The batch's input file with its scan and its parts, or None where its tenant has none such there."""
@@ -159,7 +167,7 @@ class WorkRegistry:
 
     async def update_batch(self, batch: BatchRecord, **values: Any) -> BatchRecord:
         """Commits a step of the batch's life, if its status is still the one that `batch` has. Raises LeaseLost."""
-        return await self._written(batch.seq, lambda connection: _step(connection, batch, values))
+        return await self._written(batch.seq, lambda connection: self._step(connection, batch, values))
 
     async def plan(
         self, batch: BatchRecord, planned: Sequence[dict[str, Any]], *, bounds: Iterable[Enqueued] = (), **values: Any
@@ -170,7 +178,7 @@ class WorkRegistry:
             for bound in bounds:
                 if _running(connection, batch.tenant, bound) + bound.wanted > bound.most:
                     raise NoRoom(bound)
-            updated = _step(connection, batch, values)
+            updated = self._step(connection, batch, values)
             if planned:
                 connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
             return updated
@@ -218,7 +226,7 @@ class WorkRegistry:
             made = {}
             for column, row, parts in results:
                 made[column] = insert_file(connection, row | owned, parts).id
-            ended = _step(connection, batch, {**values, **made, "lease_until": 0, "waiting": None})
+            ended = self._step(connection, batch, {**values, **made, "lease_until": 0, "waiting": None})
             connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
             left = update(placements).where(placements.c.batch_seq == batch.seq, placements.c.open == 1)
             connection.execute(left.values(open=0))
@@ -251,7 +259,7 @@ class WorkRegistry:
         reader = select(batches.c.seq).where(
             batches.c.tenant == files.c.tenant,
             batches.c.input_file_id == files.c.id,
-            batches.c.status.not_in(ENDED),
+            IS_LIVE,
         )
         due = select(files.c.seq).where(files.c.deleted_at.is_(None), files.c.expires_at <= now, ~reader.exists())
         due = due.where(files.c.tenant != INTERNAL)  # what shards have at deployments is the cleaner's
@@ -284,6 +292,16 @@ class WorkRegistry:
         self._touch(seq)
         return found
 
+    def _step(self, connection: Connection, batch: BatchRecord, values: dict[str, Any]) -> BatchRecord:
+        found: BatchRecord | None = changed(
+            connection, batches, values, seq=batch.seq, epoch=batch.epoch, status=batch.status
+        )
+        if found is None:
+            raise LeaseLost("the batch moved on")
+        if found.status in ENDED:
+            ended(self._database.margins, found)
+        return found
+
     async def _execute(self, query: Update | Delete, *, urgent: bool = False) -> int:
         """How many rows it changed."""
         return await self._database.write(lambda connection: connection.execute(query).rowcount, urgent=urgent)
@@ -296,15 +314,6 @@ def _is(chunk: ChunkRecord) -> ColumnElement[bool]:
     return (chunks.c.batch_seq == chunk.batch_seq) & (chunks.c.n == chunk.n)
 
 
-def _step(connection: Connection, batch: BatchRecord, values: dict[str, Any]) -> BatchRecord:
-    query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
-    query = query.where(batches.c.status == batch.status).values(**values)
-    row = connection.execute(query.returning(*BATCH_COLUMNS)).mappings().one_or_none()
-    if row is None:
-        raise LeaseLost("the batch moved on")
-    return BatchRecord(**row)
-
-
 def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
     """What all batches hold that were planned and have not ended."""
     if bound.kind == "tokens":
@@ -313,13 +322,22 @@ def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
         held = held.where(files.c.deployment.is_(None))
     else:
         held = select(func.sum(batches.c.total)).where(batches.c.endpoint == bound.name)
-    held = held.where(batches.c.tenant == tenant, batches.c.status.in_(LIVE), batches.c.total > 0)
+    held = held.where(batches.c.tenant == tenant, IS_LIVE, batches.c.total > 0)
     return int(connection.scalar(held) or 0)
 
 
 def _sum_counts(connection: Connection, batch_seq: int) -> None:
-    sums = select(*(func.coalesce(func.sum(chunks.c[name]), 0) for name in _COUNTS)).where(
-        chunks.c.batch_seq == batch_seq
-    )
-    values = dict(zip(_COUNTS, connection.execute(sums).one(), strict=True))
-    connection.execute(update(batches).where(batches.c.seq == batch_seq).values(**values))
+    changed(connection, batches, _SUMS.one(connection, batch_seq=batch_seq) or {}, seq=batch_seq)
+
+
+@lru_cache(8)
+def _claiming(idle: tuple[str, ...]) -> Prepared[BatchRecord]:
+    """Takes one whose owner's lease is over, or else one that nobody has had."""
+    others = [batches.c.provider.not_in(idle)] if idle else []
+    lapsed = select(func.min(batches.c.seq)).where(IS_LEASED, batches.c.lease_until <= given("now"), *others)
+    lapsed = lapsed.where(IS_LIVE, batches.c.deployment.is_(None), batches.c.lease_owner != given("owner"))
+    free = select(batches.c.seq).where(IS_FREE, *others).order_by(batches.c.seq).limit(1)
+    oldest = func.coalesce(lapsed.scalar_subquery(), free.scalar_subquery())
+    taken = {"lease_owner": given("owner"), "lease_until": given("until"), "epoch": batches.c.epoch + 1}
+    query = update(batches).values(taken).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
+    return Prepared(query, BatchRecord)
