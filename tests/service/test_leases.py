@@ -84,7 +84,7 @@ async def test_a_batch_is_claimed_once_until_its_lease_ends(database: Database, 
     batch = await new_batch(tenant, "file-none")
     held = await claimed_by(first, NOW)
     assert held.id == batch.id
-    assert await second.claim_batch(NOW + LEASE_SECONDS - 1, NOW + 2 * LEASE_SECONDS) is None
+    assert not await second.claim_batches(NOW + LEASE_SECONDS - 1, NOW + 2 * LEASE_SECONDS)
     taken = await claimed_by(second, NOW + LEASE_SECONDS)
     assert (taken.id, taken.epoch) == (batch.id, held.epoch + 1)
 
@@ -94,7 +94,7 @@ async def test_an_extended_lease_is_not_taken(database: Database, tenant: Tenant
     await new_batch(tenant, "file-none")
     await claimed_by(first, NOW)
     await first.extend(NOW + 2 * LEASE_SECONDS)
-    assert await second.claim_batch(NOW + LEASE_SECONDS + 1, NOW + 3 * LEASE_SECONDS) is None
+    assert not await second.claim_batches(NOW + LEASE_SECONDS + 1, NOW + 3 * LEASE_SECONDS)
 
 
 async def test_a_chunk_whose_lease_runs_is_refused_to_another_owner(workers: Workers) -> None:
@@ -156,7 +156,7 @@ async def test_a_late_worker_neither_extends_nor_releases_the_owners_lease(worke
     await workers.late.extend(NOW + 100 * LEASE_SECONDS)
     await workers.late.release(workers.late_batch)
     in_between = NOW + LEASE_SECONDS + 2
-    assert await workers.late.claim_batch(in_between, in_between + LEASE_SECONDS) is None
+    assert not await workers.late.claim_batches(in_between, in_between + LEASE_SECONDS)
     assert (await claimed_by(workers.late, NOW + 3 * LEASE_SECONDS)).id == workers.batch.id
 
 
@@ -207,7 +207,7 @@ async def test_work_that_takes_longer_than_its_lease_keeps_it(
         for _ in range(3):
             clock.now += 0.9 * lease
             await until(lambda: leases(database), lambda held: set(held) == {clock.now + lease})
-            assert await rival.claim_batch(clock.now, clock.now + lease) is None
+            assert not await rival.claim_batches(clock.now, clock.now + lease)
             with pytest.raises(LeaseLost):
                 await rival.claim_chunk((await rival.chunks(batch))[0], clock.now, clock.now + lease)
         lines.thaw()
@@ -310,8 +310,7 @@ async def new_batch(tenant: TenantRegistry, file_id: str) -> BatchRecord:
 
 
 async def claimed_by(work: WorkRegistry, now: float) -> BatchRecord:
-    batch = await work.claim_batch(now, now + LEASE_SECONDS)
-    assert batch
+    (batch,) = await work.claim_batches(now, now + LEASE_SECONDS)
     return batch
 
 

@@ -223,8 +223,7 @@ async def _everything(database: Database) -> None:
     await tenant.list_batches(provider="local", after="batch_0", limit=5)
     with pytest.raises(FailedPrecondition):
         await tenant.delete_file("file-0", "", 5)
-    claimed = await work.claim_batch(2, 3)
-    assert claimed
+    (claimed,) = await work.claim_batches(2, 3)
     batch = await work.plan(
         claimed, [{"n": 0, "first_line": 1, "start": 0, "end": 1}], status=Status.IN_PROGRESS, total=1
     )

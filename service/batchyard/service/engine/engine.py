@@ -21,6 +21,7 @@ _FEW = 64
 _SHORTEST_LOOK = 0.1
 _RETRY_SECONDS = (0.5, 30.0)
 _MOST_BATCHES = 8192  # held at once; those that run lines are fewer, and most wait for other machines
+_MOST_CLAIMS = 64  # at once
 
 _log = logging.getLogger("batchyard.engine")
 
@@ -100,20 +101,19 @@ class Engine:
                 await until(self._woken, self._lease_seconds / 2)
 
     async def _claim(self) -> bool:
-        if len(self._tasks) >= _MOST_BATCHES:
-            return False
+        """Whether there may be more to claim."""
+        room = min(_MOST_CLAIMS, _MOST_BATCHES - len(self._tasks))
         try:
             now = self._clock()
-            batch = await self._work.claim_batch(now, now + self._lease_seconds)
+            found = await self._work.claim_batches(now, now + self._lease_seconds, room)
         except Exception:
             _log.exception("claiming failed")
             return False
-        if batch is None:
-            return False
-        task = asyncio.create_task(self._carry(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return True
+        for batch in found:
+            task = asyncio.create_task(self._carry(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return 0 < room == len(found)
 
     async def _extend_loop(self) -> None:
         while True:

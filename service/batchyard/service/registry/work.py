@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
+from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database, Work
@@ -25,7 +26,7 @@ from batchyard.service.registry.records import (
     SealedChunk,
     Status,
 )
-from batchyard.service.registry.rows import BATCH_COLUMNS, CHUNK_COLUMNS, FILE_COLUMNS, changed
+from batchyard.service.registry.rows import BATCH_COLUMNS, CHUNK_COLUMNS, FILE_COLUMNS, added, changed
 from batchyard.service.registry.schema import (
     IS_FREE,
     IS_LEASED,
@@ -50,6 +51,24 @@ _SUMS: Prepared[dict[str, int]] = Prepared(
     ),
     dict,
 )
+_INPUT: Prepared[dict[str, Any]] = Prepared(
+    select(*FILE_COLUMNS, files.c.scan).where(
+        files.c.id == given("id"),
+        files.c.tenant == given("tenant"),
+        files.c.provider == given("provider"),
+        files.c.deployment.is_(None),
+        files.c.deleted_at.is_(None),
+    ),
+    dict,
+)
+_PARTS = Prepared(
+    select(file_parts.c.key, file_parts.c.size).where(file_parts.c.file_seq == given("seq")).order_by(file_parts.c.n),
+    Part,
+)
+_CHUNKS = Prepared(
+    select(*CHUNK_COLUMNS).where(chunks.c.batch_seq == given("batch_seq")).order_by(chunks.c.start), ChunkRecord
+)
+_NO_CHUNKS: Prepared[dict[str, Any]] = Prepared(delete(chunks).where(chunks.c.batch_seq == given("batch_seq")), dict)
 _REREAD = Prepared(
     select(*BATCH_COLUMNS).where(batches.c.seq == given("seq"), batches.c.epoch == given("epoch")), BatchRecord
 )
@@ -107,11 +126,18 @@ class WorkRegistry:
         for table in (batches, chunks):
             await self._execute(update(table).where(IS_LEASED).values(lease_until=0), urgent=True)
 
-    async def claim_batch(self, now: float, until: float) -> BatchRecord | None:
-        """Leases the oldest live batch that nobody holds; ours stay ours until released, whatever the clock says."""
+    async def claim_batches(self, now: float, until: float, most: int = 1) -> list[BatchRecord]:
+        """Leases live batches that nobody holds; ours stay ours until released, whatever the clock says."""
         claiming = _claiming(self._idle)
         values = {"now": now, "until": until, "owner": self._owner}
-        return await self._database.write(lambda connection: claiming.one(connection, **values))
+
+        def work(connection: Connection) -> list[BatchRecord]:
+            found: list[BatchRecord] = []
+            while len(found) < most and (batch := claiming.one(connection, **values)):
+                found.append(batch)
+            return found
+
+        return await self._database.write(work)
 
     async def claim_chunk(self, chunk: ChunkRecord, now: float, until: float) -> ChunkRecord:
         """Leases an open chunk, in a new epoch. Raises LeaseLost where another owner holds it or sealed it."""
@@ -150,18 +176,14 @@ class WorkRegistry:
 
     async def input_of(self, batch: BatchRecord) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
         """The batch's input file with its scan and its parts, or None where its tenant has none such there."""
-        query = select(*FILE_COLUMNS, files.c.scan).where(files.c.tenant == batch.tenant, files.c.deleted_at.is_(None))
-        query = query.where(files.c.provider == batch.provider, files.c.deployment.is_(None))
-        parts = select(file_parts.c.key, file_parts.c.size).order_by(file_parts.c.n)
+        values = {"tenant": batch.tenant, "provider": batch.provider, "id": batch.input_file_id}
 
         def work(connection: Connection) -> tuple[FileRecord, dict[str, Any] | None, list[Part]] | None:
-            found = connection.execute(query.where(files.c.id == batch.input_file_id)).mappings().one_or_none()
-            if found is None:
+            row = _INPUT.one(connection, **values)
+            if row is None:
                 return None
-            row = dict(found)
             scan = row.pop("scan")
-            held = connection.execute(parts.where(file_parts.c.file_seq == row["seq"]))
-            return FileRecord(**row), scan, [Part(key, size) for key, size in held]
+            return FileRecord(**row), scan, _PARTS.all(connection, seq=row["seq"])
 
         return await self._database.read(work)
 
@@ -179,23 +201,21 @@ class WorkRegistry:
                 if _running(connection, batch.tenant, bound) + bound.wanted > bound.most:
                     raise NoRoom(bound)
             updated = self._step(connection, batch, values)
-            if planned:
-                connection.execute(insert(chunks), [{"batch_seq": batch.seq, **chunk} for chunk in planned])
+            for chunk in planned:
+                added(connection, chunks, {"batch_seq": batch.seq, **chunk})
             return updated
 
         return await self._written(batch.seq, work)
 
     async def chunks(self, batch: BatchRecord) -> list[ChunkRecord]:
         """In the order of their lines."""
-        query = select(*CHUNK_COLUMNS).where(chunks.c.batch_seq == batch.seq).order_by(chunks.c.start)
-        return await self._database.read(lambda c: [ChunkRecord(**row) for row in c.execute(query).mappings()])
+        return await self._database.read(lambda connection: _CHUNKS.all(connection, batch_seq=batch.seq))
 
     async def publish(self, chunk: ChunkRecord, counts: Counts) -> None:
         """Shows a running chunk's durable progress in the counts of its batch."""
 
         def work(connection: Connection) -> None:
-            query = update(chunks).where(_is(chunk), chunks.c.epoch == chunk.epoch, chunks.c.sealed == 0)
-            if connection.execute(query.values(**msgspec.structs.asdict(counts))).rowcount:
+            if changed(connection, chunks, msgspec.structs.asdict(counts), **_open(chunk)):
                 _sum_counts(connection, chunk.batch_seq)
 
         await self._written(chunk.batch_seq, work)
@@ -208,8 +228,7 @@ class WorkRegistry:
                 values |= {f"{name}_key": part.key, f"{name}_size": part.size}
 
         def work(connection: Connection) -> None:
-            query = update(chunks).where(_is(chunk), chunks.c.epoch == chunk.epoch, chunks.c.sealed == 0)
-            if not connection.execute(query.values(**values)).rowcount:
+            if not changed(connection, chunks, values, **_open(chunk)):
                 raise LeaseLost("the chunk is another worker's")
             _sum_counts(connection, chunk.batch_seq)
 
@@ -227,9 +246,10 @@ class WorkRegistry:
             for column, row, parts in results:
                 made[column] = insert_file(connection, row | owned, parts).id
             ended = self._step(connection, batch, {**values, **made, "lease_until": 0, "waiting": None})
-            connection.execute(delete(chunks).where(chunks.c.batch_seq == batch.seq))
-            left = update(placements).where(placements.c.batch_seq == batch.seq, placements.c.open == 1)
-            connection.execute(left.values(open=0))
+            _NO_CHUNKS.one(connection, batch_seq=batch.seq)
+            if batch.provider == GROUPS:
+                left = update(placements).where(placements.c.batch_seq == batch.seq, placements.c.open == 1)
+                connection.execute(left.values(open=0))
             return ended
 
         return await self._written(batch.seq, work)
@@ -312,6 +332,11 @@ class WorkRegistry:
 
 def _is(chunk: ChunkRecord) -> ColumnElement[bool]:
     return (chunks.c.batch_seq == chunk.batch_seq) & (chunks.c.n == chunk.n)
+
+
+def _open(chunk: ChunkRecord) -> dict[str, int]:
+    """By which a chunk is found while it is its worker's."""
+    return {"batch_seq": chunk.batch_seq, "n": chunk.n, "epoch": chunk.epoch, "sealed": 0}
 
 
 def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
