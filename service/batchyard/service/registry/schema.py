@@ -62,8 +62,8 @@ def _count(name: str) -> Column[int]:
 IS_LIVE = text("status NOT IN ('failed', 'completed', 'expired', 'cancelled')")
 """Batches that have not ended, written as in the index over them, which serves only where the words are the same."""
 
-IS_FREE = text(f"{IS_LIVE.text} AND lease_until = 0 AND deployment IS NULL")
-"""Those of our own that nobody works on; the same of its words."""
+IS_FREE = text(f"{IS_LIVE.text} AND lease_until = 0")
+"""Those that nobody works on; the same of its words."""
 
 IS_LEASED = text("lease_until > 0")
 IS_ELSEWHERE = text("deployment IS NOT NULL")
@@ -157,15 +157,15 @@ batches = Table(
     UniqueConstraint("id"),
     Index(None, "tenant", "seq"),
     Index(None, "tenant", "provider", "seq"),
-    Index(None, "tenant", "deployment", "seq", sqlite_where=IS_ELSEWHERE),
+    Index(None, "tenant", "deployment", "seq"),
     Index(None, "tenant", "created_at", sqlite_where=USES),
     Index(None, "tenant", "key_id", "estimated_tokens", "estimated_lines", "status", sqlite_where=IS_LIVE),
     Index(None, "deployment", "native_id", unique=True),
-    Index(None, "deployment", "tenant", "seq", sqlite_where=IS_LIVE),
+    Index(None, "deployment", "tenant", "seq", sqlite_where=text(f"{IS_LIVE.text} AND {IS_ELSEWHERE.text}")),
     Index(None, "tenant", "input_file_id", sqlite_where=IS_LIVE),
     Index(None, "status", "tenant"),
-    Index(None, "seq", sqlite_where=IS_FREE),
-    Index(None, "lease_until", sqlite_where=IS_LEASED),
+    Index(None, "deployment", "seq", sqlite_where=IS_FREE),
+    Index(None, "deployment", "lease_until", sqlite_where=IS_LEASED),
     sqlite_autoincrement=True,
 )
 

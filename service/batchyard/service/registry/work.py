@@ -51,6 +51,7 @@ _SUMS: Prepared[dict[str, int]] = Prepared(
     ),
     dict,
 )
+_HELD = {batches: [IS_LEASED, batches.c.deployment.is_(None)], chunks: [IS_LEASED]}
 _INPUT: Prepared[dict[str, Any]] = Prepared(
     select(*FILE_COLUMNS, files.c.scan).where(
         files.c.id == given("id"),
@@ -123,8 +124,8 @@ class WorkRegistry:
 
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
-        for table in (batches, chunks):
-            await self._execute(update(table).where(IS_LEASED).values(lease_until=0), urgent=True)
+        for table, held in _HELD.items():
+            await self._execute(update(table).where(*held).values(lease_until=0), urgent=True)
 
     async def claim_batches(self, now: float, until: float, most: int = 1) -> list[BatchRecord]:
         """Leases live batches that nobody holds; ours stay ours until released, whatever the clock says."""
@@ -156,9 +157,9 @@ class WorkRegistry:
         """Extends all leases of this owner."""
 
         def work(connection: Connection) -> None:
-            for table in (batches, chunks):
+            for table, held in _HELD.items():
                 mine = table.c.lease_owner == self._owner
-                connection.execute(update(table).where(mine, IS_LEASED).values(lease_until=until))
+                connection.execute(update(table).where(mine, *held).values(lease_until=until))
 
         await self._database.write(work)
 
@@ -358,10 +359,10 @@ def _sum_counts(connection: Connection, batch_seq: int) -> None:
 @lru_cache(8)
 def _claiming(idle: tuple[str, ...]) -> Prepared[BatchRecord]:
     """Takes one whose owner's lease is over, or else one that nobody has had."""
-    others = [batches.c.provider.not_in(idle)] if idle else []
-    lapsed = select(func.min(batches.c.seq)).where(IS_LEASED, batches.c.lease_until <= given("now"), *others)
-    lapsed = lapsed.where(IS_LIVE, batches.c.deployment.is_(None), batches.c.lease_owner != given("owner"))
-    free = select(batches.c.seq).where(IS_FREE, *others).order_by(batches.c.seq).limit(1)
+    ours = [batches.c.deployment.is_(None)] + ([batches.c.provider.not_in(idle)] if idle else [])
+    lapsed = select(func.min(batches.c.seq)).where(IS_LEASED, batches.c.lease_until <= given("now"), *ours)
+    lapsed = lapsed.where(IS_LIVE, batches.c.lease_owner != given("owner"))
+    free = select(batches.c.seq).where(IS_FREE, *ours).order_by(batches.c.seq).limit(1)
     oldest = func.coalesce(lapsed.scalar_subquery(), free.scalar_subquery())
     taken = {"lease_owner": given("owner"), "lease_until": given("until"), "epoch": batches.c.epoch + 1}
     query = update(batches).values(taken).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)

@@ -13,14 +13,15 @@ _ELSEWHERE = "deployment IS NOT NULL"
 def upgrade() -> None:
     for table in ("batches", "files"):
         _index(table, "tenant", "provider", "seq")
-        _index(table, "tenant", "deployment", "seq", where=_ELSEWHERE)
+    _index("files", "tenant", "deployment", "seq", where=_ELSEWHERE)
+    _index("batches", "tenant", "deployment", "seq")
     for columns in ("deployment_status", "tenant_input_file_id", "status_seq", "lease_until"):
         op.drop_index(f"ix_batches_{columns}", "batches")
-    _index("batches", "deployment", "tenant", "seq", where=_LIVE)
+    _index("batches", "deployment", "tenant", "seq", where=f"{_LIVE} AND {_ELSEWHERE}")
     _index("batches", "tenant", "input_file_id", where=_LIVE)
     _index("batches", "status", "tenant")
-    _index("batches", "seq", where=f"{_LIVE} AND lease_until = 0 AND deployment IS NULL")
-    _index("batches", "lease_until", where="lease_until > 0")
+    _index("batches", "deployment", "seq", where=f"{_LIVE} AND lease_until = 0")
+    _index("batches", "deployment", "lease_until", where="lease_until > 0")
 
 
 def _index(table: str, *columns: str, where: str | None = None) -> None:
