@@ -5,7 +5,8 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -33,8 +34,16 @@ _log = logging.getLogger("batchyard.service")
 
 class _Write(NamedTuple):
     work: Work[Any]
-    future: Future[Any]
+    future: asyncio.Future[Any]
     urgent: bool
+
+
+class _Outcome(NamedTuple):
+    result: Any = None
+    error: Exception | None = None
+
+
+_Outcomes = dict[asyncio.Future[Any], _Outcome]
 
 
 class Database:
@@ -93,9 +102,9 @@ class Database:
 
         `urgent` is what has to work on a full disk too: it ends something, or makes room.
         """
-        future: Future[T] = Future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending.put(_Write(work, future, urgent))
-        return await asyncio.wrap_future(future)
+        return await future
 
     def close(self) -> None:
         self._pending.put(None)
@@ -119,25 +128,27 @@ class Database:
             while len(group) < _GROUP and not self._pending.empty():
                 group.append(self._pending.get())
             open_ = None not in group
-            self._commit([entry for entry in group if entry and entry.future.set_running_or_notify_cancel()])
+            self._commit([entry for entry in group if entry and not entry.future.cancelled()])
             if self._reserve:
                 self._reserve.make()
 
     def _commit(self, group: list[_Write]) -> None:
-        answers, failure = self._attempt(group)
-        urgent = [entry for entry in group if entry.urgent and not entry.future.done()]
+        outcomes, failure = self._attempt(group)
+        urgent = [entry for entry in group if entry.urgent and entry.future not in outcomes]
         if self._reserve and urgent and isinstance(failure, StorageFull):
             _log.warning("the disk is full: a deletion or a cancellation uses the reserve")
             with self._reserve.lent():
-                answers, error = self._attempt(urgent)
-                _fail(urgent, error)
-        for future, result in answers:  # only now: who is answered may take the room that the reserve had lent
-            future.set_result(result)
-        _fail(group, failure)
+                again, error = self._attempt(urgent)
+                outcomes |= {entry.future: _Outcome(error=error) for entry in urgent} | again
+        outcomes = {entry.future: _Outcome(error=failure) for entry in group} | outcomes
+        for loop in {future.get_loop() for future in outcomes}:  # only now: they may take the room that was lent
+            with suppress(RuntimeError):  # it is closed, and nobody waits any more
+                loop.call_soon_threadsafe(_settle, loop, outcomes)
 
-    def _attempt(self, group: list[_Write]) -> tuple[list[tuple[Future[Any], Any]], Exception | None]:
-        """Commits the group: what to answer, or why it failed. Answers those whose own fault it is."""
-        done: list[tuple[Future[Any], Any]] = []
+    def _attempt(self, group: list[_Write]) -> tuple[_Outcomes, Exception | None]:
+        """Commits the group: what came of each, or why it failed, and of those alone whose own fault that was not."""
+        failed: _Outcomes = {}
+        done: _Outcomes = {}
         began = perf_counter()
         try:
             with self._engine.connect() as connection:
@@ -151,22 +162,26 @@ class Database:
                         raise  # a full or failing disk: SQLite may have rolled back the whole group
                     except Exception as error:  # the one's failure, not the group's
                         driver.execute("ROLLBACK TO one")
-                        future.set_exception(_caused(error))
+                        failed[future] = _Outcome(error=_caused(error))
                     else:
-                        done.append((future, result))
+                        done[future] = _Outcome(result)
                     driver.execute("RELEASE one")
                 connection.commit()
             self._committed(perf_counter() - began)
         except Exception as error:
             self.margins.clear()
-            return [], _caused(error)
-        return done, None
+            return failed, _caused(error)
+        return failed | done, None
 
 
-def _fail(group: list[_Write], failure: Exception | None) -> None:
-    for _, future, _ in group:
-        if failure and not future.done():
-            future.set_exception(failure)
+def _settle(loop: asyncio.AbstractEventLoop, outcomes: _Outcomes) -> None:
+    """Tells those of this loop what came of their writes, all at once."""
+    for future, (result, error) in outcomes.items():
+        if future.get_loop() is loop and not future.done():
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
 
 
 def _sqlite(url: str) -> Engine:

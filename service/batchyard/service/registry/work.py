@@ -4,7 +4,7 @@ A lease is held by an owner for an epoch. Taking it raises the epoch, and every 
 was made in: a worker that slept through its lease gets LeaseLost and changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -51,7 +51,7 @@ _SUMS: Prepared[dict[str, int]] = Prepared(
     ),
     dict,
 )
-_HELD = {batches: [IS_LEASED, batches.c.deployment.is_(None)], chunks: [IS_LEASED]}
+_HELD: Mapping[Table, list[Any]] = {batches: [IS_LEASED, batches.c.deployment.is_(None)], chunks: [IS_LEASED]}
 _INPUT: Prepared[dict[str, Any]] = Prepared(
     select(*FILE_COLUMNS, files.c.scan).where(
         files.c.id == given("id"),
