@@ -1,11 +1,8 @@
-"""The registry: its shared commits, its isolation of tenants, and the plans of its queries."""
+"""The registry: its shared commits, and its isolation of tenants."""
 
 import asyncio
-import re
-import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,15 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from tests.registries import a_batch, a_file, opened
 
-from batchyard.service.errors import BatchyardError, FailedPrecondition, InvalidArgument, NotFound, StorageFull
+from batchyard.service.errors import BatchyardError, InvalidArgument, NotFound, StorageFull
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import Counts, SealedChunk, Status
+from batchyard.service.registry.records import Status
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 
@@ -173,79 +169,6 @@ class TestATenant:
                 registry.cancel_batch("batch_1", "local", 5),
             ):
                 assert isinstance(await _error(refused), NotFound)
-
-
-async def test_no_query_scans_a_table_that_grows(tmp_path: Path) -> None:
-    statements: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
-            statements.append((statement, parameters[0] if many else parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        async with opened(tmp_path) as database:
-            statements.clear()
-            await _everything(database)
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    with closing(sqlite3.connect(tmp_path / "registry.sqlite3")) as connection:
-        plans = {
-            statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            for statement, parameters in statements
-        }
-    assert len(plans) > 25
-    scans = {s: plan for s, plan in plans.items() if re.search(r"SCAN (files|file_parts|batches)\b", str(plan))}
-    assert not scans
-    readers = [plan for s, plan in plans.items() if "batches.input_file_id = " in s]
-    assert len(readers) == 2
-    assert all("(tenant=? AND input_file_id=?)" in str(plan) for plan in readers)
-    claims = [
-        plan
-        for s, plan in plans.items()
-        if s.startswith(("UPDATE batches SET lease_owner", "UPDATE chunks SET lease_owner"))
-    ]
-    assert len(claims) == 2
-    assert "SCAN" not in str(claims).replace("SCALAR", "")
-
-
-async def _everything(database: Database) -> None:
-    """Every call of both registries, at least once."""
-    tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w")
-    await work.void_leases()
-    file = await tenant.add_file(a_file(0), [Part("files/0", 1)])
-    await tenant.add_file(a_file(1, expires_at=3), [])
-    batch = await tenant.add_batch(a_batch(0))
-    await tenant.get_file("file-0", "local")
-    await tenant.parts(file)
-    for ascending in (True, False):
-        await tenant.list_files(provider="local", purpose="batch", after="file-0", limit=5, ascending=ascending)
-    await tenant.list_batches(provider="local", after="batch_0", limit=5)
-    with pytest.raises(FailedPrecondition):
-        await tenant.delete_file("file-0", "", 5)
-    (claimed,) = await work.claim_batches(2, 3)
-    batch = await work.plan(
-        claimed, [{"n": 0, "first_line": 1, "start": 0, "end": 1}], status=Status.IN_PROGRESS, total=1
-    )
-    (chunk,) = await work.chunks(batch)
-    chunk = await work.claim_chunk(chunk, 2, 3)
-    await work.extend(9)
-    await work.release(batch)
-    await work.reread(batch)
-    await work.input_of(batch)
-    await work.publish(chunk, Counts(completed=1))
-    await work.open_chunks()
-    await work.known_keys(["files/0"])
-    await work.seal(chunk, SealedChunk(counts=Counts(completed=1), output=Part("segments/0", 1), error=None))
-    await tenant.cancel_batch("batch_0", "", 5)
-    batch = await work.update_batch(await work.reread(batch), status=Status.FINALIZING)
-    await work.finish(batch, [], status=Status.COMPLETED)
-    assert await work.expire_files(9) == 1
-    await tenant.delete_file("file-0", "", 5)
-    parts = await work.deleted_parts()
-    assert parts == [Part("files/0", 1)]
-    await work.forget_parts(parts)
-    assert await work.forget_files(10) == 2
 
 
 async def _interleaved(folder: Path, steps: list[tuple[str, str, int]]) -> None:

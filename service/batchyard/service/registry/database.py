@@ -72,6 +72,7 @@ class Database:
             upgrade(connection)
         self._readers = ThreadPoolExecutor(_READERS, "registry-read")
         self._near = self._engine.connect()
+        self._near.exec_driver_sql("PRAGMA busy_timeout=0")
         self._slow_until = 0.0
         self._pending: SimpleQueue[_Write | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_groups, name="registry-write")

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, text, update
 from sqlalchemy.sql import ColumnElement
 
 from batchyard.service.deployments import GROUPS
@@ -348,7 +348,7 @@ def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
         held = held.where(files.c.deployment.is_(None))
     else:
         held = select(func.sum(batches.c.total)).where(batches.c.endpoint == bound.name)
-    held = held.where(batches.c.tenant == tenant, IS_LIVE, batches.c.total > 0)
+    held = held.where(batches.c.tenant == tenant, text(f"batches.{IS_LIVE.text}"), batches.c.total > 0)
     return int(connection.scalar(held) or 0)
 
 
