@@ -17,6 +17,7 @@ from tests.chaos import chaos
 from tests.groups.creates import creates
 from tests.groups.kills import kill_groups
 from tests.groups.large import large
+from tests.growth import FEW, growth
 from tests.kills import Report, torture
 from tests.processes import ROOT
 from tests.providers.scene import FAKES as PROVIDERS
@@ -41,12 +42,15 @@ def main() -> int:
     kinds.add_argument("--groups", type=int, metavar="KILLS", help="kills while 100 batches of a model group run")
     kinds.add_argument("--large", action="store_true", help="a batch of 500,000 lines, 600 MB, over ten deployments")
     kinds.add_argument("--creates", type=int, metavar="COUNT", help="batches over two, three and ten deployments")
+    kinds.add_argument("--growth", type=int, metavar="ROWS", help="what calls cost beside so many batches")
     kinds.add_argument("--fuzz", action="store_true", help="the fuzz tests with many more examples")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     if given.fuzz:
         return _fuzz(given.seed)
     with TemporaryDirectory(prefix="torture-") as folder:
+        if given.growth:
+            return asyncio.run(_growth(Path(folder), given.growth))
         if given.soak:
             good = asyncio.run(_soak(Path(folder), given.seed, given.soak))
         elif given.chaos:
@@ -102,6 +106,15 @@ async def _creates(folder: Path, count: int) -> bool:
     reports = [await creates(folder / str(deployments), deployments, count) for deployments in _DEPLOYMENTS]
     found = [_told(report, report.faults, not report.faults) for report in reports]
     return all(found)
+
+
+async def _growth(folder: Path, rows: int) -> int:
+    """People judge what it shows."""
+    costs, rise = await growth(folder, rows)
+    print(f"\n{'microseconds of CPU, batches:':34}{FEW:>9}{rows:>9}   ratio")
+    print("\n".join(map(str, costs)))
+    print(f"\npeak memory: +{rise:.1f} MiB")
+    return 0
 
 
 def _fuzz(seed: int) -> int:
