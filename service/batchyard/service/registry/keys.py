@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from batchyard.service.errors import FailedPrecondition, InvalidArgument, NotFound
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.registry.database import Database
+from batchyard.service.registry.prepared import Prepared, given
 from batchyard.service.registry.schema import keys
 
 _COLUMNS = [keys.c[name] for name in KeyRecord.__struct_fields__]
@@ -23,6 +24,15 @@ class StoredKey(NamedTuple):
     old_until: int | None
 
 
+def _stored(digest: str, old_digest: str | None, old_until: int | None, **row: Any) -> StoredKey:
+    return StoredKey(_record(row), digest, old_digest, old_until)
+
+
+_FIND = Prepared(
+    select(*_COLUMNS, keys.c.digest, keys.c.old_digest, keys.c.old_until).where(keys.c.id == given("id")), _stored
+)
+
+
 class KeyRegistry:
     """The keys of all tenants."""
 
@@ -35,13 +45,7 @@ class KeyRegistry:
         await self._database.write(lambda connection: connection.execute(insert(keys).values(**values)))
 
     async def find(self, key_id: str) -> StoredKey | None:
-        query = select(*_COLUMNS, keys.c.digest, keys.c.old_digest, keys.c.old_until).where(keys.c.id == key_id)
-
-        def work(connection: Connection) -> StoredKey | None:
-            row = connection.execute(query).mappings().one_or_none()
-            return StoredKey(_record(row), row["digest"], row["old_digest"], row["old_until"]) if row else None
-
-        return await self._database.read(work)
+        return await self._database.look(lambda connection: _FIND.one(connection, id=key_id))
 
     async def page(self, tenant: str, after: str, limit: int) -> tuple[Sequence[KeyRecord], bool]:
         """A page, newest first, and whether more follow. Raises InvalidArgument for an unknown `after`."""
