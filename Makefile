@@ -52,7 +52,7 @@ bad-inputs: $(VENV)/.ready ## Write docs/bad-inputs.md from the cases that the t
 bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--fuzz"; "--help" says more)
+torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)
 	@$(BIN)/python -m tests.torture $(ARGS)
 
 clean: ## Remove the environments and caches; batchyard-data stays

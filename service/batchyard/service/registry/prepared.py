@@ -4,7 +4,8 @@ SQLAlchemy takes a hundred times as long over a statement as SQLite over most of
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import BindParameter, Connection, Delete, Insert, Select, Update, bindparam
 from sqlalchemy.dialects import sqlite
@@ -34,23 +35,25 @@ def single(**row: Any) -> Any:
     return value
 
 
+class _Text(NamedTuple):
+    """A statement as the driver takes it: its parameters in their order, what is fixed of them, and the columns."""
+
+    sql: str
+    order: list[str]
+    fixed: dict[str, Any]
+    encode: dict[str, Callable[[Any], Any]]
+    columns: list[str]
+    decode: dict[str, Callable[[Any], Any]]
+
+
 class Prepared(Generic[R]):
     """A statement whose rows become what `record` makes of their columns, given by name.
 
-    Values that come with each run are `given`.
+    Values that come with each run are `given`. It is compiled when it is run first: not each service needs them all.
     """
 
     def __init__(self, statement: "Select[Any] | Insert | Update | Delete", record: Callable[..., R]) -> None:
-        compiled: Any = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-        self._text = str(compiled)
-        self._order: list[str] = compiled.positiontup
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
-        self._encode = {
-            name: encode for name, bind in compiled.binds.items() if (encode := _processor(bind, "bind")) is not None
-        }
-        shown = statement.selected_columns if isinstance(statement, Select) else statement.exported_columns
-        self._names = [str(column.key) for column in shown]
-        self._decode = {str(column.key): decode for column in shown if (decode := _processor(column, "result", None))}
+        self._statement = statement
         self._record = record
 
     def all(self, connection: Connection, **values: Any) -> list[R]:
@@ -62,20 +65,35 @@ class Prepared(Generic[R]):
         rows = self._run(connection, values)
         return self._made(rows[0]) if rows else None
 
+    @cached_property
+    def _text(self) -> _Text:
+        compiled: Any = self._statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+        query = self._statement
+        columns = list(query.selected_columns if isinstance(query, Select) else query.exported_columns)
+        return _Text(
+            sql=str(compiled),
+            order=compiled.positiontup,
+            fixed={name: value for name, value in compiled.params.items() if value is not None},
+            encode={name: encode for name, bind in compiled.binds.items() if (encode := _processor(bind, "bind"))},
+            columns=[str(column.key) for column in columns],
+            decode={str(column.key): decode for column in columns if (decode := _processor(column, "result", None))},
+        )
+
     def _run(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        whole = {**self._fixed, **values}
-        for name, encode in self._encode.items():
+        text = self._text
+        whole = {**text.fixed, **values}
+        for name, encode in text.encode.items():
             whole[name] = encode(whole[name])
-        parameters = [whole[name] for name in self._order]
+        parameters = tuple([whole[name] for name in text.order])
         for told in connection.dispatch.before_cursor_execute:  # as SQLAlchemy tells of the others
-            told(connection, None, self._text, tuple(parameters), None, False)
+            told(connection, None, text.sql, parameters, None, False)
         driver: Any = connection.connection.dbapi_connection
-        rows: list[tuple[Any, ...]] = driver.execute(self._text, parameters).fetchall()
+        rows: list[tuple[Any, ...]] = driver.execute(text.sql, parameters).fetchall()
         return rows
 
     def _made(self, row: tuple[Any, ...]) -> R:
-        columns = dict(zip(self._names, row, strict=True))
-        for name, decode in self._decode.items():
+        columns = dict(zip(self._text.columns, row, strict=True))
+        for name, decode in self._text.decode.items():
             columns[name] = decode(columns[name])
         return self._record(**columns)
 
