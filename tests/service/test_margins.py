@@ -106,9 +106,10 @@ async def test_a_clock_put_back_makes_it_count_again(database: Database) -> None
 
 async def test_what_was_not_committed_is_not_believed(database: Database) -> None:
     """A batch that ended and a count without it, in a commit that failed."""
-    owner, work = bounded(database, batches_in_flight=2), WorkRegistry(database, "w")
-    for number in range(2):
+    owner, work = bounded(database, enqueued_tokens=30), WorkRegistry(database, "w")
+    for number in range(3):
         await create(owner, number)
+    small = owner.add_batch(a_batch(3), reckoned=Reckoned(5, 1))
     (batch,) = await work.claim_batches(NOW, NOW + 60)
     held, gate = threading.Event(), threading.Event()
 
@@ -121,14 +122,14 @@ async def test_what_was_not_committed_is_not_believed(database: Database) -> Non
 
     first = asyncio.create_task(database.write(hold))
     await asyncio.to_thread(held.wait, 10)
-    writes = [work.finish(batch, [], status=Status.COMPLETED), create(owner, 2), database.write(fail)]
+    writes = [work.finish(batch, [], status=Status.COMPLETED), small, database.write(fail)]
     tasks = [asyncio.create_task(write) for write in writes]
     await asyncio.sleep(0)  # each runs up to its place in the writer's queue
     gate.set()
     assert [type(error) for error in await asyncio.gather(*tasks, return_exceptions=True)] == [Unavailable] * 3
     await first
-    with pytest.raises(Busy, match="Used 2"):
-        await create(owner, 3)
+    with pytest.raises(Busy, match="Used 30, Requested 5"):
+        await owner.add_batch(a_batch(3), reckoned=Reckoned(5, 1))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The registry: its shared commits, and its isolation of tenants."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from tests.registries import a_batch, a_file, opened
 
-from batchyard.service.errors import BatchyardError, InvalidArgument, NotFound, StorageFull
+from batchyard.service.errors import BatchyardError, InvalidArgument, NotFound, StorageFull, Unavailable
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import Status
@@ -50,6 +51,34 @@ def adding(number: int, **changes: Any) -> Callable[[Connection], Any]:
             tuple(row.values()),
         ).rowcount
     )
+
+
+class TestALook:
+    async def test_is_taken_on_the_event_loop(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            assert await database.look(lambda _: threading.get_ident()) == threading.get_ident()
+
+    async def test_is_left_to_a_thread_where_the_registry_is_busy(self, tmp_path: Path) -> None:
+        def work(_: Connection) -> str:
+            if threading.current_thread() is threading.main_thread():
+                raise sqlite3.OperationalError("database is locked")
+            return "read"
+
+        async with opened(tmp_path) as database:
+            assert await database.look(work) == "read"
+
+    async def test_is_left_to_a_thread_while_the_disk_is_slow(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            await database.look(lambda _: threading.Event().wait(0.03))
+            assert await database.look(lambda _: threading.get_ident()) != threading.get_ident()
+
+    async def test_says_that_the_registry_cant_be_read(self, tmp_path: Path) -> None:
+        def fail(_: Connection) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        async with opened(tmp_path) as database:
+            with pytest.raises(Unavailable):
+                await database.look(fail)
 
 
 class TestAGroupOfWrites:
