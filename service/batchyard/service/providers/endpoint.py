@@ -1,14 +1,14 @@
 """Runs lines against an OpenAI-compatible endpoint: retries, back-off, and a deadline for each line."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-import httpx
+import aiohttp
 import msgspec
 
 from batchyard.common.tracing import OFF, Tracing
@@ -45,13 +45,14 @@ class Endpoint:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        session: aiohttp.ClientSession,
         settings: LocalSettings,
         metrics: ServiceMetrics,
         tracing: Tracing,
         random: Random,
     ) -> None:
-        self._client = client
+        self._session = session
+        self._base = (settings.api_base or "").rstrip("/")
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
@@ -109,12 +110,12 @@ class Endpoint:
             return attempt
 
     async def _call(self, path: str, body: bytes) -> _Attempt:
-        headers = {"content-type": "application/json", **self._tracing.carrier()}
+        url, headers = self._base + path.removeprefix("/v1"), self._tracing.carrier()
         began, status = perf_counter(), "none"
         try:
-            async with self._client.stream("POST", path.removeprefix("/v1"), content=body, headers=headers) as response:
-                status = f"{response.status_code // 100}xx"
-                return self._judged(path, response, await self._read(response))
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                status = f"{response.status // 100}xx"
+                return self._judged(path, response.status, response.headers, await self._read(response))
         except http.BROKEN as error:
             if http.unreached(error):
                 return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
@@ -123,21 +124,20 @@ class Endpoint:
         finally:
             self._metrics.upstream_seconds.labels(path, status).observe(perf_counter() - began)
 
-    async def _read(self, response: httpx.Response) -> bytes | None:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
         data = bytearray()
-        async for piece in response.aiter_bytes():
+        async for piece in response.content.iter_any():
             data += piece
             if len(data) > self._settings.max_response_bytes:
                 return None
         return bytes(data)
 
-    def _judged(self, path: str, response: httpx.Response, data: bytes | None) -> _Attempt:
-        status = response.status_code
+    def _judged(self, path: str, status: int, headers: Mapping[str, str], data: bytes | None) -> _Attempt:
         if data is None:
             message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
             return _Attempt(Failure("response_too_large", message), repeatable=False)
         body = compact_json(data)
-        request_id = answers.request_id(response.headers) or f"req_{uuid4().hex}"
+        request_id = answers.request_id(headers) or f"req_{uuid4().hex}"
         if 200 <= status < 300 and body is not None:
             return _Attempt(Answer(status, request_id, body, tokens_in(body)), repeatable=False)
         if status < 400:
@@ -146,7 +146,7 @@ class Endpoint:
             )
         body = body or error_body(data.decode(errors="replace")[:1000] or f"HTTP status {status}", "upstream_error")
         repeatable = status in (_NOT_BEGUN if path in _STATEFUL else _REFUSED) and b'"insufficient_quota"' not in body
-        return _Attempt(Answer(status, request_id, body), repeatable, http.retry_after(response.headers))
+        return _Attempt(Answer(status, request_id, body), repeatable, http.retry_after(headers))
 
 
 @asynccontextmanager
@@ -155,10 +155,11 @@ async def open_endpoint(
 ) -> AsyncIterator[Endpoint]:
     """An endpoint with its client; the key never leaves the client's headers."""
 
-    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    key = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    headers = {"content-type": "application/json", **key}
     connections = settings.max_concurrency  # the line's own deadline bounds what comes after the connection
-    async with http.opened(settings.api_base or "", headers, connections=connections, connect=10, read=None) as client:
-        yield Endpoint(client, settings, metrics, tracing, Random())  # noqa: S311 - jitter
+    async with http.bare(headers, connections=connections, connect=10) as session:
+        yield Endpoint(session, settings, metrics, tracing, Random())  # noqa: S311 - jitter
 
 
 def error_kind(outcome: Answer | Failure) -> str:

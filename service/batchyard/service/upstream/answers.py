@@ -73,7 +73,7 @@ def silence(
     return Refused(code, message, nothing, type=SERVER_ERROR, reason=reason)
 
 
-def request_id(headers: httpx.Headers) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The provider's name for a request; empty where it has none that could be repeated in a header."""
     found = next((headers[name] for name in _REQUEST_IDS if name in headers), "")
     return found if found.isascii() and found.isprintable() and len(found) <= 128 else ""
