@@ -61,8 +61,11 @@ class Writer:
     async def write(self, data: bytes | memoryview) -> None:
         """Appends; pieces of any size are fine. Raises StorageFull."""
         self._room.take(len(data), bounded=self._bounded)
-        self._block += data
         self.size += len(data)
+        if len(data) >= BLOCK and not self._block:
+            await self._hand_on(data)
+            return
+        self._block += data
         if len(self._block) >= BLOCK:
             await self._flush()
 
@@ -82,6 +85,9 @@ class Writer:
 
     async def _flush(self) -> None:
         block, self._block = self._block, bytearray()
+        await self._hand_on(block)
+
+    async def _hand_on(self, block: bytes | bytearray | memoryview) -> None:
         if not self._spare:
             await self._room.check_free(len(block))
         with _storage_full():

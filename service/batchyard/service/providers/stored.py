@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound
-from batchyard.service.filestore import FileStore, Part, Writer
+from batchyard.service.filestore import BLOCK, FileStore, Part, Writer
 from batchyard.service.identifiers import new_file_id
 from batchyard.service.jsonl import Scan, Scanner
 from batchyard.service.places import UploadPlaces
@@ -27,8 +27,6 @@ from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requests import check_ours
 from batchyard.service.settings import Limits, Retention
-
-_PIECE = 256 << 10
 
 
 class StoredProvider:
@@ -163,7 +161,7 @@ class StoredProvider:
 
 
 class _StoredUpload:
-    """Scans and stores what comes, `_PIECE` bytes at a time."""
+    """Scans and stores what comes, a block at a time, in one turn of a thread: what another turn costs is the lock."""
 
     def __init__(
         self,
@@ -184,13 +182,15 @@ class _StoredUpload:
         self._writer = writer
         self._scanner = scanner
         self._sha256 = sha256()
-        self._held = bytearray()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
 
     async def write(self, data: bytes) -> None:
         self.size += len(data)
         check_size(self.size, self._limits)
-        self._held += data
-        if len(self._held) >= _PIECE:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= BLOCK:
             await self._pass_on()
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
@@ -209,13 +209,16 @@ class _StoredUpload:
             raise
 
     async def _pass_on(self) -> None:
-        """Hashes, scans and writes a piece, the first two side by side: hashing needs no interpreter lock."""
-        held, self._held = bytes(self._held), bytearray()
-        hashed = asyncio.create_task(asyncio.to_thread(self._sha256.update, held))
+        """Hashes, scans and writes what is held."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        await self._writer.write(await asyncio.to_thread(self._read, held))
+
+    def _read(self, pieces: list[bytes]) -> bytes:
+        data = b"".join(pieces)
+        self._sha256.update(data)
         if self._scanner:
-            await asyncio.to_thread(self._scanner.feed, held)
-        await hashed
-        await self._writer.write(held)
+            self._scanner.feed(data)
+        return data
 
     async def _scanned(self, description: FileDescription) -> Scan | None:
         if description.purpose != "batch":
