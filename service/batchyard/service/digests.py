@@ -5,7 +5,7 @@ from array import array
 
 
 class Digests:
-    """Strings in the order in which they were added, as 64-bit digests: 15 to 22 bytes a string, where a set takes 100.
+    """Strings in the order in which they were added, as 64-bit digests: 15 to 34 bytes a string, where a set takes 100.
 
     An open hash table holds their places. Python's string hash is SipHash; the secret prefix keeps
     a file from being made of colliding names.
@@ -53,8 +53,8 @@ class Digests:
         return self._digests[place] != 0
 
     def _grow(self) -> None:
-        """Doubles the table, so that at most 640 of 1024 slots are taken."""
-        slots = array("I", bytes(8 * len(self._slots)))
+        """Makes the table four times as large, so that at most 640 of 1024 slots are taken."""
+        slots = array("I", bytes(16 * len(self._slots)))
         mask = len(slots) - 1
         for place, digest in enumerate(self._digests, 1):
             if digest:

@@ -29,6 +29,9 @@ NAMES = {
 }
 
 
+_ABSENT = Raw()
+
+
 class Fault(Exception):
     """What is wrong with a line."""
 
@@ -43,14 +46,14 @@ class Body(Struct, gc=False):
     """The members of a request's body that matter before it runs; any others are only checked to be JSON."""
 
     model: Annotated[str, Meta(max_length=MAX_MODEL)] | UnsetType | None = UNSET
-    stream: Raw = Raw()
-    messages: Raw = Raw()
-    input: Raw = Raw()
-    prompt: Raw = Raw()
-    instructions: Raw = Raw()
-    tools: Raw = Raw()
-    functions: Raw = Raw()
-    response_format: Raw = Raw()
+    stream: Raw = _ABSENT
+    messages: Raw = _ABSENT
+    input: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    instructions: Raw = _ABSENT
+    tools: Raw = _ABSENT
+    functions: Raw = _ABSENT
+    response_format: Raw = _ABSENT
 
 
 class Line(Struct, gc=False):
@@ -100,7 +103,7 @@ def check_body(body: Body, endpoint: str) -> None:
     """Raises Fault where a body lacks what its endpoint needs, or asks for a stream."""
     if not body.model and endpoint != "/v1/moderations":
         raise Fault("invalid_request", "Model parameter is required.", "body.model")
-    if endpoint == CHAT and len(body.messages) < 5 and bytes(body.messages) in {b"", b"null"}:
+    if len(body.messages) < 5 and endpoint == CHAT and bytes(body.messages) in {b"", b"null"}:
         raise Fault("invalid_request", "Messages parameter is required.", "body.messages")
     if len(body.stream) == 4 and bytes(body.stream) == b"true":
         name = f"{NAMES[endpoint]}: " if endpoint in NAMES else ""
@@ -110,6 +113,8 @@ def check_body(body: Body, endpoint: str) -> None:
 def prompt_bytes(body: Body) -> int:
     """Returns how many bytes of JSON the prompt has, with all that goes into it."""
     asked = len(body.messages) + len(body.input) + len(body.prompt)
+    if body.instructions is body.tools is body.functions is body.response_format is _ABSENT:  # as nearly always
+        return asked
     return asked + len(body.instructions) + len(body.tools) + len(body.functions) + len(body.response_format)
 
 
@@ -181,7 +186,7 @@ def _body(raw: Raw) -> Body:
         model = _string(members.pop("model"), "body.model")
         if model:
             _check_length(model, "body.model", MAX_MODEL)
-    return Body(model, *(members.get(name, Raw()) for name in ("stream", "messages", "input", "prompt")))
+    return Body(model, *(members.get(name, _ABSENT) for name in ("stream", "messages", "input", "prompt")))
 
 
 def _string(raw: Raw, param: str) -> str:
