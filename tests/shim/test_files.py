@@ -7,7 +7,7 @@ import pytest
 from grpc import StatusCode
 from tests.sockets import sockets
 
-from batchyard.shim.files import PIECE
+from batchyard.shim.files import MOST_PIECE, PIECE
 from batchyard.shim.inbound import DRAIN_BYTES
 from batchyard.v1 import ApiError, DownloadFileResponse, File, FileContentInfo, UploadFileResponse
 
@@ -48,11 +48,11 @@ async def test_fields_after_the_file_travel_as_late_metadata(shim: Shim) -> None
     assert (late.purpose, late.filename, late.expires_after.seconds) == ("batch", "in.jsonl", 7200)
 
 
-async def test_data_travels_in_pieces_of_256_kib(shim: Shim) -> None:
+async def test_data_travels_in_large_pieces(shim: Shim) -> None:
     await upload(shim, PURPOSE, FILE)
     sizes = [len(message.data) for message in shim.service.uploaded if message.data]
-    assert set(sizes[:-1]) == {PIECE}
-    assert sizes[-1] <= PIECE
+    assert min(sizes[:-1]) >= PIECE
+    assert max(sizes) <= MOST_PIECE
 
 
 async def test_a_chunked_form_of_any_cut_is_stored(shim: Shim) -> None:

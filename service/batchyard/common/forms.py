@@ -32,14 +32,22 @@ class FormReader:
         self._length = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         self._noted: bytearray | None = bytearray()  # what came so far; none where that is too much
         self._parts = 0
+        self._delimiter = b"\r\n--" + self._parser.boundary
+        self._inside = self._plain = False  # within a part, and where the parser holds nothing of it back
 
     def feed(self, piece: bytes) -> Iterator[Any]:
         """What the next piece holds: a part, then its bytes, then None. Raises FormError."""
         if self._noted is not None:
             self._noted = self._noted + piece if len(self._noted) <= _MOST_NOTED else None
+        if self._plain and b"\r" not in piece:  # a byte is found faster than a delimiter, and few files have one
+            yield piece
+            return
         for event in self._events(piece):
             self._parts += isinstance(event, Part)
+            self._inside = event is not None
             yield event
+        size = len(self._delimiter)
+        self._plain = self._inside and len(piece) >= size and b"\r" not in piece[-size:]  # so nothing is held back
 
     def close(self) -> None:
         """Raises FormError where the form has not ended."""
@@ -52,12 +60,11 @@ class FormReader:
         """
         if self._length is None or self._noted is None:
             return None
-        delimiter = b"--" + self._parser.boundary
-        at = self._noted.find(delimiter)
+        at = self._noted.find(self._delimiter[2:])
         for _ in range(1, self._parts):
-            at = self._noted.find(b"\r\n" + delimiter, at + 1)
+            at = self._noted.find(self._delimiter, at + 1)
         start = self._noted.find(b"\r\n\r\n", at) + 4
-        room = self._length - start - len(b"\r\n--\r\n") - len(delimiter)
+        room = self._length - start - len(b"--\r\n") - len(self._delimiter)
         return room if room >= 0 else None
 
     def _events(self, piece: bytes) -> Iterator[Any]:

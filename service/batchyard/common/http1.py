@@ -191,6 +191,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._held = 0
+        if not self.cycle.body:
+            self.cycle.body = b""  # type: ignore[assignment]  # with bytes, what is added to nothing is not copied
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -27,7 +27,7 @@ Opened = tuple[FileContentInfo, AsyncIterator[Any]]
 
 log = logging.getLogger("batchyard.shim")
 
-PIECE, MAX_FIELD, MAX_FIELDS = 256 * 1024, 64 * 1024, 64
+PIECE, MOST_PIECE, MAX_FIELD, MAX_FIELDS = 192 * 1024, 512 * 1024, 64 * 1024, 64
 
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
@@ -122,7 +122,7 @@ class Form:
         self._form = form
         self._metadata = UploadFileMetadata(provider=provider)
         self._given: dict[str, str] = {}
-        self._name, self._value = "", bytearray()
+        self._name, self._value, self._held = "", list[bytes](), 0
         self._has_file, self._late, self._size = False, False, 0
 
     async def forward(self, body: Body) -> None:
@@ -147,14 +147,15 @@ class Form:
         elif event is None:
             await self._end()
         else:
-            self._value += event
+            self._value.append(event)
+            self._held += len(event)
             if self._name == "file":
                 await self._send_data(PIECE)
-            elif len(self._value) > MAX_FIELD:
+            elif self._held > MAX_FIELD:
                 raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
 
     async def _begin(self, segment: Any) -> None:
-        self._name, self._value = segment.name or "", bytearray()
+        self._name, self._value, self._held = segment.name or "", [], 0
         if self._name == "file":
             if self._has_file:
                 raise _refusal("file", "a form holds one file.")
@@ -172,7 +173,7 @@ class Form:
         if self._name == "file":
             await self._send_data(1)
         else:
-            self._set(self._value.decode())
+            self._set(b"".join(self._value).decode())
             self._late = self._has_file
 
     def _set(self, text: str) -> None:
@@ -191,11 +192,11 @@ class Form:
             setattr(self._metadata, field, text)
 
     async def _send_data(self, at_least: int) -> None:
-        while len(self._value) >= at_least:
-            piece = bytes(self._value[:PIECE])
-            del self._value[:PIECE]
-            self._size += len(piece)
-            await self._send(UploadFileRequest(data=piece))
+        if self._held >= at_least:
+            data, self._value, self._held = b"".join(self._value), [], 0
+            self._size += len(data)
+            for start in range(0, len(data), MOST_PIECE):
+                await self._send(UploadFileRequest(data=data[start : start + MOST_PIECE]))
 
     async def _send(self, message: UploadFileRequest) -> None:
         await within(self._idle, self._call.write(message))
