@@ -24,7 +24,6 @@ from batchyard.shim.transcoding import SERVICE, Binding
 from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
 Opened = tuple[FileContentInfo, AsyncIterator[Any]]
-
 log = logging.getLogger("batchyard.shim")
 
 PIECE, MOST_PIECE, MAX_FIELD, MAX_FIELDS = 192 * 1024, 512 * 1024, 64 * 1024, 64
@@ -121,8 +120,7 @@ class Form:
         self._idle = idle
         self._form = form
         self._metadata = UploadFileMetadata(provider=provider)
-        self._given: dict[str, str] = {}
-        self._name, self._value, self._held = "", list[bytes](), 0
+        self._given, self._name, self._value = dict[str, str](), "", bytearray()
         self._has_file, self._late, self._size = False, False, 0
 
     async def forward(self, body: Body) -> None:
@@ -146,16 +144,15 @@ class Form:
             await self._begin(event)
         elif event is None:
             await self._end()
+        elif self._name == "file":
+            await self._send_data(event, PIECE)
         else:
-            self._value.append(event)
-            self._held += len(event)
-            if self._name == "file":
-                await self._send_data(PIECE)
-            elif self._held > MAX_FIELD:
+            self._value += event
+            if len(self._value) > MAX_FIELD:
                 raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
 
     async def _begin(self, segment: Any) -> None:
-        self._name, self._value, self._held = segment.name or "", [], 0
+        self._name, self._value = segment.name or "", bytearray()
         if self._name == "file":
             if self._has_file:
                 raise _refusal("file", "a form holds one file.")
@@ -171,9 +168,9 @@ class Form:
 
     async def _end(self) -> None:
         if self._name == "file":
-            await self._send_data(1)
+            await self._send_data(b"", 1)
         else:
-            self._set(b"".join(self._value).decode())
+            self._set(self._value.decode())
             self._late = self._has_file
 
     def _set(self, text: str) -> None:
@@ -191,12 +188,14 @@ class Form:
         else:
             setattr(self._metadata, field, text)
 
-    async def _send_data(self, at_least: int) -> None:
-        if self._held >= at_least:
-            data, self._value, self._held = b"".join(self._value), [], 0
-            self._size += len(data)
-            for start in range(0, len(data), MOST_PIECE):
-                await self._send(UploadFileRequest(data=data[start : start + MOST_PIECE]))
+    async def _send_data(self, data: bytes, at_least: int) -> None:
+        if self._value or len(data) < at_least:  # a large piece goes as it is, without a copy
+            self._value += data
+            data = bytes(self._value) if len(self._value) >= at_least else b""
+            del self._value[: len(data)]
+        self._size += len(data)
+        for start in range(0, len(data), MOST_PIECE):
+            await self._send(UploadFileRequest(data=data[start : start + MOST_PIECE]))
 
     async def _send(self, message: UploadFileRequest) -> None:
         await within(self._idle, self._call.write(message))

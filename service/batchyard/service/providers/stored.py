@@ -28,6 +28,8 @@ from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requests import check_ours
 from batchyard.service.settings import Limits, Retention
 
+_MOST_HELD = 256  # pieces: small ones take many times their bytes
+
 
 class StoredProvider:
     """A `Provider`. Scans the files that batches may read, with what `scanner` makes.
@@ -190,7 +192,7 @@ class _StoredUpload:
         check_size(self.size, self._limits)
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes >= BLOCK:
+        if self._held_bytes >= BLOCK or len(self._held) == _MOST_HELD:
             await self._pass_on()
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
