@@ -16,6 +16,8 @@ from batchyard.service.upstream.client import UpstreamClient
 from batchyard.service.upstream.form import Fields, Form
 
 _ANY_PURPOSE = max(PURPOSES, key=len)
+_READ_AT_ONCE = 1 << 20
+_MOST_HELD = 256  # pieces: small ones take many times their bytes
 
 Register = Callable[[dict[str, Any], dict[str, Any]], Awaitable[FileRecord]]
 """Takes the deployment's answer, and what is known of a file that may become a batch's input, as a scan finds it."""
@@ -45,9 +47,7 @@ class Sending:
         if not begun.purpose:
             reserved.append(("purpose", _ANY_PURPOSE))
         self._form = Form(begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced)
-        self._sha256 = sha256()
-        self._line_ends = 0
-        self._last = b"\n"
+        self._content = _Content()
         self._pieces: asyncio.Queue[bytes | Fields] = asyncio.Queue(1)
         body = self._form.body(self._coming())
         self._answer = asyncio.create_task(client.send("files", "/files", body, self._form.headers()))
@@ -56,14 +56,13 @@ class Sending:
         self.size += len(data)
         check_size(self.size, self._limits)
         self._form.take(len(data))
-        self._sha256.update(data)
-        self._line_ends += data.count(b"\n")
-        self._last = data[-1:]
+        await self._content.note(data)
         await self._pass_on(data)
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:
         check_size(self.size, self._limits)
-        check_digest(digest, self._sha256.digest())
+        await self._content.end()
+        check_digest(digest, self._content.sha256.digest())
         late = self._late_fields(description)
         self._form.check_end(late)
         await self._pass_on(late)
@@ -76,19 +75,21 @@ class Sending:
     async def close(self) -> None:
         """Breaks off what is still on its way."""
         self._answer.cancel()
-        await asyncio.gather(self._answer, return_exceptions=True)
+        await asyncio.gather(self._answer, self._content.settle(), return_exceptions=True)
 
     def _stats(self) -> dict[str, Any]:
         """Of what nobody scans here: its lines, the last one without an end too, and its size in tokens.
 
         Whatever its purpose: not every provider asks for `batch` where a batch is created.
         """
-        lines = self._line_ends + (self._last != b"\n")
-        tokens = self.size // BYTES_PER_TOKEN
-        return {"lines": lines, "models": [], "estimated_tokens": tokens, "sha256": self._sha256.hexdigest()}
+        tokens, digest = self.size // BYTES_PER_TOKEN, self._content.sha256.hexdigest()
+        return {"lines": self._content.lines, "models": [], "estimated_tokens": tokens, "sha256": digest}
 
     async def _pass_on(self, piece: bytes | Fields) -> None:
         """Waits until the deployment has taken what came before. Raises its refusal, which may come at any time."""
+        if not self._pieces.full() and not self._answer.done():
+            self._pieces.put_nowait(piece)
+            return
         putting = asyncio.ensure_future(self._pieces.put(piece))
         try:
             async with asyncio.timeout(self._idle_seconds):
@@ -118,3 +119,45 @@ class Sending:
                 raise InvalidArgument(f"'{name}' can't change once data has come", param=name)
         fields = {name: value for name, value in self._dialect.usual_fields(description) if name not in fields} | fields
         return [(name, value) for name, value in fields.items() if name not in self._fields]
+
+
+class _Content:
+    """What is found out of bytes that only pass: in a thread, about a mebibyte at a time, while more of them come."""
+
+    def __init__(self) -> None:
+        self.sha256 = sha256()
+        self._line_ends = 0
+        self._last = b"\n"
+        self._held: list[bytes] = []
+        self._size = 0
+        self._reading: asyncio.Future[None] | None = None
+
+    @property
+    def lines(self) -> int:
+        """How many lines there are, the last one without an end too."""
+        return self._line_ends + (self._last != b"\n")
+
+    async def note(self, data: bytes) -> None:
+        """Takes the next piece."""
+        self._held.append(data)
+        self._size += len(data)
+        if self._size >= _READ_AT_ONCE or len(self._held) == _MOST_HELD:
+            await self.settle()
+            held, self._held, self._size = self._held, [], 0
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._read, held))
+
+    async def end(self) -> None:
+        """Returns when all that came is read."""
+        await self.settle()
+        self._read(self._held)
+
+    async def settle(self) -> None:
+        """Returns when no thread reads."""
+        if self._reading:
+            await asyncio.shield(self._reading)
+
+    def _read(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self.sha256.update(piece)
+            self._line_ends += piece.count(b"\n")
+            self._last = piece[-1:]
