@@ -33,7 +33,6 @@ from batchyard.service.upstream.condition import State
 
 R = TypeVar("R", FileRecord, BatchRecord)
 
-_PIECE = 256 << 10
 _PAGES = 100
 _READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
@@ -269,7 +268,7 @@ def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Co
     announced = response.headers.get("content-length", "")
     length = int(announced) if announced.isdecimal() else None
     given = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    pieces = client.pieces(response, _PIECE)
+    pieces = client.pieces(response)
     if response.status_code == 206 and given:
         offset, total = int(given[1]), int(given[3]) if given[3] != "*" else None
         length = int(given[2]) + 1 - offset

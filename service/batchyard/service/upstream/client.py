@@ -141,15 +141,22 @@ class UpstreamClient:
                 )
             yield response
 
-    async def pieces(self, response: httpx.Response, size: int) -> AsyncIterator[bytes]:
-        """The rest of a body in pieces of `size`. Raises DataLoss where it breaks off, Late where nothing comes."""
+    async def pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The rest of a body in large pieces. Raises DataLoss where it breaks off, Late where nothing comes."""
+        held, size = list[bytes](), 0
         try:
-            async for piece in response.aiter_raw(size):
-                yield piece
+            async for piece in response.aiter_raw():
+                held.append(piece)
+                size += len(piece)
+                if size >= http.PIECE // 2:
+                    yield b"".join(held)
+                    held, size = [], 0
         except httpx.TimeoutException as error:
             raise Late(f"The provider sent nothing for {self._settings.idle_seconds:g} seconds.") from error
         except http.BROKEN as error:
             raise DataLoss("The provider's answer broke off.") from error
+        if held:
+            yield b"".join(held)
 
     async def _repeated(
         self, operation: str, method: str, path: str, params: Mapping[str, str] | None

@@ -18,6 +18,8 @@ UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """Errors by which nothing was sent; the client's transport calls these and others ConnectTimeout."""
 BROKEN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 """What a call raises that brought no answer."""
+PIECE = 256 << 10
+"""The most bytes of an answer that come at once."""
 _USER_AGENT = "batchyard"
 _KEEP_ALIVE_SECONDS = 30
 _NO_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -37,7 +39,7 @@ async def opened(
         base_url=base_url,
         headers={"user-agent": _USER_AGENT, **headers},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        transport=AiohttpTransport(_NO_CONTEXT, client=partial(_session, connections)),
+        transport=_Transport(_NO_CONTEXT, client=partial(_session, connections)),
         timeout=httpx.Timeout(None, connect=connect, read=read),
         trust_env=False,
     ) as client:
@@ -53,6 +55,15 @@ async def bare(headers: Mapping[str, str], *, connections: int, connect: float) 
     timeout = aiohttp.ClientTimeout(sock_connect=connect)
     async with _session(connections, headers={"user-agent": _USER_AGENT, **headers}, timeout=timeout) as session:
         yield session
+
+
+class _Transport(AiohttpTransport):
+    """Hands on what has come, up to PIECE: it would cut that into pieces of 16 KiB, each of which costs as much."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        response.stream.CHUNK_SIZE = PIECE  # type: ignore[union-attr]
+        return response
 
 
 def _session(connections: int, **options: Any) -> aiohttp.ClientSession:
