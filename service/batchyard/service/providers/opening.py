@@ -55,8 +55,6 @@ class Opener:
         dialect = await self._dialect(deployment)
         session = await self._stack.enter_async_context(
             http.opened(
-                "",
-                {},
                 connections=settings.max_connections,
                 connect=settings.connect_seconds,
                 read=settings.idle_seconds,

@@ -61,7 +61,7 @@ class UpstreamClient:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: http.Client,
         deployment: Deployment,
         access: Access,
         condition: Condition,
@@ -220,17 +220,13 @@ class UpstreamClient:
         """An answer that is no error, its body unread."""
         if wait := self.condition.wait():
             self._refuse(wait)
-        request = self._client.build_request(
-            method,
-            self._access.base + path,
-            params={**self._access.params, **(params or {})},
-            content=content,
-            headers={**await self._shown(), **(headers or {}), **self._tracing.carrier()},
-        )
+        asked = {**self._access.params, **(params or {})}
+        shown = {**await self._shown(), **(headers or {}), **self._tracing.carrier()}
+        url = self._access.base + path
         with self._tracing.span(f"{method} {operation}", "client") as span, self._timed(operation) as told:
             began = perf_counter()
             with self._judged():
-                response = await self._client.send(request, stream=True)
+                response = await self._client.send(method, url, params=asked, content=content, headers=shown)
             streamed = isinstance(content, AsyncIterator)
             self.condition.answered(response.status_code, None if streamed else perf_counter() - began)
             told(f"{response.status_code // 100}xx")
