@@ -34,6 +34,7 @@ TRACKED_MODELS = 1000
 """Models that are counted; a file that names more is refused for naming more than one."""
 BYTES_PER_TOKEN = 4
 BOM = b"\xef\xbb\xbf"
+_NEWLINE = ord("\n")
 
 
 class LineError(Struct, frozen=True, array_like=True):
@@ -128,15 +129,15 @@ class Scanner:
     def feed(self, data: bytes) -> None:
         """Takes the next piece."""
         self._bytes += len(data)
-        whole = BytesIO(data).readlines()  # four times as fast as `split`, which looks at each byte by itself
-        rest = whole.pop() if data and not data.endswith(b"\n") else b""
-        lines = iter(whole)
-        if self._held_bytes and whole:
-            self._hold(next(lines)[:-1])
-            self._take_held()
+        lines = BytesIO(data)  # finds a line's end four times as fast as `split`, which looks at each byte by itself
         for line in lines:
-            self._take(line, len(line) - 1)
-        self._hold(rest)
+            whole = line[-1] == _NEWLINE
+            if whole and not self._held_bytes:
+                self._take(line, len(line) - 1)
+                continue
+            self._hold(line.removesuffix(b"\n"))
+            if whole:
+                self._take_held()
 
     def finish(self) -> Scan:
         """Ends the file, whose last line needs no newline, and returns what was found. Call it once."""

@@ -212,15 +212,15 @@ class _StoredUpload:
 
     async def _pass_on(self) -> None:
         """Hashes, scans and writes what is held."""
-        held, self._held, self._held_bytes = self._held, [], 0
-        await self._writer.write(await asyncio.to_thread(self._read, held))
+        data = b"".join(self._held)
+        self._held, self._held_bytes = [], 0
+        await asyncio.to_thread(self._read, data)
+        await self._writer.write(data)
 
-    def _read(self, pieces: list[bytes]) -> bytes:
-        data = b"".join(pieces)
+    def _read(self, data: bytes) -> None:
         self._sha256.update(data)
         if self._scanner:
             self._scanner.feed(data)
-        return data
 
     async def _scanned(self, description: FileDescription) -> Scan | None:
         if description.purpose != "batch":
