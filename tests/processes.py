@@ -56,6 +56,18 @@ class Process:
         assert found, status
         return int(found[1]) * 1024
 
+    def cpu_seconds(self) -> float:
+        """The time on a processor of all its threads, within itself and within the system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def share_bytes(self) -> int:
+        """The memory that it has resident now; what it shares with others is divided among them (PSS)."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+        assert found, rollup
+        return int(found[1]) * 1024
+
     def forget_peak(self) -> None:
         """Makes `peak_bytes` begin again at what is resident now."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")

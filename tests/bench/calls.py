@@ -1,96 +1,112 @@
-"""Calls a second, REST and gRPC: reading a batch and creating one."""
+"""Calls that the registry answers, a second and what each costs: reading a batch and creating one, REST and gRPC."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import NamedTuple
 
-import aiohttp
 import grpc
+from tests.bench import asking
 from tests.bench.controls import ECHO
-from tests.bench.measure import IN_FLIGHT, Figure, calls_a_second, compared
-from tests.harness import KEY, Client, chat_lines, jsonl
-from tests.processes import batchyard, configure, process
+from tests.bench.load import HOST, IN_FLIGHT, load, request
+from tests.bench.measure import CONTROL, CPU, RATE, Row, compared, cpu_seconds, on_each, units
+from tests.bench.sides import TENANT_KEY, Side, sides
+from tests.harness import Client, chat_lines, jsonl
+from tests.processes import Process, process
 
-Call = Callable[[], Awaitable[object]]
-
-
-class _Ready(NamedTuple):
-    """A running service with a batch to read and a file to create more from."""
-
-    address: str
-    client: Client
-    file_id: str
-    batch_id: str
+_WAITING = {"echo": True, "echo_delay_ms": 60_000, "max_active_batches": 1}
 
 
-async def figures(folder: Path, rounds: int, count: int) -> list[Figure]:
-    """`count` reads and a quarter as many creations a round. What is created waits for its turn: no lines run."""
-    configure(folder, echo=True, echo_delay_ms=60_000, max_active_batches=1)
-    async with _ready(folder) as ready:
-        over_rest = await _rest(folder, ready, rounds, count)
-    async with _ready(folder) as ready:
-        return over_rest + await _grpc(folder, ready, rounds, count)
+class _Asked(NamedTuple):
+    """What a side, or the control, is asked over REST."""
+
+    port: int
+    watched: Sequence[Process]
+    get: bytes
+    create: bytes
 
 
-@asynccontextmanager
-async def _ready(folder: Path) -> AsyncIterator[_Ready]:
-    with TemporaryDirectory(dir=folder) as data, batchyard(folder, "service", "--data-dir", data) as service:
-        address = f"127.0.0.1:{await service.port()}"
-        async with grpc.aio.insecure_channel(address) as channel:
-            client = Client(channel)
-            file_id = (await client.upload(jsonl(chat_lines(3)))).id
-            yield _Ready(address, client, file_id, (await client.create(file_id)).id)
+class _Called(NamedTuple):
+    """A call over gRPC, and who answers it."""
+
+    call: Callable[[], Awaitable[object]]
+    server: Process
 
 
-async def _grpc(folder: Path, ready: _Ready, rounds: int, count: int) -> list[Figure]:
-    client = ready.client
-    payload = (await client.get(ready.batch_id)).SerializeToString()
-    with process(folder / "unary.log", "tests.bench.controls", "unary") as control:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{await control.port('unary on')}") as channel:
-            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(ECHO)
-
-            async def echo() -> None:
-                await method(payload)
-
-            return [
-                await _compared("gRPC get", rounds, count, lambda: client.get(ready.batch_id), echo),
-                await _compared("gRPC create", rounds, count // 4, lambda: client.create(ready.file_id), echo),
-            ]
-
-
-async def _rest(folder: Path, ready: _Ready, rounds: int, count: int) -> list[Figure]:
-    new = {"input_file_id": ready.file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+async def figures(folder: Path, rounds: int, seconds: float) -> list[Row]:
+    """Each measurement takes `seconds`. What is created waits for its turn: no lines run."""
     with (
-        batchyard(folder, "shim", "--service", ready.address) as shim,
-        process(folder / "rest.log", "tests.bench.controls", "rest") as control,
+        process(folder / "rest.log", "tests.bench.controls", "rest") as rest,
+        process(folder / "unary.log", "tests.bench.controls", "unary") as unary,
     ):
-        ours = f"http://127.0.0.1:{await shim.port('REST on')}/v1/batches"
-        bare = f"http://127.0.0.1:{await control.port('rest on')}/"
-        connector = aiohttp.TCPConnector(limit=2 * IN_FLIGHT)
-        headers = {"authorization": f"Bearer {KEY}"}
-        async with aiohttp.ClientSession(connector=connector, headers=headers, raise_for_status=True) as session:
-
-            def get(url: str) -> Call:
-                return lambda: _read(session.get(url))
-
-            def post(url: str) -> Call:
-                return lambda: _read(session.post(url, json=new))
-
+        bare = _Asked(await rest.port("rest on"), (rest,), request("GET", "/"), request("POST", "/", body=b'{"a": 1}'))
+        async with sides(folder, **_WAITING) as both:
+            whats = {CONTROL: bare} | {side.name: await _ready(side) for side in both}
             return [
-                await _compared("REST get", rounds, count, get(f"{ours}/{ready.batch_id}"), get(bare)),
-                await _compared("REST create", rounds, count // 4, post(ours), post(bare)),
+                *await _rest("REST get, from the registry", whats, lambda what: what.get, rounds, seconds),
+                *await _rest("REST create, durable", whats, lambda what: what.create, rounds, seconds),
+                *await _grpc(both, unary, rounds, seconds),
             ]
 
 
-async def _read(request: "aiohttp.client._RequestContextManager") -> None:
-    async with request as response:
-        await response.read()
+async def _ready(side: Side) -> _Asked:
+    key = asking.key(TENANT_KEY)
+    file_id = await asking.new_file(side.rest, key)
+    batch_id = await asking.new_batch(side.rest, key)
+    return _Asked(side.rest, side.processes, asking.get(batch_id, key), asking.create(file_id, key))
 
 
-async def _compared(name: str, rounds: int, count: int, ours: Call, control: Call) -> Figure:
-    await calls_a_second(ours, IN_FLIGHT)  # connections, caches
-    return await compared(
-        name, "calls/s", rounds, lambda: calls_a_second(ours, count), lambda: calls_a_second(control, count)
-    )
+async def _rest(
+    name: str, whats: dict[str, _Asked], wire: Callable[[_Asked], bytes], rounds: int, seconds: float
+) -> list[Row]:
+    async def measure(what: _Asked) -> tuple[float, float]:
+        done = await load(what.port, wire(what), IN_FLIGHT, seconds, what.watched)
+        return done.rate, done.cpu_ms
+
+    return await compared(rounds, units(name, RATE, CPU), on_each(measure, whats))
+
+
+async def _grpc(both: list[Side], unary: Process, rounds: int, seconds: float) -> list[Row]:
+    """Of one process each: `serve`, and the service of the other side."""
+    async with AsyncExitStack() as stack:
+        called = {}
+        for side in both:
+            client = Client(await _channel(stack, side.grpc), TENANT_KEY)
+            batch = await client.create((await client.upload(jsonl(chat_lines(3)))).id)
+            called[side.name] = _Called(partial(client.get, batch.id), side.processes[0])
+        payload = batch.SerializeToString()
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        method = (await _channel(stack, await unary.port("unary on"))).unary_unary(ECHO)
+
+        async def echo() -> None:
+            await method(payload)
+
+        async def measure(what: _Called) -> tuple[float, float]:
+            return await _repeated(what, seconds)
+
+        measures = on_each(measure, {CONTROL: _Called(echo, unary), **called})
+        return await compared(rounds, units("gRPC get, from the registry", RATE, CPU), measures)
+
+
+async def _channel(stack: AsyncExitStack, port: int) -> grpc.aio.Channel:
+    return await stack.enter_async_context(grpc.aio.insecure_channel(f"{HOST}:{port}"))
+
+
+async def _repeated(what: _Called, seconds: float) -> tuple[float, float]:
+    """Calls a second, IN_FLIGHT at once, and the server's CPU for each."""
+    cpu, began, done = cpu_seconds([what.server]), perf_counter(), 0
+
+    async def worker() -> None:
+        nonlocal done
+        while perf_counter() < began + seconds:
+            await what.call()
+            done += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(IN_FLIGHT):
+            group.create_task(worker())
+    took = perf_counter() - began
+    return done / took, 1000 * (cpu_seconds([what.server]) - cpu) / done

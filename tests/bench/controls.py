@@ -31,7 +31,7 @@ async def rest() -> None:
 
     app = Starlette(routes=[Route("/", get), Route("/", post, methods=["POST"])])
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
-    await server.serve([_listener("rest")])
+    await server.serve([listener("rest")])
 
 
 async def unary() -> None:
@@ -51,10 +51,10 @@ async def unary() -> None:
 
 def copy(path: Path) -> None:
     """A direct copy, one connection at a time: `w`, then bytes, end up synced in `path`; `r` gets them back."""
-    listener = _listener("copy")
-    listener.listen()
+    bound = listener("copy")
+    bound.listen()
     while True:
-        connection, _ = listener.accept()
+        connection, _ = bound.accept()
         with connection:
             _take(connection, path) if connection.recv(1) == b"w" else _give(connection, path)
 
@@ -73,11 +73,12 @@ def _give(connection: socket.socket, path: Path) -> None:
             connection.sendall(data)
 
 
-def _listener(name: str) -> socket.socket:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    print(f"{name} on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    return listener
+def listener(name: str) -> socket.socket:
+    """A socket on a free port, which stdout names."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    print(f"{name} on 127.0.0.1:{bound.getsockname()[1]}", flush=True)
+    return bound
 
 
 def main() -> None:

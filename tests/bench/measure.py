@@ -1,70 +1,66 @@
-"""What a measurement is: rounds of ours and of a control in turn, and the median of their ratios."""
+"""What a measurement is: rounds, in which the control and each side is measured in turn."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from statistics import median
-from time import perf_counter
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-IN_FLIGHT = 32
+from tests.processes import Process
 
-Round = Callable[[], Awaitable[float]]
+CONTROL, SERVE, APART = "control", "serve", "apart"
+RATE, CPU, SPEED = "calls/s", "CPU ms", "MB/s"
+T = TypeVar("T")
+
+Measure = Callable[[], Awaitable[Sequence[float]]]
+"""Measures once; a number for each of the rows."""
 
 
-class Figure(NamedTuple):
-    """A line of the table. Rates are medians in `unit`; `ratios` has ours against the control of the same round."""
+class Row(NamedTuple):
+    """A line of the table: what came of each round, by side."""
 
     name: str
     unit: str
-    ours: float
-    control: float
-    ratios: list[float]
-
-    def __str__(self) -> str:
-        spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
-        label = f"{self.name}, {self.unit}"
-        return f"{label:34}{self.ours:>9.0f}{self.control:>10.0f}{median(self.ratios):>8.2f}  {spread}"
+    values: Mapping[str, Sequence[float]]
 
 
-HEADING = f"{'':34}{'ours':>9}{'control':>10}{'ratio':>8}  spread"
+async def compared(rounds: int, rows: Sequence[tuple[str, str]], measures: Mapping[str, Measure]) -> list[Row]:
+    """Measures all sides in each round, so that what else the machine does meets all alike.
+
+    `rows` are names and units; a side may leave the last ones out.
+    """
+    taken: dict[str, list[Sequence[float]]] = {side: [] for side in measures}
+    for _ in range(rounds):
+        for side, measure in measures.items():
+            taken[side].append(await measure())
+    by_side = {side: list(zip(*of_rounds, strict=True)) for side, of_rounds in taken.items()}
+    return [
+        Row(name, unit, {side: columns[at] for side, columns in by_side.items() if at < len(columns)})
+        for at, (name, unit) in enumerate(rows)
+    ]
 
 
-class Growth(NamedTuple):
-    """How much a process's peak of resident memory rose, in bytes, at most over the rounds."""
-
-    name: str
-    process: str
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.name}, peak memory of the {self.process}: +{self.size / (1 << 20):.1f} MiB"
+def units(name: str, *units: str) -> list[tuple[str, str]]:
+    """The names of rows that come of one measurement."""
+    return [(name, unit) for unit in units]
 
 
-async def compared(name: str, unit: str, rounds: int, ours: Round, control: Round) -> Figure:
-    """Measures both in turn, so that what else the machine does meets both alike."""
-    pairs = [(await control(), await ours()) for _ in range(rounds)]
-    controls, own = zip(*pairs, strict=True)
-    return Figure(name, unit, median(own), median(controls), [mine / theirs for theirs, mine in pairs])
+def on_each(measure: Callable[[T], Awaitable[Sequence[float]]], given: Mapping[str, T]) -> dict[str, Measure]:
+    """One measurement of all sides, of what is given for each."""
+    return {side: partial(measure, one) for side, one in given.items()}
 
 
-async def calls_a_second(call: Callable[[], Awaitable[object]], count: int) -> float:
-    """The rate of `count` calls, IN_FLIGHT at once."""
-    return await each_a_second((call for _ in range(count)), IN_FLIGHT)
+def cpu_seconds(processes: Iterable[Process]) -> float:
+    return sum(one.cpu_seconds() for one in processes)
 
 
-async def each_a_second(calls: Iterable[Callable[[], Awaitable[object]]], at_once: int) -> float:
-    """The rate at which `calls` are done, `at_once` at a time."""
-    remaining = iter(calls)
-    done = 0
+class Peak:
+    """How much the memory of processes rises at its most, in MiB, from when this is made; the sum of all."""
 
-    async def worker() -> None:
-        nonlocal done
-        for call in remaining:
-            await call()
-            done += 1
+    def __init__(self, processes: Iterable[Process]) -> None:
+        self._before: dict[Process, int] = {}
+        for one in processes:
+            one.forget_peak()
+            self._before[one] = one.peak_bytes()
 
-    start = perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
-            group.create_task(worker())
-    return done / (perf_counter() - start)
+    @property
+    def rise(self) -> float:
+        return sum(one.peak_bytes() - before for one, before in self._before.items()) / (1 << 20)
