@@ -9,15 +9,17 @@ PINS := .ci/constraints.txt
 PIP := .venv-pip
 # One new pip fills every environment: several times faster than each Python's own, and than copying that into each.
 INSTALL = $(PIP)/bin/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --no-compile
+NPM_INSTALL = PATH="$(CURDIR)/.venv-node/bin:$$PATH" npm install --no-package-lock --no-audit --no-fund \
+	--ignore-scripts --prefer-offline --loglevel error --prefix
 
 # Installed packages are compiled when they are first imported; where that isn't kept, each process takes seconds to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test check setup protos contract lint types bad-inputs bench torture image clean
+.PHONY: help run test check setup protos contract lint types bad-inputs bench bench-peers torture image clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 run: $(VENV)/.ready ## Start Batchyard on its embedded default: REST on 4000, gRPC on 50051 (ARGS="..." goes to `batchyard serve`)
 	@$(BIN)/batchyard serve --config service/batchyard/cli/development.yaml $(ARGS)
@@ -52,6 +54,9 @@ bad-inputs: $(VENV)/.ready ## Write docs/bad-inputs.md from the cases that the t
 bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+bench-peers: $(VENV)/.ready .venv-litellm/.ready .venv-portkey/.ready ## Measure against LiteLLM and Portkey, which this installs
+	@$(BIN)/python -m tests.bench --peers $(ARGS)
+
 torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)
 	@$(BIN)/python -m tests.torture $(ARGS)
 
@@ -76,12 +81,19 @@ $(VENV)/.ready: pyproject.toml $(PINS) | $(PIP)/.ready
 	@$(INSTALL) -r $<
 	@touch $@
 
+# Of npm's packages alone; the Node.js is the other environment's.
+.venv-portkey/.ready: .ci/portkey.json .venv-node/.ready
+	@echo "setting up $(@D)"
+	@mkdir -p $(@D)
+	@cp $< $(@D)/package.json
+	@$(NPM_INSTALL) $(@D) >/dev/null
+	@touch $@
+
 # Node.js from a wheel, and beside it the packages that the tests need.
 .venv-node/.ready: .ci/node.txt .ci/package.json | $(PIP)/.ready
 	@echo "setting up $(@D)"
 	@$(PYTHON) -m venv --without-pip $(@D)
 	@$(INSTALL) -r $<
 	@cp .ci/package.json $(@D)
-	@PATH="$(CURDIR)/$(@D)/bin:$$PATH" npm install --prefix $(@D) --no-package-lock --no-audit --no-fund \
-		--ignore-scripts --prefer-offline --loglevel error >/dev/null
+	@$(NPM_INSTALL) $(@D) >/dev/null
 	@touch $@

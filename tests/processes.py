@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,14 @@ class Process:
 @contextmanager
 def process(log: Path, module: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
     """Runs a module until the context ends, then kills it. Of settings, only `environ` reaches it."""
+    with running(log, [sys.executable, "-m", module, *arguments], environ) as started:
+        yield started
+
+
+@contextmanager
+def running(log: Path, command: Sequence[str], environ: Mapping[str, str] | None = None) -> Iterator[Process]:
+    """The same of any command."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
         popen = subprocess.Popen(
             command, cwd=ROOT, env={**clean, **(environ or {})}, stdout=output, stderr=subprocess.STDOUT

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from statistics import quantiles
 from time import perf_counter, process_time
@@ -16,6 +17,8 @@ IN_FLIGHT = 32
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = {}
 
+_LOOK_SECONDS = 0.005
+_PATIENCE = 180.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -74,6 +77,27 @@ async def load(port: int, asked: bytes, at_once: int, seconds: float, watched: I
             transport.abort()
     latencies = [latency for one in connections for latency in one.latencies]
     return Load(len(latencies), took, latencies, cpu, own)
+
+
+def free_port() -> int:
+    """One for a server that has to be told."""
+    with socket.socket() as one:
+        one.bind((HOST, 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+async def answered(port: int, path: str) -> None:
+    """Returns when a GET of this path is answered 200."""
+    wire = request("GET", path)
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            try:
+                await asked(port, wire)
+            except (OSError, AssertionError):  # not there, or not ready
+                await asyncio.sleep(_LOOK_SECONDS)
+            else:
+                return
 
 
 async def asked(port: int, wire: bytes) -> bytes:

@@ -1,7 +1,5 @@
 """What Batchyard costs before it does anything: time to start, memory, and room on the disk."""
 
-import asyncio
-import socket
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import distribution
@@ -10,13 +8,11 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from packaging.requirements import Requirement
-from tests.bench.load import HOST, asked, request
+from tests.bench.load import HOST, answered, free_port
 from tests.bench.measure import APART, CONTROL, SERVE, Row, compared, cpu_seconds, units
 from tests.bench.sides import configure
 from tests.processes import ROOT, Process, batchyard, process
 
-_LOOK_SECONDS = 0.005
-_PATIENCE = 60.0
 _OWN = "batchyard"
 
 
@@ -24,18 +20,18 @@ async def figures(folder: Path, rounds: int) -> list[Row]:
     """Starts both ways to run Batchyard, and a bare REST server; the first start of each doesn't count."""
 
     async def serve() -> tuple[float, float, float]:
-        rest = _free_port()
+        rest = free_port()
         return await _started(folder, rest, [("serve", "--port", str(rest))])
 
     async def apart() -> tuple[float, float, float]:
-        rest, grpc = _free_port(), str(_free_port())
+        rest, grpc = free_port(), str(free_port())
         shim = ("shim", "--port", str(rest), "--service", f"{HOST}:{grpc}")
         return await _started(folder, rest, [("service", "--grpc-port", grpc), shim])
 
     async def bare() -> tuple[float, float, float]:
         began = perf_counter()
         with process(folder / "rest.log", "tests.bench.controls", "rest") as running:
-            await _answered(await running.port("rest on"), "/")
+            await answered(await running.port("rest on"), "/")
             return perf_counter() - began, *_cost([running])
 
     configure(folder)
@@ -56,33 +52,13 @@ async def _started(folder: Path, port: int, commands: Iterable[tuple[str, ...]])
             stack.enter_context(batchyard(folder, name, *options, *(("--data-dir", data) if name != "shim" else ())))
             for name, *options in commands
         ]
-        await _answered(port, "/health/readiness")
+        await answered(port, "/health/readiness")
         return perf_counter() - began, *_cost(running)
-
-
-async def _answered(port: int, path: str) -> None:
-    """Returns when there is a 200."""
-    wire = request("GET", path)
-    async with asyncio.timeout(_PATIENCE):
-        while True:
-            try:
-                await asked(port, wire)
-            except (OSError, AssertionError):  # not there, or not ready
-                await asyncio.sleep(_LOOK_SECONDS)
-            else:
-                return
 
 
 def _cost(processes: Sequence[Process]) -> tuple[float, float]:
     """CPU seconds, and the memory now."""
     return cpu_seconds(processes), sum(one.share_bytes() for one in processes) / 1e6
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind((HOST, 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def installed_bytes(extra: str) -> int:

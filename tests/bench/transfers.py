@@ -1,7 +1,7 @@
 """Large files up and down, to a provider and into our own store: how fast, in how much memory, at what cost."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.bench import asking, provider
@@ -12,6 +12,9 @@ from tests.processes import Process, process
 
 LINE_BYTES = 700
 AT_ONCE = 8
+
+Watched = Mapping[str, tuple[Process, ...]]
+
 _RISE = "MiB rise"
 _COST = "CPU s a GB"
 
@@ -34,16 +37,16 @@ async def figures(folder: Path, rounds: int, size: int) -> list[Row]:
             }
             stored: dict[str, Files | Copy] = {CONTROL: Copy(await copy.port("copy on"), data)}
             stored |= {side.name: Files(side.rest, data, asking.key(TENANT_KEY)) for side in both}
-            half = data[: len(data) // 2 // LINE_BYTES * LINE_BYTES]
+            half = content(size // 2)
             many = {CONTROL: Files(port, half, asking.key(provider.KEY)), **through(both, half)}
             watched = {CONTROL: (upstream,), **{side.name: side.processes for side in both}}
             own = {CONTROL: (copy,)}
             return [
-                *await _moved("upload to a provider", rounds, remote, watched, up=True),
-                *await _moved("download from a provider", rounds, remote, watched, up=False),
-                *await _moved("upload, validated and stored", rounds, stored, watched | own, up=True),
-                *await _moved("download, stored", rounds, stored, watched | own, up=False),
-                *await _at_once(many, watched, rounds),
+                *await moved("upload to a provider", rounds, remote, watched, up=True),
+                *await moved("download from a provider", rounds, remote, watched, up=False),
+                *await moved("upload, validated and stored", rounds, stored, watched | own, up=True),
+                *await moved("download, stored", rounds, stored, watched | own, up=False),
+                *await together(rounds, many, watched),
             ]
 
 
@@ -62,9 +65,7 @@ def through(both: Iterable[Side], data: bytes) -> dict[str, Files]:
     return {side.name: Files(side.rest, data, asking.key(TENANT_KEY), "/openai/v1") for side in both}
 
 
-async def _moved(
-    name: str, rounds: int, files: dict[str, Files | Copy], watched: dict[str, tuple[Process, ...]], *, up: bool
-) -> list[Row]:
+async def moved(name: str, rounds: int, files: Mapping[str, Files | Copy], watched: Watched, *, up: bool) -> list[Row]:
     """One way; the memory of all processes is watched over all rounds."""
 
     async def measure(side: str) -> tuple[float, float]:
@@ -77,15 +78,15 @@ async def _moved(
     return [*rows, Row(name, _RISE, {side: [peak.rise] for side, peak in peaks.items() if side != CONTROL})]
 
 
-async def _at_once(files: dict[str, Files], watched: dict[str, tuple[Process, ...]], rounds: int) -> list[Row]:
+async def together(rounds: int, files: Mapping[str, Files], watched: Watched) -> list[Row]:
+    """Several uploads at once, and the memory that they take together."""
     name = f"{AT_ONCE} uploads to a provider at once"
     peaks = {side: Peak(processes) for side, processes in watched.items()}
-    measures = on_each(at_once, files)
-    rows = await compared(rounds, units(name, SPEED, "failures"), measures)
+    rows = await compared(rounds, units(name, SPEED, "failures"), on_each(_at_once, files))
     return [*rows, Row(name, _RISE, {side: [peak.rise] for side, peak in peaks.items() if side != CONTROL})]
 
 
-async def at_once(files: Files) -> tuple[float, float]:
+async def _at_once(files: Files) -> tuple[float, float]:
     """The speed of all together, and how many failed."""
     loop = asyncio.get_running_loop()
     began = loop.time()
