@@ -19,7 +19,7 @@ from typing import NamedTuple
 import uvloop
 from tests.bench import calls, lines, peers, scanning, starting, transfers, upstream
 from tests.bench.measure import Row
-from tests.bench.table import own_table, peers_table
+from tests.bench.table import own_tables, peers_tables
 
 _LIBRARIES = ("grpcio", "httpx", "sqlalchemy", "starlette", "uvicorn", "uvloop")
 
@@ -87,7 +87,7 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows, well = runner.run(run(groups, QUICK if given.quick else FULL))
     if rows:
-        print(f"\n{_machine()}\n\n{(peers_table if given.peers else own_table)(rows)}")
+        print(f"\n{_machine()}\n\n{(peers_tables if given.peers else own_tables)(rows)}")
     raise SystemExit(0 if well else 1)
 
 

@@ -31,7 +31,7 @@ async def rest() -> None:
 
     app = Starlette(routes=[Route("/", get), Route("/", post, methods=["POST"])])
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
-    await server.serve([listener("rest")])
+    await server.serve([_listener("rest")])
 
 
 async def unary() -> None:
@@ -51,7 +51,7 @@ async def unary() -> None:
 
 def copy(path: Path) -> None:
     """A direct copy, one connection at a time: `w`, then bytes, end up synced in `path`; `r` gets them back."""
-    bound = listener("copy")
+    bound = _listener("copy")
     bound.listen()
     while True:
         connection, _ = bound.accept()
@@ -73,7 +73,7 @@ def _give(connection: socket.socket, path: Path) -> None:
             connection.sendall(data)
 
 
-def listener(name: str) -> socket.socket:
+def _listener(name: str) -> socket.socket:
     """A socket on a free port, which stdout names."""
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))

@@ -18,7 +18,7 @@ _PATIENCE = 120
 
 
 class Files:
-    """Where files go over REST. `download` reads what `upload` wrote last, or as much as it wrote."""
+    """Where files go over REST. `download` reads what `upload` wrote last, and must get `size` bytes."""
 
     def __init__(self, port: int, data: bytes, headers: Headers, prefix: str = "/v1") -> None:
         self.size = len(data)
@@ -58,11 +58,13 @@ class Files:
         with socket.create_connection((HOST, self._port), _PATIENCE) as connection:
             connection.sendall(request("GET", f"{self._path}/{self._file_id}/content", self._headers))
             head, came = _head(connection)
-            left = int(_found(_LENGTH, head)) - len(came)
+            length = int(_found(_LENGTH, head))
+            left = length - len(came)
             while left and (count := connection.recv_into(into)):
                 left -= count
-        assert not left, f"{left} bytes did not come"
-        return perf_counter() - began
+        took = perf_counter() - began
+        assert length - left == self.size, f"{length - left} of {self.size} bytes came"
+        return took
 
 
 class Copy:
@@ -95,8 +97,9 @@ class Copy:
             connection.sendall(b"r")
             while count := connection.recv_into(into):
                 left -= count
-        assert not left, f"{left} bytes did not come"
-        return perf_counter() - began
+        took = perf_counter() - began
+        assert not left, f"{left} of {self.size} bytes did not come"
+        return took
 
 
 def _answer(connection: socket.socket) -> bytes:

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from tests.processes import Process
 
 CONTROL, SERVE, APART = "control", "serve", "apart"
+LITELLM, LITELLM_CACHED, PORTKEY = "LiteLLM", "LiteLLM, TLS cached", "Portkey"
 RATE, CPU, SPEED = "calls/s", "CPU ms", "MB/s"
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tests.bench import asking, provider
 from tests.bench.files import Files
 from tests.bench.load import HOST, IN_FLIGHT, Headers, answered, free_port
-from tests.bench.measure import CONTROL, CPU, RATE, Row, compared, on_each, units
+from tests.bench.measure import CONTROL, CPU, LITELLM, LITELLM_CACHED, PORTKEY, RATE, Row, compared, on_each, units
 from tests.bench.sides import sides
 from tests.bench.transfers import content, moved, through, together
 from tests.bench.upstream import NAME, Asked, direct, each
@@ -16,7 +16,6 @@ from tests.bench.upstream import through as asked_through
 from tests.harness import KEY
 from tests.processes import ROOT, Process, process, running
 
-LITELLM, CACHED, PORTKEY = "LiteLLM", "LiteLLM, TLS cached", "Portkey"
 _PYTHON = ROOT / ".venv-litellm" / "bin" / "python"
 _GATEWAY = ROOT / ".venv-portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
 
@@ -40,9 +39,8 @@ async def figures(folder: Path, rounds: int, seconds: float, size: int) -> list[
 
         asked = {CONTROL: await direct(port, upstream)} | {side.name: await asked_through(side) for side in both}
         batch_id = await asking.new_batch(port, asking.key(provider.KEY))
-        asked |= {
-            name: Asked(peer.port, (peer.process,), asking.get(batch_id, peer.headers)) for name, peer in peers.items()
-        }
+        for name, peer in peers.items():
+            asked[name] = Asked(peer.port, (peer.process,), asking.get(batch_id, peer.headers))
 
         async def read(what: Asked) -> tuple[float, float]:
             done = await each(what, port, IN_FLIGHT, seconds)
@@ -92,7 +90,7 @@ async def _started(stack: AsyncExitStack, folder: Path, upstream: int) -> dict[s
     cached = Path(__file__).with_name("cached_tls.py")
     peers = {
         LITELLM: litellm("litellm", str(_PYTHON.with_name("litellm"))),
-        CACHED: litellm("litellm-cached", str(_PYTHON), "-P", str(cached)),
+        LITELLM_CACHED: litellm("litellm-cached", str(_PYTHON), "-P", str(cached)),
         PORTKEY: portkey(),
     }
     for name, path in _READY.items():
@@ -100,4 +98,4 @@ async def _started(stack: AsyncExitStack, folder: Path, upstream: int) -> dict[s
     return peers
 
 
-_READY = {LITELLM: "/health/liveliness", CACHED: "/health/liveliness", PORTKEY: "/"}
+_READY = {LITELLM: "/health/liveliness", LITELLM_CACHED: "/health/liveliness", PORTKEY: "/"}

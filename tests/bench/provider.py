@@ -7,13 +7,15 @@ asked for.
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count, islice
 from time import time
 from typing import Any
 
 import httptools
 import uvloop
-from tests.bench.controls import BLOCK, listener
+from tests.bench.controls import BLOCK
 
 KEY = "sk-upstream"
 
@@ -140,12 +142,22 @@ def _file(name: str, size: int) -> dict[str, Any]:
     return {"id": name, "bytes": size, "created_at": int(time()), "expires_at": None, "status_details": None, **known}
 
 
-async def _serve(content_bytes: int) -> None:
+@asynccontextmanager
+async def answering(content_bytes: int = 0) -> AsyncIterator[int]:
+    """Answers until the context ends, and gives the port."""
     account = _Account(content_bytes)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(account), sock=listener("provider"), backlog=1024
-    )
-    await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(account), "127.0.0.1", 0, backlog=1024)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def _serve(content_bytes: int) -> None:
+    async with answering(content_bytes) as port:
+        print(f"provider on 127.0.0.1:{port}", flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
