@@ -51,10 +51,10 @@ image: $(PROTOS)/.ready ## Accept today's contract as the one that later changes
 bad-inputs: $(VENV)/.ready ## Write docs/bad-inputs.md from the cases that the tests prove
 	@$(BIN)/python -m tests.bad_input > docs/bad-inputs.md
 
-bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run
+bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run (ARGS="--quick", "--only calls,lines")
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-bench-peers: $(VENV)/.ready .venv-litellm/.ready .venv-portkey/.ready ## Measure against LiteLLM and Portkey, which this installs
+bench-peers: $(VENV)/.ready .venv-litellm/.ready .venv-portkey/.ready ## Measure against LiteLLM and Portkey, which are installed for it
 	@$(BIN)/python -m tests.bench --peers $(ARGS)
 
 torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)

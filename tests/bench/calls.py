@@ -62,11 +62,11 @@ async def _ready(side: Side) -> _Asked:
 async def _rest(
     name: str, whats: dict[str, _Asked], wire: Callable[[_Asked], bytes], rounds: int, seconds: float
 ) -> list[Row]:
-    async def measure(what: _Asked) -> tuple[float, float]:
+    async def measure(what: _Asked) -> tuple[float, float, float]:
         done = await load(what.port, wire(what), IN_FLIGHT, seconds, what.watched)
-        return done.rate, done.cpu_ms
+        return done.rate, done.cpu_ms, done.own_cpu_ms
 
-    return await compared(rounds, units(name, RATE, CPU), on_each(measure, whats))
+    return await compared(rounds, units(name, RATE, CPU, "CPU ms of the client"), on_each(measure, whats))
 
 
 async def _grpc(both: list[Side], unary: Process, rounds: int, seconds: float) -> list[Row]:

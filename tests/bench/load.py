@@ -26,7 +26,7 @@ _OK = re.compile(rb"HTTP/1\.1 200 ")
 
 
 class Load(NamedTuple):
-    """What was done: calls, the seconds that they took together and each, and the CPU of those who were watched."""
+    """What was done: calls, the seconds that they took together and each, and the CPU of the watched, and ours."""
 
     calls: int
     seconds: float
@@ -42,6 +42,11 @@ class Load(NamedTuple):
     def cpu_ms(self) -> float:
         """A call's."""
         return 1000 * self.cpu / self.calls
+
+    @property
+    def own_cpu_ms(self) -> float:
+        """A call's, of this process."""
+        return 1000 * self.own_cpu / self.calls
 
     def percentile_ms(self, percent: int) -> float:
         return 1000 * quantiles(self.latencies, n=100)[percent - 1]

@@ -74,7 +74,6 @@ SKIPPED = {
     ("README.md", "make test"): "is what runs this",
     ("docs/CONTRIBUTING.md", "make "): "names what there is to make; CI makes all of it",
     ("docs/benchmarks.md", "make bench"): "takes minutes",
-    ("docs/benchmarks.md", "Python 3"): "is a result",
     ("docs/configuration.md", "batchyard.local.max_concurrency: "): "is an error's form",
     ("docs/errors.md", '{"error"'): "is an answer",
     ("docs/limits.md", "Rate limit reached"): "is an error's form",
