@@ -38,12 +38,11 @@ class Growth:
 
 
 class Pair(NamedTuple):
-    """A shim, the service behind it, a client of the shim, and the base URL of the deployment, if there is one."""
+    """A shim, the service behind it, and a client of the shim."""
 
     rest: httpx.AsyncClient
     shim: Process
     service: Process
-    upstream: str = ""
 
 
 @asynccontextmanager
@@ -64,7 +63,7 @@ async def pair_at(folder: Path, kind: str, content_bytes: int) -> AsyncIterator[
         base += "/v1" if kind == "openai" else ""
         configure_at(folder, kind, base, key)
         async with _configured(folder) as running:
-            yield running._replace(upstream=base)
+            yield running
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,18 +13,11 @@ from tests.bench.measure import APART, SERVE
 from tests.harness import KEY
 from tests.processes import Process, batchyard
 
+from batchyard.service.settings import Quotas
+
 TENANT_KEY = "sk-bench-team-key"
 
 _PLENTY = 10**12
-_LIMITS = (
-    "requests_per_minute",
-    "concurrent_uploads",
-    "stored_bytes",
-    "batches_in_flight",
-    "enqueued_tokens",
-    "lines_per_day",
-    "tokens_per_day",
-)
 
 
 class Side(NamedTuple):
@@ -41,7 +35,7 @@ def configure(folder: Path, upstream: int | None = None, **local: Any) -> None:
     Callers use a key of a tenant; the key and the tenant have every limit there is, none of which is ever met.
     `upstream` is the port of a provider that stands for OpenAI.
     """
-    limits = dict.fromkeys(_LIMITS, _PLENTY)
+    limits = dict.fromkeys((limit.name for limit in fields(Quotas)), _PLENTY)
     key = {"name": "bench", "key": TENANT_KEY, "tenant": "bench", "limits": limits}
     own = {
         "default_provider": "local",
