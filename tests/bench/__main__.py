@@ -33,7 +33,7 @@ class Scale(NamedTuple):
     lines: int
 
 
-FULL = Scale(rounds=5, seconds=1.2, size=200_000_000, lines=5000)
+FULL = Scale(rounds=5, seconds=1.0, size=200_000_000, lines=5000)
 QUICK = Scale(rounds=3, seconds=0.4, size=20_000_000, lines=1000)
 HEAVY_ROUNDS = 3  # of what takes seconds each
 
@@ -45,7 +45,7 @@ OWN: dict[str, Group] = {
     "transfers": lambda folder, scale: transfers.figures(folder, HEAVY_ROUNDS, scale.size),
     "scanning": lambda folder, scale: scanning.figures(folder, HEAVY_ROUNDS, scale.size),
     "lines": lambda folder, scale: lines.figures(folder, HEAVY_ROUNDS, scale.lines),
-    "starting": lambda folder, scale: starting.figures(folder, scale.rounds),
+    "starting": lambda folder, scale: starting.figures(folder, HEAVY_ROUNDS),
 }
 PEERS: dict[str, Group] = {
     "peers": lambda folder, scale: peers.figures(folder, HEAVY_ROUNDS, scale.seconds, scale.size),
