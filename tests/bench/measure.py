@@ -8,7 +8,7 @@ from tests.processes import Process
 
 CONTROL, SERVE, APART = "control", "serve", "apart"
 LITELLM, LITELLM_CACHED, PORTKEY = "LiteLLM", "LiteLLM, TLS cached", "Portkey"
-RATE, CPU, SPEED = "calls/s", "CPU ms", "MB/s"
+RATE, CPU, SPEED, RISE = "calls/s", "CPU ms", "MB/s", "MiB rise"
 T = TypeVar("T")
 
 Measure = Callable[[], Awaitable[Sequence[float]]]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from tests.bench.measure import APART, CONTROL, LITELLM_CACHED, PORTKEY, SERVE, Row
+from tests.bench.measure import APART, CONTROL, LITELLM_CACHED, PORTKEY, RISE, SERVE, Row
 
 _SIDES = (SERVE, APART)
 _NONE = "–"
@@ -92,7 +92,8 @@ def _cell(row: Row, side: str) -> str:
 def _ratio(row: Row, ours: str, theirs: str) -> str:
     """The median of the rounds' ratios, and their spread."""
     pairs = zip(row.values.get(ours, ()), row.values.get(theirs, ()), strict=False)
-    ratios = [mine / other for mine, other in pairs if other]
+    least = 1 if row.unit == RISE else 0  # next to nothing is nothing to compare with
+    ratios = [mine / other for mine, other in pairs if other > least]
     return _spread(ratios) if ratios else _NONE
 
 

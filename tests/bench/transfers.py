@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.bench import asking, provider
 from tests.bench.files import Copy, Files
-from tests.bench.measure import CONTROL, SPEED, Peak, Row, compared, cpu_seconds, on_each, units
+from tests.bench.measure import CONTROL, RISE, SPEED, Peak, Row, compared, cpu_seconds, on_each, units
 from tests.bench.sides import TENANT_KEY, Side, sides
 from tests.processes import Process, process
 
@@ -15,7 +15,6 @@ AT_ONCE = 8
 
 Watched = Mapping[str, tuple[Process, ...]]
 
-_RISE = "MiB rise"
 _COST = "CPU s a GB"
 
 
@@ -75,7 +74,7 @@ async def moved(name: str, rounds: int, files: Mapping[str, Files | Copy], watch
 
     peaks = {side: Peak(processes) for side, processes in watched.items()}
     rows = await compared(rounds, units(name, SPEED, _COST), on_each(measure, {side: side for side in files}))
-    return [*rows, Row(name, _RISE, {side: [peak.rise] for side, peak in peaks.items() if side != CONTROL})]
+    return [*rows, Row(name, RISE, {side: [peak.rise] for side, peak in peaks.items() if side != CONTROL})]
 
 
 async def together(rounds: int, files: Mapping[str, Files], watched: Watched) -> list[Row]:
@@ -83,7 +82,7 @@ async def together(rounds: int, files: Mapping[str, Files], watched: Watched) ->
     name = f"{AT_ONCE} uploads to a provider at once"
     peaks = {side: Peak(processes) for side, processes in watched.items()}
     rows = await compared(rounds, units(name, SPEED, "failures"), on_each(_at_once, files))
-    return [*rows, Row(name, _RISE, {side: [peak.rise] for side, peak in peaks.items() if side != CONTROL})]
+    return [*rows, Row(name, RISE, {side: [peak.rise] for side, peak in peaks.items() if side != CONTROL})]
 
 
 async def _at_once(files: Files) -> tuple[float, float]:
