@@ -83,6 +83,8 @@ def main() -> None:
         "--only", type=lambda text: _groups(text, OWN), metavar="GROUP,...", help=f"some of {', '.join(OWN)}"
     )
     given = parser.parse_args()
+    if given.peers and given.only:
+        parser.error("--only is about the groups without peers")
     groups = PEERS if given.peers else {name: OWN[name] for name in given.only or OWN}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows, well = runner.run(run(groups, QUICK if given.quick else FULL))
