@@ -10,8 +10,6 @@ from time import perf_counter, process_time
 
 import aiohttp
 import grpc
-import httpx
-from httpx_aiohttp import AiohttpTransport
 from tests.bench.load import HOST
 from tests.bench.measure import CONTROL, Measure, Row, compared, cpu_seconds, units
 from tests.bench.sides import TENANT_KEY, Side, sides
@@ -55,16 +53,15 @@ async def _engine(side: Side, client: Client, file_id: str) -> tuple[float, floa
 async def _bare_loop(api_base: str, bodies: Sequence[bytes]) -> tuple[float, float]:
     """The client's own CPU counts."""
 
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY))
-
-    async with httpx.AsyncClient(base_url=api_base, transport=AiohttpTransport(client=session), timeout=60) as client:
+    connector = aiohttp.TCPConnector(limit=CONCURRENCY)
+    headers = {"content-type": "application/json"}
+    async with aiohttp.ClientSession(connector=connector, headers=headers, raise_for_status=True) as session:
         left = iter(bodies)
 
         async def worker() -> None:
             for body in left:
-                response = await client.post("/chat/completions", content=body)
-                assert response.json()["choices"]
+                async with session.post(f"{api_base}/chat/completions", data=body) as response:
+                    assert json.loads(await response.read())["choices"]
 
         start, cpu = perf_counter(), process_time()
         async with asyncio.TaskGroup() as group:
