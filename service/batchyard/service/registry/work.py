@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, text, update
-from sqlalchemy.sql import ColumnElement
 
 from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import LeaseLost
@@ -72,6 +71,25 @@ _CHUNKS = Prepared(
 _NO_CHUNKS: Prepared[dict[str, Any]] = Prepared(delete(chunks).where(chunks.c.batch_seq == given("batch_seq")), dict)
 _REREAD = Prepared(
     select(*BATCH_COLUMNS).where(batches.c.seq == given("seq"), batches.c.epoch == given("epoch")), BatchRecord
+)
+
+
+def _taken(table: Table) -> dict[str, Any]:
+    """What a lease writes."""
+    return {"lease_owner": given("owner"), "lease_until": given("until"), "epoch": table.c.epoch + 1}
+
+
+_CHUNK_CLAIM = Prepared(
+    update(chunks)
+    .values(_taken(chunks))
+    .where(
+        chunks.c.batch_seq == given("batch_seq"),
+        chunks.c.n == given("n"),
+        chunks.c.sealed == 0,
+        or_(chunks.c.lease_until <= given("now"), chunks.c.lease_owner == given("owner")),
+    )
+    .returning(*CHUNK_COLUMNS),
+    ChunkRecord,
 )
 
 
@@ -142,14 +160,13 @@ class WorkRegistry:
 
     async def claim_chunk(self, chunk: ChunkRecord, now: float, until: float) -> ChunkRecord:
         """Leases an open chunk, in a new epoch. Raises LeaseLost where another owner holds it or sealed it."""
-        free = or_(chunks.c.lease_until <= now, chunks.c.lease_owner == self._owner)
-        query = self._taken(chunks, until).where(_is(chunk), chunks.c.sealed == 0, free).returning(*CHUNK_COLUMNS)
+        values = {"batch_seq": chunk.batch_seq, "n": chunk.n, "now": now, "until": until, "owner": self._owner}
 
         def work(connection: Connection) -> ChunkRecord:
-            row = connection.execute(query).mappings().one_or_none()
-            if row is None:
+            found = _CHUNK_CLAIM.one(connection, **values)
+            if found is None:
                 raise LeaseLost("the chunk is another worker's")
-            return ChunkRecord(**row)
+            return found
 
         return await self._database.write(work)
 
@@ -327,13 +344,6 @@ class WorkRegistry:
         """How many rows it changed."""
         return await self._database.write(lambda connection: connection.execute(query).rowcount, urgent=urgent)
 
-    def _taken(self, table: Table, until: float) -> Update:
-        return update(table).values(lease_owner=self._owner, lease_until=until, epoch=table.c.epoch + 1)
-
-
-def _is(chunk: ChunkRecord) -> ColumnElement[bool]:
-    return (chunks.c.batch_seq == chunk.batch_seq) & (chunks.c.n == chunk.n)
-
 
 def _open(chunk: ChunkRecord) -> dict[str, int]:
     """By which a chunk is found while it is its worker's."""
@@ -364,6 +374,5 @@ def _claiming(idle: tuple[str, ...]) -> Prepared[BatchRecord]:
     lapsed = lapsed.where(IS_LIVE, batches.c.lease_owner != given("owner"))
     free = select(batches.c.seq).where(IS_FREE, *ours).order_by(batches.c.seq).limit(1)
     oldest = func.coalesce(lapsed.scalar_subquery(), free.scalar_subquery())
-    taken = {"lease_owner": given("owner"), "lease_until": given("until"), "epoch": batches.c.epoch + 1}
-    query = update(batches).values(taken).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
+    query = update(batches).values(_taken(batches)).where(batches.c.seq == oldest).returning(*BATCH_COLUMNS)
     return Prepared(query, BatchRecord)
