@@ -57,7 +57,7 @@ bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run (A
 bench-peers: $(VENV)/.ready .venv-litellm/.ready .venv-portkey/.ready ## Measure against LiteLLM and Portkey, which are installed for it
 	@$(BIN)/python -m tests.bench --peers $(ARGS)
 
-torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)
+torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--reads 1000000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)
 	@$(BIN)/python -m tests.torture $(ARGS)
 
 clean: ## Remove the environments and caches; batchyard-data stays

@@ -1,5 +1,5 @@
-"""The long runs: kills of a service in the midst of a batch, a soak, chaos at a provider, large uploads, fuzzing; and
-of model groups kills, a large batch, and very many batches.
+"""The long runs: kills of a service in the midst of a batch, a soak, very many reads, chaos at a provider, large
+uploads, fuzzing; and of model groups kills, a large batch, and very many batches.
 
 One kind a run, kills where none is named. Exits 1 where something is lost, doubled, left over, or beyond its bound.
 """
@@ -21,6 +21,7 @@ from tests.growth import FEW, growth
 from tests.kills import Report, torture
 from tests.processes import ROOT
 from tests.providers.scene import FAKES as PROVIDERS
+from tests.reads import reads
 from tests.soak import soak
 from tests.uploads import LINE_BYTES, MIB, at_once, pair, upload
 
@@ -37,6 +38,7 @@ def main() -> int:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--kills", type=int, default=50, help="kills while a batch of 20,000 lines runs")
     kinds.add_argument("--soak", type=int, metavar="CALLS", help="mixed calls, then a look at what is left over")
+    kinds.add_argument("--reads", type=int, metavar="CALLS", help="reads, then a look at the memory that they took")
     kinds.add_argument("--chaos", type=int, metavar="CALLS", help="mixed calls to providers that fail one in five")
     kinds.add_argument("--uploads", type=int, metavar="COUNT", help="uploads of 200 MB at once")
     kinds.add_argument("--groups", type=int, metavar="KILLS", help="kills while 100 batches of a model group run")
@@ -53,6 +55,8 @@ def main() -> int:
             return asyncio.run(_growth(Path(folder), given.growth))
         if given.soak:
             good = asyncio.run(_soak(Path(folder), given.seed, given.soak))
+        elif given.reads:
+            good = asyncio.run(_reads(Path(folder), given.reads))
         elif given.chaos:
             good = asyncio.run(_chaos(Path(folder), given.seed, given.chaos))
         elif given.uploads:
@@ -76,6 +80,11 @@ async def _kills(folder: Path, seed: int, kills: int) -> bool:
 async def _soak(folder: Path, seed: int, calls: int) -> bool:
     report = await soak(folder, seed, calls, _tell)
     return _told(report, report.faults, not report.faults)
+
+
+async def _reads(folder: Path, calls: int) -> bool:
+    report = await reads(folder, calls, _tell)
+    return _told(report, [], report.good)
 
 
 async def _chaos(folder: Path, seed: int, calls: int) -> bool:
