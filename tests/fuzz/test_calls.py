@@ -72,7 +72,8 @@ def objects(draw: st.DrawFn) -> dict[str, Any]:
 
 BODIES = (objects() | JSON).map(lambda value: json.dumps(value).encode())
 NUMBERS = st.sampled_from([0, 1, -1, 20, 3600])
-INTEGERS = {
+SCALARS: dict[int, st.SearchStrategy[Any]] = {
+    FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
     FieldDescriptor.CPPTYPE_INT32: NUMBERS | st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: NUMBERS | st.integers(-(2**63), 2**63 - 1),
     FieldDescriptor.CPPTYPE_ENUM: NUMBERS | st.integers(-(2**31), 2**31 - 1),
@@ -89,7 +90,7 @@ def single(field: Any) -> st.SearchStrategy[Any]:
     if field.type == field.TYPE_BYTES:
         return st.binary(max_size=20) | st.sampled_from([b"{}", b'{"x": [1]}', b'{"api_base": "x"}', b"[" * 5000])
     if field.message_type is None:
-        return INTEGERS.get(field.cpp_type, TEXTS)
+        return SCALARS.get(field.cpp_type, TEXTS)
     if field.message_type.GetOptions().map_entry:
         return LABELS
     return messages(field.message_type)
