@@ -49,19 +49,22 @@ class ServiceMetrics:
         self.lines = {kind: lines.labels(kind.name.lower()) for kind in Kind}
         self.lines_running = Gauge("batchyard_lines_running", "Lines in flight now.", registry=registry)
         self.line_slots = Gauge("batchyard_line_slots", "The most lines in flight.", registry=registry)
-        self.upstream_seconds = Histogram(
+        upstream_seconds = Histogram(
             "batchyard_upstream_duration_seconds",
             "How long calls to the endpoint that runs lines, or to a provider, took.",
             ("endpoint", "status"),
             buckets=UPSTREAM_BUCKETS,
             registry=registry,
         )
-        self.upstream_errors = Counter(
+        self.upstream_seconds = bound(upstream_seconds)
+        upstream_errors = Counter(
             "batchyard_upstream_errors", "Calls to the endpoint or provider that failed.", ("kind",), registry=registry
         )
-        self.upstream_retries = Counter(
+        self.upstream_errors = bound(upstream_errors)
+        upstream_retries = Counter(
             "batchyard_upstream_retries", "Calls that repeat a failed one, by its kind.", ("kind",), registry=registry
         )
+        self.upstream_retries = bound(upstream_retries)
         self.commit_seconds = Histogram(
             "batchyard_registry_commit_duration_seconds",
             "How long a commit of the registry took, with all the writes that shared it.",

@@ -71,15 +71,15 @@ class Endpoint:
                     if not wanted():
                         return None
                     if error:
-                        self._metrics.upstream_retries.labels(error).inc()
+                        self._metrics.upstream_retries(error).inc()
                     outcome, repeatable, hint = await self._attempt(path, body)
                     if error := error_kind(outcome):
-                        self._metrics.upstream_errors.labels(error).inc()
+                        self._metrics.upstream_errors(error).inc()
                     if not repeatable:
                         break
                     self._hold(hint)
         except TimeoutError:  # the last answer, if there was one, says more than the clock
-            self._metrics.upstream_errors.labels("timeout").inc()
+            self._metrics.upstream_errors("timeout").inc()
         return outcome
 
     async def _pause(self, attempt: int, wanted: Callable[[], bool]) -> float:
@@ -122,7 +122,7 @@ class Endpoint:
             broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
             return _Attempt(broken, repeatable=path not in _STATEFUL)
         finally:
-            self._metrics.upstream_seconds.labels(path, status).observe(perf_counter() - began)
+            self._metrics.upstream_seconds(path, status).observe(perf_counter() - began)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
         data = bytearray()

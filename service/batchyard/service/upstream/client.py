@@ -178,7 +178,7 @@ class UpstreamClient:
                 last = error
             if not await self._pause(last, attempt):
                 raise last
-            self._metrics.upstream_retries.labels(_kind(last)).inc()
+            self._metrics.upstream_retries(_kind(last)).inc()
         raise last
 
     async def _pause(self, error: BatchyardError, attempt: int) -> bool:
@@ -256,10 +256,10 @@ class UpstreamClient:
         try:
             yield told
         except (Refused, Unsure) as error:
-            self._metrics.upstream_errors.labels(_kind(error)).inc()
+            self._metrics.upstream_errors(_kind(error)).inc()
             raise
         finally:
-            self._metrics.upstream_seconds.labels(operation, status).observe(perf_counter() - began)
+            self._metrics.upstream_seconds(operation, status).observe(perf_counter() - began)
 
     @contextmanager
     def _judged(self) -> Any:
