@@ -1,12 +1,14 @@
 """`batchyard` and its helpers as processes of their own, for suites that kill them or measure them."""
 
+import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,26 @@ class Process:
     def terminate(self) -> None:
         """SIGTERM."""
         self._popen.terminate()
+
+    @asynccontextmanager
+    async def halting(self, seconds: float = 0.15, between: float = 0.05) -> AsyncIterator[None]:
+        """While the context lasts, the system gives the process little time: it stands still for `seconds` at once."""
+
+        async def halt() -> None:
+            while True:
+                os.kill(self.pid, signal.SIGSTOP)
+                try:
+                    await asyncio.sleep(seconds)
+                finally:
+                    os.kill(self.pid, signal.SIGCONT)
+                await asyncio.sleep(between)
+
+        task = asyncio.create_task(halt())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def ended(self) -> int:
         """The exit code, when it has ended by itself."""

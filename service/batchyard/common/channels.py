@@ -12,6 +12,8 @@ from batchyard.common.pem import CertificateFiles
 
 _LAST_CALLS_SECONDS = 3600.0
 
+_AHEAD_BYTES = 256 << 10
+
 # A server closes connections that are pinged more than once in five minutes without data.
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -19,6 +21,10 @@ OPTIONS = (
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # What the service may send ahead on a call: gRPC's own guess is many MiB where this process gets little time, and
+    # it holds as much for each download that nobody reads.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
 )
 """Of every client of the service."""
 
