@@ -66,8 +66,8 @@ class TestEntries:
                 "files_settings[0].model, files_settings[0].rpm, files_settings[0].model_info.a",
             ),
             (
-                "model_list: [{model_name: m, litellm_params: {model: openai/m, api_key: k, rpm: 1}, api_base: x}]\n",
-                "model_list[0].litellm_params.rpm, model_list[0].api_base",
+                "model_list: [{model_name: m, litellm_params: {model: openai/m, api_key: k, rpm: 1}, note: x}]\n",
+                "model_list[0].litellm_params.rpm, model_list[0].note",
             ),
         ],
     )

@@ -39,12 +39,16 @@ def models(*entries: str) -> str:
 def at(base: str, model: str = "azure/m", params: str = "", info: str = "", name: str = "g") -> str:
     """An entry of a group at an Azure resource."""
     inside = f"model: {model}, api_base: {base}, api_key: hunter2"
-    return f"model_name: {name}, litellm_params: {{{inside}, {params}}}, model_info: {{{info}}}"
+    return f"model_name: {name}, litellm_params: {{{inside}, {params}}}, model_info: {{{_with_mode(info)}}}"
 
 
 def openai(model: str = "openai/m", params: str = "", info: str = "", name: str = "g") -> str:
     """An entry of a group at OpenAI."""
-    return f"model_name: {name}, litellm_params: {{model: {model}, {params}}}, model_info: {{{info}}}"
+    return f"model_name: {name}, litellm_params: {{model: {model}, {params}}}, model_info: {{{_with_mode(info)}}}"
+
+
+def _with_mode(info: str) -> str:
+    return info if "mode:" in info else f"mode: batch, {info}"
 
 
 def members(found: Settings) -> list[Member]:
@@ -116,11 +120,12 @@ class TestGroups:
 
     @pytest.mark.parametrize("flag", [OFF, ON.replace("true", ""), ""])
     def test_without_the_flag_there_are_accounts_and_no_groups(self, load: Load, flag: str) -> None:
-        text = models(at(EAST, params="weight: x"), at(EAST, info="mode: batch"))
+        text = models(at(EAST, params="weight: x", info="mode: "), at(EAST, info="mode: batch"))
         found = load(text + flag)
         assert (found.model_groups, found.default_provider) == ((), "azure")
         assert warnings(found) == [
-            "keys that are not used: model_list[0].litellm_params.weight, model_list[1].model_info.mode (config.yaml)"
+            "keys that are not used: model_list[0].litellm_params.weight, model_list[0].model_info.mode, "
+            "model_list[1].model_info.mode (config.yaml)"
         ]
 
     @pytest.mark.parametrize("flag", ["'true'", "os.environ/FLAG"])
@@ -182,6 +187,35 @@ class TestTakingPart:
         ]
         found = load(models(at(EAST), at(EAST, name="other")) + ON)
         assert [group.name for group in found.model_groups] == ["g", "other"]
+
+    def test_entries_without_a_mode_are_members_and_one_warning_names_them(self, load: Load) -> None:
+        found = load(
+            models(at(EAST, info="mode: "), at(WEST), openai(info="mode:"), at(WEST, info="mode: chat")) + ON, OPENAI
+        )
+        assert names(found) == ["azure/m", "azure-2/m", "openai/m"]
+        assert warnings(found) == [
+            "model_list[0], model_list[2]: no model_info.mode is given, so batches of the group go there, though "
+            "LiteLLM takes it for chat; say mode: batch, or mode: chat to keep it out (config.yaml line 2)"
+        ]
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            openai("openai/*", name="openai/*"),
+            openai("openai/*", name="'*'"),
+            openai("openai/gpt-*", name="g"),
+            openai("openai/gpt-4o", name="gpt-*"),
+            at(EAST, "azure/*", name="azure/*"),
+            openai("os.environ/MODEL", name="any"),
+        ],
+    )
+    def test_a_wildcard_is_an_account_and_no_group(self, load: Load, entry: str) -> None:
+        found = load(models(entry, at(WEST, name="other")) + ON, OPENAI | {"MODEL": "openai/*"})
+        assert {one.provider for one in found.deployments} == {"azure", "openai"}
+        assert [group.name for group in found.model_groups] == ["other"]
+        (warning,) = warnings(found)
+        assert warning.startswith("model_list[0] is in no group: a name with * stands for many models")
+        assert warning.endswith("(config.yaml line 2)")
 
 
 class TestNames:

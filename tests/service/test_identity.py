@@ -79,3 +79,9 @@ async def test_an_identity_without_a_token_is_a_credential_that_is_refused_and_i
     assert (raised.value.reason, raised.value.upstream.deployment) == ("PROVIDER_AUTH", "east")
     assert "AADSTS" not in raised.value.message
     assert "AADSTS" in str(raised.value.__cause__)
+
+
+async def test_a_scope_of_the_settings_is_what_tokens_are_for() -> None:
+    source = Source()
+    await Identity(source, deployment(scope="https://cognitiveservices.azure.us/.default")).headers()
+    assert source.asked == ["https://cognitiveservices.azure.us/.default"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.service.deployments import AZURE, KEYS, OPENAI, VARIABLES
+from batchyard.service.config.account_words import READ
+from batchyard.service.deployments import AZURE, OPENAI, VARIABLES
 from batchyard.service.loading import choose_default, load_settings
 from batchyard.service.settings import Deployment
 
@@ -241,7 +242,7 @@ class TestReference:
         for provider, column in names.items():
             listed = [name for row in rows for name in re.findall(r"[A-Z_]+", row[column])]
             assert listed == [name for row in rows for key in re.findall(r"\w+", row[0]) for name in _of(provider, key)]
-        assert {key for row in rows for key in re.findall(r"\w+", row[0])} | {"custom_llm_provider"} == KEYS
+        assert {key for row in rows for key in re.findall(r"\w+", row[0])} | {"custom_llm_provider"} == READ
 
 
 def _of(provider: str, key: str) -> tuple[str, ...]:

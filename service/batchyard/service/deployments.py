@@ -11,6 +11,8 @@ from itertools import count
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from batchyard.service.config.account_words import CREDENTIALS, IDENTITY, is_reference
+from batchyard.service.config.entries import PARAMS, Account, Credentials, foreign, named, outside, read_account
 from batchyard.service.kinds import Form, Secret
 from batchyard.service.layers import did_you_mean, resolve, unset
 from batchyard.service.parsing import UnfitError, parse
@@ -32,10 +34,6 @@ _OPENAI_MODEL = re.compile(
     r"(gpt-|o\d|text-embedding-|omni-moderation-|ft:)[^/]*"
 )  # LiteLLM takes these without openai/
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_IDENTITY = ("tenant_id", "client_id", "client_secret")
-_CREDENTIALS = ("api_key", "azure_ad_token", *_IDENTITY)
-KEYS = {"custom_llm_provider", "api_base", "api_version", "organization", "project", *_CREDENTIALS}
-"""What of an entry is read; of `model_list`, `model` too."""
 
 
 class Variables(NamedTuple):
@@ -71,6 +69,7 @@ VARIABLES = {
             "tenant_id": ("AZURE_TENANT_ID",),
             "client_id": ("AZURE_CLIENT_ID",),
             "client_secret": ("AZURE_CLIENT_SECRET",),
+            "azure_scope": ("AZURE_SCOPE",),
         },
     ),
 }
@@ -105,17 +104,18 @@ class Deployments:
         self._environ = environ
         self._is_own = is_own
         self._found: list[Deployment] = []
+        self._accounts: dict[Deployment, Deployment] = {}
+        self._credentials = Credentials(document)
+        self.problems += self._credentials.problems
         for path, entry in self._entries("files_settings"):
-            self._add_entry(path, entry, entry.get("custom_llm_provider"), entry)
+            account = read_account(path, entry, self._credentials, self._resolved)
+            self._add_entry(path, account, account.values.get("custom_llm_provider"), entry)
         for provider in PROVIDERS:
             self._add_variables(provider)
         for path, entry in self._entries("model_list"):
-            given = entry.get("litellm_params")
+            given = entry.get(PARAMS)
             if isinstance(given, dict) and isinstance(given.get("model"), str):
-                model = self._resolved(given["model"])
-                named = given.get("custom_llm_provider") or _provider_of(model)
-                kept = self._add_entry((*path, "litellm_params"), given, named, entry)
-                self.models.append(ModelEntry(path, entry, kept, model.removeprefix(f"{named}/")))
+                self._add_model(path, given, entry)
 
     def all(self) -> tuple[Deployment, ...]:
         return tuple(self._found)
@@ -126,9 +126,21 @@ class Deployments:
             if isinstance(entry, dict):
                 yield (section, index), entry
 
-    def _add_entry(self, path: KeyPath, given: Values, provider: object, entry: Values) -> Deployment | None:
-        values = {key: value for key, value in given.items() if key in KEYS | {"model"} and value is not None}
-        if reason := self._disabled(provider, values):
+    def _add_model(self, path: KeyPath, given: Values, entry: Values) -> None:
+        inner = (*path, PARAMS)
+        account = read_account(inner, given, self._credentials, self._resolved)
+        account.faults.extend(outside(path, entry))
+        model = str(self._resolved(given["model"]))
+        provider = account.values.get("custom_llm_provider") or _provider_of(model)
+        kept = self._add_entry(inner, account, provider, entry)
+        self.models.append(ModelEntry(path, entry, kept, model.removeprefix(f"{provider}/")))
+
+    def _add_entry(self, path: KeyPath, account: Account, provider: object, entry: Values) -> Deployment | None:
+        values, known = account.values, isinstance(provider, str) and provider in PROVIDERS
+        if known and self._is_refused(path, account, str(provider)):
+            return None
+        reason = named(account.unread, path[:2]) if known else ""
+        if reason := reason or self._disabled(provider, values):
             place = path[:2]  # the entry as a whole
             self.warnings.append(Problem(f"{dotted(place)} is disabled", reason, self._document.where(place)))
             return None
@@ -141,6 +153,13 @@ class Deployments:
             return None
         self.in_file.append(name)
         return kept
+
+    def _is_refused(self, path: KeyPath, account: Account, provider: str) -> bool:
+        """Whether an entry is written wrongly. One of `files_settings`, where uploads go, is not left out either."""
+        faults = [*account.faults, *foreign(provider, account, path)]
+        faults += account.unread if path[0] == "files_settings" else []
+        self.problems += [Problem(dotted(place), text, self._document.where(place)) for place, text in faults]
+        return bool(faults)
 
     def _disabled(self, provider: object, values: Values) -> str:
         """Why an entry makes no deployment though nothing is wrong with it; empty where it does."""
@@ -162,11 +181,11 @@ class Deployments:
         An OpenAI key alone says so: it is for OpenAI's own address.
         """
         resolved = {key: self._resolved(value) for key, value in values.items()}
-        if "api_base" in values or (provider == OPENAI and "api_key" in values):
-            return resolved
         own = self._variables(provider)
-        if any(key in values for key in _CREDENTIALS):
-            own = {key: value for key, value in own.items() if key not in _CREDENTIALS}
+        if "api_base" in values or (provider == OPENAI and "api_key" in values):
+            return {key: value for key, value in own.items() if key == "azure_scope"} | resolved
+        if any(key in values for key in CREDENTIALS):
+            own = {key: value for key, value in own.items() if key not in CREDENTIALS}
         return own | resolved
 
     def _add_variables(self, provider: str) -> None:
@@ -207,9 +226,9 @@ class Deployments:
 
     def _keep(self, made: Deployment, name: object) -> Deployment:
         """What is kept of an account: the deployment that was found first."""
-        for known in self._found:
-            if replace(made, name=known.name, api_version=known.api_version) == known:
-                return known
+        account = replace(made, api_version="")
+        if account in self._accounts:
+            return self._accounts[account]
         taken = {known.name for known in self._found}
         number = 1 + sum(known.provider == made.provider for known in self._found)
         first = {made.provider} if number == 1 else set()
@@ -221,6 +240,7 @@ class Deployments:
                 "model_info.id: expected a name that nothing else has, of up to 64 letters, digits, '.', '_' and '-'"
             )
         self._found.append(replace(made, name=str(name)))
+        self._accounts[account] = self._found[-1]
         return self._found[-1]
 
 
@@ -238,8 +258,12 @@ def _read(hint: Any, key: str, value: object) -> Any:
 
 
 def _some(values: Values, *keys: str) -> dict[str, Any]:
-    """Those of the keys that are there; all of them travel in headers or in a URL."""
-    return {key: _read(Secret, key, values[key]) for key in keys if key in values}
+    """Those of the keys that are there; all of them travel in headers or in a URL. Raises UnfitError."""
+    found = {key: _read(Secret, key, values[key]) for key in keys if key in values}
+    for key, value in found.items():
+        if is_reference(value):
+            raise UnfitError(f"{key}: is a reference (oidc/) that is not read; give the token or key itself")
+    return found
 
 
 def _credential(values: Values) -> dict[str, Any]:
@@ -248,10 +272,10 @@ def _credential(values: Values) -> dict[str, Any]:
         return _some(values, "api_key")
     if "azure_ad_token" in values:
         return {"ad_token": _some(values, "azure_ad_token")["azure_ad_token"]}
-    found = _some(values, *_IDENTITY)
-    if "client_secret" in found and len(found) < len(_IDENTITY):
+    found = _some(values, *IDENTITY)
+    if "client_secret" in found and len(found) < len(IDENTITY):
         raise UnfitError("client_secret: needs tenant_id and client_id beside it")
-    return found
+    return {**found, "scope": _some(values, "azure_scope").get("azure_scope")}
 
 
 def _azure_base(url: str) -> tuple[str, bool]:

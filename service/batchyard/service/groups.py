@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
+from batchyard.service.config.entries import PARAMS
 from batchyard.service.deployments import AZURE, NAME, ModelEntry
 from batchyard.service.kinds import TRILLION, Bounds
 from batchyard.service.layers import resolve, unset
@@ -16,17 +17,22 @@ from batchyard.service.settings import Deployment, Group, Member, Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
 FLAG = ("litellm_settings", "enable_loadbalancing_on_batch_endpoints")
-_PARAMS, _INFO = "litellm_params", "model_info"
+_INFO = "model_info"
 _BOUNDS = {"enqueued_tokens": "enqueued_tokens", "max_batch_lines": "max_lines", "max_batch_bytes": "max_bytes"}
 _RATES = ("rpm", "tpm")
 # The numbers of an entry: where they stand, and what they are called in a Member.
 _NUMBERS: Mapping[str, Mapping[str, str]] = {
-    _PARAMS: {"order": "order", "weight": "weight", **{rate: rate for rate in _RATES}, **_BOUNDS},
+    PARAMS: {"order": "order", "weight": "weight", **{rate: rate for rate in _RATES}, **_BOUNDS},
     _INFO: _BOUNDS,
 }
 _HINTS = get_type_hints(Member, include_extras=True) | dict.fromkeys(_RATES, Annotated[int, Bounds(1, TRILLION)])
 _AZURE_LINES = 100_000
-KEYS: Mapping[str, set[str]] = {_PARAMS: {*_NUMBERS[_PARAMS]}, _INFO: {*_BOUNDS, "id", "mode", "base_model"}}
+_WITHOUT_MODE = (
+    "no model_info.mode is given, so batches of the group go there, though LiteLLM takes it for chat; say mode: batch, "
+    "or mode: chat to keep it out"
+)
+_WILDCARD = "a name with * stands for many models, and batches name one; give the model an entry of its own"
+KEYS: Mapping[str, set[str]] = {PARAMS: {*_NUMBERS[PARAMS]}, _INFO: {*_BOUNDS, "id", "mode", "base_model"}}
 """What counts of a member's entry, besides what its deployment is made of."""
 
 
@@ -49,6 +55,7 @@ class Groups:
         self._document = document
         self._environ = environ
         self._names: dict[str, KeyPath] = {}
+        self._without_mode: list[KeyPath] = []
         self.on = self._flag()
         read = self._by_name(entry for entry in entries if takes_part(entry.content)) if self.on else {}
         self._found = tuple(self._group(name, members) for name, members in read.items() if members)
@@ -65,11 +72,16 @@ class Groups:
         found: dict[str, list[_Read]] = {}
         first: dict[str, KeyPath] = {}
         for entry in entries:
-            if name := self._parsed((*entry.path, "model_name"), str, entry.content.get("model_name")):
+            if _is_wildcard(entry):
+                self._warn(entry.path, f"{dotted(entry.path)} is in no group", _WILDCARD)
+            elif name := self._parsed((*entry.path, "model_name"), str, entry.content.get("model_name")):
                 first.setdefault(name, entry.path)
                 found.setdefault(name, []).extend(self._read(entry))
         for name in (name for name, members in found.items() if not members):
             self._warn(first[name], f"there is no group '{name}'", "all its entries are disabled")
+        if self._without_mode:
+            subject = ", ".join(map(dotted, self._without_mode))
+            self._warn(self._without_mode[0], subject, _WITHOUT_MODE)
         if not found:
             self._warn(FLAG, dotted(FLAG), "no entry of model_list is for batches, so there are no groups")
         return found
@@ -81,8 +93,10 @@ class Groups:
         if missing := {name for *_, value in _numbers(entry) for name in self._missing(value)}:
             self._warn(entry.path, f"{dotted(entry.path)} is in no group", ", ".join(map(unset, sorted(missing))))
             return
+        if _section(entry.content, _INFO).get("mode") is None:
+            self._without_mode.append(entry.path)
         if not entry.model.strip():
-            self._refuse((*entry.path, _PARAMS, "model"), "expected a model's name after the provider's")
+            self._refuse((*entry.path, PARAMS, "model"), "expected a model's name after the provider's")
         yield _Read(entry.path, entry.deployment, entry.model, self._own_name(entry), self._parsed_numbers(entry))
 
     def _own_name(self, entry: ModelEntry) -> str | None:
@@ -102,7 +116,7 @@ class Groups:
         for path, field, value in _numbers(entry):
             number = self._parsed(path, _HINTS[field], value)
             if number is not None and found.setdefault(field, number) != number:
-                self._refuse(path, f"differs from that of {dotted((*entry.path, _PARAMS))}")
+                self._refuse(path, f"differs from that of {dotted((*entry.path, PARAMS))}")
         return found
 
     def _group(self, name: str, members: Sequence[_Read]) -> Group:
@@ -148,6 +162,11 @@ class Groups:
 def takes_part(content: Mapping[str, Any]) -> bool:
     """Whether an entry of `model_list` is one for batches, as it is where it doesn't say what it is for."""
     return _section(content, _INFO).get("mode") in (None, "batch")
+
+
+def _is_wildcard(entry: ModelEntry) -> bool:
+    """Whether an entry stands for any model that fits: `openai/*`."""
+    return "*" in entry.model or "*" in str(entry.content.get("model_name"))
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -39,10 +39,11 @@ SECTIONS: Mapping[str, type] = {
 KEYS, TENANTS = "keys", "tenants"
 _APART = (KEYS, TENANTS)  # what `configured` reads
 _LOADED = {"deployments", "model_groups", *_APART, "warnings"}  # what the loader itself makes
+_LONGEST = 64  # characters of a word that is worth comparing
 _TESTS = "BATCHYARD_TEST_"
 _CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}
-_REFERENCE = re.compile(r"os\.environ/(\w*)")
+REFERENCE = re.compile(r"os\.environ/(\w*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ def key_name(path: Path) -> str:
     return dotted(("general_settings" if path == MASTER_KEY else BLOCK, *path))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, list(known), 1, 0.7)
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+    """`; did you mean X?`, or nothing where no known word is so near, of 1."""
+    near = difflib.get_close_matches(word, list(known), 1, cutoff) if len(word) <= _LONGEST else []
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -148,13 +149,13 @@ def from_options(options: Mapping[str, object]) -> Layer:
 
 def resolve(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
     """`text` with each os.environ/NAME replaced, and the names that are not set (or empty)."""
-    missing = [name for name in _REFERENCE.findall(text) if not environ.get(name)]
-    return _REFERENCE.sub(lambda match: environ.get(match[1], ""), text), missing
+    missing = [name for name in REFERENCE.findall(text) if not environ.get(name)]
+    return REFERENCE.sub(lambda match: environ.get(match[1], ""), text), missing
 
 
 def resolved(path: Path, found: Found, environ: Mapping[str, str], problems: list[Problem]) -> Found | None:
     """`found` without references, and hidden if it had one; None and a problem where a variable is missing."""
-    if not isinstance(found.value, str) or not _REFERENCE.search(found.value):
+    if not isinstance(found.value, str) or not REFERENCE.search(found.value):
         return found
     text, missing = resolve(found.value, environ)
     problems += [Problem(key_name(path), unset(name), found.where) for name in missing]

@@ -30,6 +30,7 @@ from batchyard.service.settings import (
 )
 
 WEAK_KEY = "sk-1234"
+_MOST_PROBLEMS = 100
 _SET_KEY = "set general_settings.master_key or BATCHYARD_MASTER_KEY"
 _ENCRYPT = (
     "set batchyard.tls.cert_file and key_file, or batchyard.allow_plaintext: true where something before it encrypts"
@@ -87,6 +88,12 @@ def choose_default(
     return in_file[0] if in_file else OPENAI if OPENAI in others else configured[0]
 
 
+def _first(problems: list[Problem]) -> list[Problem]:
+    """As many as somebody reads."""
+    more = len(problems) - _MOST_PROBLEMS
+    return [*problems[:_MOST_PROBLEMS], *([Problem("the settings", f"{more} more problems")] if more > 0 else [])]
+
+
 class _Loader:
     def __init__(self, document: yamlfile.Document, environ: Mapping[str, str], serves: bool) -> None:
         self._document = document
@@ -115,7 +122,7 @@ class _Loader:
         self._check_keys()
         default = self._default_provider()
         if self._problems:
-            raise SettingsError(self._problems)
+            raise SettingsError(_first(self._problems))
         return self._settings(default)
 
     def _collect(self, options: Mapping[str, object]) -> None:

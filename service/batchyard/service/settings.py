@@ -85,6 +85,8 @@ class Deployment:
     tenant_id: str | None = None
     client_id: str | None = None
     client_secret: Secret = field(default=None, repr=False)
+    scope: str | None = None
+    """What an identity's tokens are for; none: Azure OpenAI in the public cloud."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class Identity:
         """`source` is one of azure-identity's credentials."""
         self._source = source
         self._deployment = deployment
-        self._scope = _SCOPES[deployment.api_version == "v1"]
+        self._scope = deployment.scope or _SCOPES[deployment.api_version == "v1"]
 
     async def headers(self) -> Mapping[str, str]:
         """Raises Refused, as where Azure refuses a key, if there is no token to be had."""
