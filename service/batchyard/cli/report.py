@@ -66,4 +66,5 @@ def _shown(found: Settings, path: tuple[str, ...]) -> str:
         return "set"
     if isinstance(value, tuple):
         return ", ".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    # A path may have bytes that are no text.
+    return str(value).lower() if isinstance(value, bool) else str(value).encode(errors="backslashreplace").decode()

@@ -15,7 +15,7 @@ from batchyard.service.config.account_words import CREDENTIALS, IDENTITY, is_ref
 from batchyard.service.config.entries import PARAMS, Account, Credentials, foreign, named, outside, read_account
 from batchyard.service.kinds import Form, Secret
 from batchyard.service.layers import did_you_mean, resolve, unset
-from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.parsing import UnfitError, may_be_secret, parse
 from batchyard.service.settings import Deployment, Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
@@ -170,7 +170,8 @@ class Deployments:
             if not missing and needs not in self._completed(provider, values) and "api_base" not in values:
                 missing = {names[needs][0]}
         elif isinstance(provider, str) and provider:
-            return f"there is no provider '{provider[:64]}'{did_you_mean(provider, PROVIDERS)}"
+            shown = "such a provider" if may_be_secret(provider) else f"provider '{provider[:64]}'"
+            return f"there is no {shown}{did_you_mean(provider, PROVIDERS)}"
         elif not missing:
             return f"it names no provider; expected one of {', '.join(PROVIDERS)}"
         return ", ".join(map(unset, sorted(missing)))

@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeAlias, get_type_hints
 
 from batchyard.service.settings import (
@@ -58,7 +59,8 @@ class Found:
 Layer: TypeAlias = dict[Path, Found]
 
 
-def keys() -> dict[Path, Any]:
+@cache
+def keys() -> Mapping[Path, Any]:
     """Every key path with its annotated type."""
     hints: dict[Path, Any] = {}
     for name, hint in get_type_hints(Settings, include_extras=True).items():

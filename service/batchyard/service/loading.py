@@ -15,7 +15,7 @@ from batchyard.service.deployments import GROUPS, OPENAI, Deployments
 from batchyard.service.groups import Groups
 from batchyard.service.hosts import is_loopback, leads_to
 from batchyard.service.layers import MASTER_KEY, Found, Layer, key_name
-from batchyard.service.parsing import UnfitError, Value, parse
+from batchyard.service.parsing import UnfitError, Value, may_be_secret, parse
 from batchyard.service.settings import (
     GroupSettings,
     Limits,
@@ -80,7 +80,8 @@ def choose_default(
     if not configured:
         raise ValueError(_NO_PROVIDER)
     if name is not None and name not in configured:
-        raise ValueError(f"{name} is not configured; configured: {', '.join(configured)}")
+        shown = "the one that is named" if may_be_secret(name) else name
+        raise ValueError(f"{shown} is not configured; configured: {', '.join(configured)}")
     if name or grouped:
         return name or GROUPS
     if len(in_file) > 1:

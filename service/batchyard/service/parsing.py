@@ -1,6 +1,5 @@
 """One value of the settings, as it was written, to the type that a field's annotation asks for."""
 
-import math
 import os
 import re
 from pathlib import Path
@@ -12,6 +11,8 @@ from batchyard.common.sockets import MOST_BYTES
 from batchyard.service.kinds import Bounds, Form
 
 Value: TypeAlias = bool | int | float | str | Path | tuple[str, ...]
+_HIGHEST = (1 << 63) - 1  # what a database and a message can hold
+_SECRET_LENGTH = 16
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -47,6 +48,12 @@ def _taken_apart(hint: Any) -> tuple[Any, Any]:
     return (kinds[0] if kinds else hint), form
 
 
+def may_be_secret(text: str) -> bool:
+    """Whether a text looks like a key that was written in a wrong place."""
+    mixed = any(map(str.isalpha, text)) and any(map(str.isdigit, text))
+    return "sk-" in text or (mixed and len(text) >= _SECRET_LENGTH and " " not in text)
+
+
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "keys with values"
@@ -54,6 +61,8 @@ def _shown(value: object) -> str:
         return "a list"
     if isinstance(value, int) and value.bit_length() > 128:
         return "a huge number"
+    if isinstance(value, str) and may_be_secret(value):
+        return "a text that may be a secret"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 42 else text[:39] + "..."
 
@@ -72,8 +81,8 @@ def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
 
 def _within(value: object, kind: type[int] | type[float], bounds: Bounds, name: str) -> int | float:
     number = _number(value, kind)
-    high = math.inf if bounds.high is None else bounds.high
-    if number is None or number == math.inf or not bounds.low <= number <= high:
+    high = _HIGHEST if bounds.high is None else bounds.high
+    if number is None or not bounds.low <= number <= high:
         reach = f"of at least {bounds.low}" if bounds.high is None else f"from {bounds.low} to {bounds.high}"
         raise UnfitError(f"{name} {reach}")
     return number
@@ -108,7 +117,11 @@ def _path(value: object, form: Form | None) -> Path:
         path = Path(value).expanduser()
     except RuntimeError:
         raise UnfitError("a path, in the home directory of a user of this machine") from None
-    if form is Form.SOCKET and len(os.fsencode(path)) > MOST_BYTES:
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        raise UnfitError("a path") from None
+    if form is Form.SOCKET and len(encoded) > MOST_BYTES:
         raise UnfitError(f"a path of at most {MOST_BYTES} bytes, for a socket")
     return path
 
