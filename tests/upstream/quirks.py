@@ -22,6 +22,8 @@ class Quirks:
     endpoint_prefix_dropped: bool | None = None
     """A batch's endpoint comes back without /v1. Usual: at Azure."""
     endpoint_null: bool = False
+    endpoint_empty: bool = False
+    """A batch's endpoint is "" while it is validated."""
     empty_ids: bool = False
     """Ids of output and error files are "" where others say null: before the end, and for no errors."""
     zero_byte_error_file: bool | None = None

@@ -25,6 +25,8 @@ def batch_wire(batch: Json, quirks: Quirks) -> Json:
         wire["endpoint"] = wire["endpoint"].removeprefix("/v1")
     if quirks.endpoint_null:
         wire["endpoint"] = None
+    if quirks.endpoint_empty and wire["status"] == "validating":
+        wire["endpoint"] = ""
     if quirks.empty_ids:
         wire.update({name: wire[name] or "" for name in ("output_file_id", "error_file_id")})
     if quirks.null_counts and wire["status"] in {"validating", "in_progress", "paused", "failed"}:

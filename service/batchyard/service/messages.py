@@ -52,6 +52,8 @@ def batch_message(batch: BatchRecord, placements: Iterable[PlacementRecord] = ()
         _absorb_batch(message, batch.upstream, "")
         message.id, message.provider, message.deployment = batch.id, batch.provider, batch.deployment or ""
         message.input_file_id = batch.input_file_id
+        message.endpoint = message.endpoint or batch.endpoint  # Azure has none while it validates
+        message.completion_window = message.completion_window or batch.completion_window
         for name in ("output_file_id", "error_file_id"):
             message.ClearField(name)
             if found := getattr(batch, name):

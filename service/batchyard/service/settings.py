@@ -157,6 +157,8 @@ class Upstream:
     """How often the live batches of an OpenAI deployment are looked at."""
     azure_poll_seconds: SomeSeconds = 60.0
     """The same for Azure, which asks for no more than once a minute."""
+    azure_early_looks: bool = True
+    """Whether a resource is looked at 15, 30 and 45 s after a creation too."""
     azure_file_seconds: Annotated[int, Bounds(0, 30 * DAY)] = 14 * DAY
     """When batch inputs at Azure expire that don't say so: Azure keeps 500 that never do; 0: they never do."""
     doubt_seconds: SomeSeconds = 600.0

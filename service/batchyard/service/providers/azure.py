@@ -12,6 +12,7 @@ from batchyard.service.providers.openai import Members, OpenAI, expiry_fields
 from batchyard.service.settings import Deployment, Upstream
 
 EXPIRY_SECONDS = (1_209_600, 2_592_000)  # facts 5.2
+_EARLY_LOOKS = (15.0, 30.0, 45.0)  # seconds after a creation: short batches end before the first round of a minute
 _EXPIRES_SINCE = "2025-03-01"  # the oldest api-version that is known to take expires_after
 _FILE_STATUS = {"pending": "uploaded", "running": "uploaded", "deleting": "error", "deleted": "error"}
 _ERROR_CODES = {"url_mismatch": "invalid_url", "model_mismatch": "mismatched_model", "empty_batch": "empty_file"}
@@ -48,6 +49,8 @@ class Azure(OpenAI):
         self.base = deployment.api_base + ("/openai/v1" if version == "v1" else "/openai")
         self.params = {} if version == "v1" else {"api-version": version}
         self.poll_seconds = settings.azure_poll_seconds
+        if settings.azure_early_looks:
+            self.early_looks = tuple(seconds for seconds in _EARLY_LOOKS if seconds < self.poll_seconds)
         self._credential = credential
         self._expires = version == "v1" or version >= _EXPIRES_SINCE
         self._file_seconds = settings.azure_file_seconds

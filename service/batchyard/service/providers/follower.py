@@ -9,8 +9,9 @@ from typing import Any
 from msgspec import structs
 
 from batchyard.service.background import in_background
-from batchyard.service.errors import Refused
+from batchyard.service.errors import BatchyardError, Refused
 from batchyard.service.providers.creating import Creating
+from batchyard.service.providers.early_looks import EarlyLooks
 from batchyard.service.providers.objects import batch_values, file_values, is_id, native_id, unseen_result
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.registry.records import BatchRecord
@@ -25,7 +26,7 @@ _log = logging.getLogger("batchyard.follower")
 
 
 class Follower:
-    """Looks every `poll_seconds` of the dialect while a batch is live or a creation is in doubt."""
+    """Looks every `poll_seconds` of the dialect while a batch is live or a creation is in doubt, and `early` too."""
 
     def __init__(
         self,
@@ -34,12 +35,14 @@ class Follower:
         registry: RemoteRegistry,
         creating: Creating,
         clock: Callable[[], float],
+        early: EarlyLooks,
     ) -> None:
         self._client = client
         self._dialect = dialect
         self._registry = registry
         self._creating = creating
         self._clock = clock
+        self._early = early
         self._name = client.deployment.provider
         self._woken = asyncio.Event()
         self._round = asyncio.Lock()
@@ -52,6 +55,11 @@ class Follower:
     def wake(self) -> None:
         """There is something to follow."""
         self._woken.set()
+
+    def created(self, batch: BatchRecord) -> None:
+        """There is a batch more to follow."""
+        self._early.created(batch.seq)
+        self.wake()
 
     async def refresh(self, tenant: str) -> bool:
         """Looks at once for a tenant that has live batches, though not twice in `poll_seconds`; False: it has none."""
@@ -97,34 +105,68 @@ class Follower:
 
     async def _loop(self) -> None:
         while True:
+            self._woken.clear()
             try:
-                self._woken.clear()
-                if await self._registry.live() or await self._registry.intents():
-                    async with self._round:
-                        await self._look()
-                    await asyncio.sleep(self._dialect.poll_seconds)
-                else:
-                    await self._woken.wait()
+                follows = await self._follow()
             except Refused as error:
+                follows = True
                 _log.warning("a deployment can't be asked", extra={"deployment": error.upstream.deployment})
-                await asyncio.sleep(self._dialect.poll_seconds)
             except Exception:
+                follows = True
                 _log.exception("a look at a deployment failed, will try again")
-                await asyncio.sleep(self._dialect.poll_seconds)
+            await (self._rest() if follows else self._woken.wait())
+
+    async def _follow(self) -> bool:
+        """One round, if there is something to follow. Raises Refused."""
+        if not (await self._registry.live() or await self._registry.intents()):
+            return False
+        self._early.passed()
+        async with self._round:
+            await self._look()
+        return True
+
+    async def _rest(self) -> None:
+        """Waits for the next round, and looks early where creations ask for it."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._dialect.poll_seconds
+        while (left := ends - loop.time()) > 0:
+            due = self._early.wait()
+            if due == 0:
+                await self._glance()
+                continue
+            self._woken.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left if due is None else min(left, due)):
+                    await self._woken.wait()
+
+    async def _glance(self) -> None:
+        """One list, asked for one time: it shows the newest batches first."""
+        self._early.taken()
+        try:
+            async with self._round:
+                waiting: dict[str | None, BatchRecord]
+                waiting = {batch.native_id: batch for batch in await self._registry.live()}
+                if waiting:
+                    answer = await self._client.read_once("batches", "/batches", {"limit": "100"})
+                    for entry in self._dialect.page(answer)[0]:
+                        await self._look_at_entry(waiting, entry)
+        except BatchyardError:
+            _log.info("a deployment can't be asked early", extra={"deployment": self._client.deployment.name})
+        except Exception:
+            _log.exception("an early look at a deployment failed, the next round will try again")
 
     async def _look(self) -> None:
         """One round: a list as far as it shows live batches, then those that it did not show, one by one."""
         self._last = asyncio.get_running_loop().time()
         await self._creating.settle()
+        waiting: dict[str | None, BatchRecord]
         waiting = {batch.native_id: batch for batch in await self._registry.live()}
         after: dict[str, str] = {}
         for _ in range(_PAGES if waiting else 0):
             answer = await self._client.read("batches", "/batches", {"limit": "100", **after})
             entries, more = self._dialect.page(answer)
             for entry in entries:
-                if batch := waiting.pop(native_id(entry), None):
-                    with self._one(batch):
-                        await self.seen(batch, entry)
+                await self._look_at_entry(waiting, entry)
             if not (waiting and more and entries):
                 break
             after = {"after": native_id(entries[-1])}
@@ -132,6 +174,11 @@ class Follower:
             with self._one(batch):
                 answer = await self._client.read("batches", f"/batches/{segment(batch.native_id or '')}")
                 await self.seen(batch, answer)
+
+    async def _look_at_entry(self, waiting: dict[str | None, BatchRecord], entry: Mapping[str, Any]) -> None:
+        if batch := waiting.pop(native_id(entry), None):
+            with self._one(batch):
+                await self.seen(batch, entry)
 
     @contextmanager
     def _one(self, batch: BatchRecord) -> Iterator[None]:

@@ -17,6 +17,7 @@ class OpenAI:
         self.base = deployment.api_base
         self.params: Mapping[str, str] = {}
         self.poll_seconds = settings.openai_poll_seconds
+        self.early_looks: tuple[float, ...] = ()
         named = {
             "authorization": f"Bearer {deployment.api_key}" if deployment.api_key else None,
             "openai-organization": deployment.organization,

@@ -9,6 +9,7 @@ from batchyard.service.places import UploadPlaces
 from batchyard.service.providers import identity
 from batchyard.service.providers.azure import Azure
 from batchyard.service.providers.creating import Creating
+from batchyard.service.providers.early_looks import EarlyLooks
 from batchyard.service.providers.follower import Follower
 from batchyard.service.providers.openai import OpenAI
 from batchyard.service.providers.own import OwnBatches
@@ -64,7 +65,8 @@ class Opener:
         client = UpstreamClient(session, deployment, dialect, condition, settings, self._metrics, self._tracing)
         registry = RemoteRegistry(self._database, deployment.name, self._touch)
         creating = Creating(client, dialect, registry, limits, deployment.provider, settings.doubt_seconds, self._clock)
-        follower = Follower(client, dialect, registry, creating, self._clock)
+        early = EarlyLooks(dialect.early_looks, condition, self._steady)
+        follower = Follower(client, dialect, registry, creating, self._clock, early)
         await self._stack.enter_async_context(follower.running())
         return RemoteProvider(
             client, dialect, registry, creating, follower, self._batches, settings, limits, self._places, self._clock

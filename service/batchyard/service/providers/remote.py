@@ -153,7 +153,9 @@ class RemoteProvider:
         if file:
             await self._ready(owner, file)
         try:
-            return await self._creating.run(owner, new, _native(file) if file else "", Reckoned.over(file))
+            made = await self._creating.run(owner, new, _native(file) if file else "", Reckoned.over(file))
+            self._follower.created(made)
+            return made
         finally:
             self._follower.wake()  # to follow a batch, or to look for one
 

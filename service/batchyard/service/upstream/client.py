@@ -23,6 +23,7 @@ from batchyard.service.upstream.condition import Condition
 LOST = {408, 500, 502, 504}
 """Answers by which a change may have happened all the same."""
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_LIMITED = 429
 _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
 _MOST_JSON = 16 << 20
@@ -82,6 +83,11 @@ class UpstreamClient:
         """The JSON object at a path, tried again where that may help."""
         async with self._bounded():
             return await self._repeated(operation, "GET", path, params)
+
+    async def read_once(self, operation: str, path: str, params: Mapping[str, str]) -> dict[str, Any]:
+        """Like `read`, one time. Raises Unsure too, where no answer came."""
+        async with self._bounded(), self._open(operation, "GET", path, params=params) as response:
+            return await self._json(response)
 
     async def probe(self, operation: str, path: str, params: Mapping[str, str]) -> None:
         """Reads a JSON object, one time and not for long; what comes of it shows in `condition` alone."""
@@ -229,6 +235,8 @@ class UpstreamClient:
                 response = await self._client.send(method, url, params=asked, content=content, headers=shown)
             streamed = isinstance(content, AsyncIterator)
             self.condition.answered(response.status_code, None if streamed else perf_counter() - began)
+            if response.status_code == _LIMITED:
+                self.condition.limited(http.retry_after(response.headers))
             told(f"{response.status_code // 100}xx")
             span.mark(http__request__method=method, http__response__status_code=response.status_code)
             try:

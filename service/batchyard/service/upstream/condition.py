@@ -6,6 +6,8 @@ from enum import StrEnum
 from batchyard.service.upstream import answers
 from batchyard.service.upstream.breaker import Breaker
 
+_REST_SECONDS = 60.0  # after a 429 that doesn't say for how long
+_LONGEST_REST_SECONDS = 86_400.0
 _NEWEST = 0.25  # the share of the newest call in the latency
 
 
@@ -35,6 +37,7 @@ class Condition:
         self._clock = clock
         self._breaker = Breaker(steady)
         self._judged_at: float | None = None
+        self._rests_until = 0.0
         self._failing = False
         self._down = False
         self._locked_out = False
@@ -53,6 +56,15 @@ class Condition:
     def wait(self) -> float:
         """Seconds until the next call may be made; 0: now, and then it must be."""
         return self._breaker.wait()
+
+    def rest(self) -> float:
+        """Seconds for which it still asks to be left alone, after a 429."""
+        return max(0.0, self._rests_until - self._steady())
+
+    def limited(self, seconds: float | None) -> None:
+        """It answered 429, and asks to be left alone for so long; None: it doesn't say."""
+        asked = _REST_SECONDS if seconds is None else min(seconds, _LONGEST_REST_SECONDS)
+        self._rests_until = max(self._rests_until, self._steady() + asked)
 
     def answered(self, status: int, seconds: float | None) -> None:
         """An answer's head came; `seconds` is None where the call's body took its time too."""

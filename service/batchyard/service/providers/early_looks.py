@@ -1,0 +1,46 @@
+"""When a deployment is looked at between its rounds: some seconds after each creation there."""
+
+from collections.abc import Callable, Sequence
+
+from batchyard.service.upstream.condition import Condition
+
+
+class EarlyLooks:
+    """The looks that creations ask for. All that are due at once are one look, and two are never closer than `apart`.
+
+    None is due while the deployment asks to be left alone, and those of that time are not made up for.
+    """
+
+    def __init__(self, after: Sequence[float], condition: Condition, steady: Callable[[], float]) -> None:
+        """`after` are seconds after a creation; `steady` is a clock that never jumps."""
+        self._after = after
+        self._apart = min(after, default=0.0)
+        self._condition = condition
+        self._steady = steady
+        self._due: list[float] = []
+        self._last = -self._apart
+        self._newest = -1
+
+    def created(self, seq: int) -> None:
+        """A batch was created, with this number in the registry; one that is known already was not."""
+        if seq > self._newest:
+            self._newest = seq
+            self._due = sorted({*self._due, *(self._steady() + seconds for seconds in self._after)})
+
+    def wait(self) -> float | None:
+        """Seconds until the next look; 0: now; None: none is asked for."""
+        left = self._condition.rest()
+        if left:
+            self._due = [due for due in self._due if due > self._steady() + left]
+        if not self._due:
+            return None
+        return max(0.0, self._due[0] - self._steady(), self._last + self._apart - self._steady())
+
+    def taken(self) -> None:
+        """The deployment is looked at now."""
+        self._last = self._steady()
+        self.passed()
+
+    def passed(self) -> None:
+        """A round looks at it anyway."""
+        self._due = [due for due in self._due if due > self._steady()]
