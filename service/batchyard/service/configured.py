@@ -97,7 +97,8 @@ class ConfiguredKeys(_Configured):
             for field, known in (("providers", places), ("model_groups", groups)):
                 for name in getattr(key, field):
                     if name not in known:
-                        self.warnings.append(self._problem((*path, field), f"'{name}' is not configured"))
+                        shown = "?" if name.startswith("sk-") else name
+                        self.warnings.append(self._problem((*path, field), f"'{shown}' is not configured"))
 
     def _entries(self) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
         entries = self._below(KEYS)

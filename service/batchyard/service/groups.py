@@ -78,7 +78,8 @@ class Groups:
                 first.setdefault(name, entry.path)
                 found.setdefault(name, []).extend(self._read(entry))
         for name in (name for name, members in found.items() if not members):
-            self._warn(first[name], f"there is no group '{name}'", "all its entries are disabled")
+            shown = "?" if name.startswith("sk-") else name
+            self._warn(first[name], f"there is no group '{shown}'", "all its entries are disabled")
         if self._without_mode:
             subject = ", ".join(map(dotted, self._without_mode))
             self._warn(self._without_mode[0], subject, _WITHOUT_MODE)

@@ -196,7 +196,8 @@ class _Loader:
         host = self._values.get(("host",))
         if host is None or is_loopback(str(host)) or not self._on_host():
             return
-        reach = f"{host} is reachable from other machines"
+        shown = "this host" if may_be_secret(str(host)) else host
+        reach = f"{shown} is reachable from other machines"
         if ("tls", "cert_file") not in self._found and not self._values.get(("allow_plaintext",)):
             self._add(("host",), f"{reach}, which may read clear text: {_ENCRYPT}")
         key = self._values.get(MASTER_KEY)

@@ -13,6 +13,7 @@ from batchyard.service.kinds import Bounds, Form
 Value: TypeAlias = bool | int | float | str | Path | tuple[str, ...]
 _HIGHEST = (1 << 63) - 1  # what a database and a message can hold
 _SECRET_LENGTH = 16
+_KEY_BEGINS = re.compile("(?<![A-Za-z])sk-")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -51,7 +52,7 @@ def _taken_apart(hint: Any) -> tuple[Any, Any]:
 def may_be_secret(text: str) -> bool:
     """Whether a text looks like a key that was written in a wrong place."""
     mixed = any(map(str.isalpha, text)) and any(map(str.isdigit, text))
-    return "sk-" in text or (mixed and len(text) >= _SECRET_LENGTH and " " not in text)
+    return bool(_KEY_BEGINS.search(text)) or (mixed and len(text) >= _SECRET_LENGTH and " " not in text)
 
 
 def _shown(value: object) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from batchyard.service.parsing import may_be_secret
 from batchyard.service.settings import Problem, SettingsError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -44,7 +45,7 @@ def dotted(path: Sequence[str | int]) -> str:
 
 def _told(key: str, above: Sequence[str | int]) -> str:
     named = above and above[-1] in _NAMES_OF_OURS and re.fullmatch(r"[A-Za-z0-9. _-]{1,64}", key)
-    return key if named or _TELLABLE.fullmatch(key) else "?"
+    return key if (named or _TELLABLE.fullmatch(key)) and not may_be_secret(key) else "?"
 
 
 @dataclass(slots=True)
