@@ -253,6 +253,19 @@ class TestCheckConfig:
         code, out, _ = await ran("check-config", "--config", str(tmp_path / "c.yaml"))
         assert (code, "warning: keys that are not used: router_settings.num_retries" in out) == (0, True)
 
+    async def test_it_ends_well_where_an_entry_is_disabled_and_not_where_one_is_refused(self, tmp_path: Path) -> None:
+        entry = "model_list:\n- {model_name: m, litellm_params: {model: openai/m, api_key: hunter2, %s: hunter2}}\n"
+        said = []
+        for key in ("region_name", "api_bse"):
+            (tmp_path / "c.yaml").write_text(
+                entry % key + "batchyard: {local: {echo: true}, default_provider: local}\n"
+            )
+            code, out, err = await ran("check-config", "--config", str(tmp_path / "c.yaml"), OPENAI_API_KEY="hunter2")
+            said.append((code, "warning: model_list[0] is disabled: litellm_params.region_name could" in out))
+            assert "hunter2" not in out + err
+        assert said == [(0, True), (1, False)]
+        assert err.startswith("model_list[0].litellm_params.api_bse: unknown key; did you mean api_base? (")
+
     async def test_it_prints_the_deployments_without_secrets(self) -> None:
         environ = {"OPENAI_API_KEY": "hunter2", "AZURE_API_KEY": "hunter2", "AZURE_API_BASE": "https://r.example/"}
         code, out, err = await ran("check-config", "--config", str(DEVELOPMENT), **environ)

@@ -143,6 +143,10 @@ VALUES = {
     "gateway": "mine-gateway",
 }
 EVERYWHERE = set(VALUES) - {"extra_headers", "region_name", "gateway"}  # words of an account wherever they stand
+OWN = {
+    "openai": ["api_base", "base_url", "api_key", "api_key", "organization", "project"],
+    "azure": ["api_base", "base_url", "azure_endpoint", "api_key", "azure_ad_token", "client_id", "azure_scope"],
+}
 PLACES = ("params", "params", "params", "credential", "beside", "info", "nested", "top")
 
 
@@ -179,7 +183,9 @@ def entries(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     beside, nested, top, credential = (dict[str, Any]() for _ in range(4))
     places = {"params": params, "beside": beside, "info": info, "nested": nested, "top": top, "credential": credential}
     said: dict[str, Any] = {}
-    for word in draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=5, unique=True)):
+    for word in draw(st.lists(st.sampled_from(OWN[provider]), max_size=3, unique=True)):
+        places[draw(st.sampled_from(["params", "params", "credential"]))][word] = said[word] = VALUES[word]
+    for word in draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=2, unique=True)):
         place = draw(st.sampled_from(PLACES if word in EVERYWHERE else PLACES[:4]))
         key = draw(misspelt(word))
         places[place][key] = said[key] = VALUES[word]
@@ -226,8 +232,8 @@ def values(one: Deployment) -> set[Any]:
 
 
 def outranked(said: Mapping[str, Any]) -> set[str]:
-    """What a key makes needless of an identity, and a token of the rest."""
+    """What a key makes needless, a token of an identity, and any key of the tokens' scope."""
     identity = {"tenant_id", "client_id", "client_secret", "azure_scope"}
     if "api_key" in said:
         return {*identity, "azure_ad_token"}
-    return identity if "azure_ad_token" in said else set()
+    return identity if "azure_ad_token" in said else {"azure_scope"}
