@@ -323,3 +323,39 @@ class TestElsewhere:
         found = load(f"{text}\n{LOCAL}")
         (warning,) = found.warnings
         assert warning.startswith("keys that are not used: ")
+
+
+class TestVariables:
+    @pytest.mark.parametrize("name", ["OPENAI_API_BSE", "OPENAI_BASEURL", "OPENAI_BASE_URLS", "OPENAI_APIBASE"])
+    def test_whose_address_is_misspelt_make_no_deployment(self, load: Load, name: str) -> None:
+        environ = {"OPENAI_API_KEY": "hunter2", name: OURS}
+        for text in (LOCAL, model("model: openai/m"), files("custom_llm_provider: openai")):
+            found = load(text, environ)
+            assert found.deployments == ()
+            assert all(f"the variable {name} is not read; did you mean OPENAI_" in line for line in found.warnings)
+        assert load(model("model: openai/m, api_key: k"), environ).deployments == (openai(api_key="k"),)
+
+    @pytest.mark.parametrize("name", ["OPENAI_API_TYPE", "OPENAI_API_KEY_2", "OPENAI_LOG", "AZURE_OPENAI_API_KEYS"])
+    def test_that_are_something_else_change_nothing(self, load: Load, name: str) -> None:
+        assert load(LOCAL, {"OPENAI_API_KEY": "k", name: "x"}).deployments == (openai(api_key="k"),)
+
+    def test_of_a_users_identity_make_no_deployment(self, load: Load) -> None:
+        user = {"AZURE_USERNAME": "u", "AZURE_PASSWORD": "hunter2"}
+        app = {"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_SECRET": "hunter2"}
+        found = load(LOCAL, {"AZURE_API_BASE": EAST} | user | app)
+        assert found.deployments == ()
+        assert "AZURE_USERNAME and AZURE_PASSWORD choose an identity that is not read" in found.warnings[0]
+        assert load(LOCAL, {"AZURE_API_BASE": EAST, "AZURE_API_KEY": "k"} | user).deployments == (azure(api_key="k"),)
+
+    def test_of_a_scope_are_for_identities(self, load: Load) -> None:
+        found = load(
+            model(f"model: azure/m, api_base: '{EAST}', client_id: c"), {"AZURE_SCOPE": "https://x.us/.default"}
+        )
+        assert found.deployments == (azure(client_id="c", scope="https://x.us/.default"),)
+
+
+@pytest.mark.parametrize("key", ["custom_llm_provder", "CUSTOM_LLM_PROVIDER", "custom-llm-provider"])
+def test_an_entry_whose_provider_is_misspelt_is_refused(problems: Problems, key: str) -> None:
+    for text in (files(f"{key}: azure, api_base: '{EAST}'"), model(f"model: mine, {key}: azure, api_base: '{EAST}'")):
+        (problem,) = problems(text, THEIRS)
+        assert "unknown key; did you mean custom_llm_provider?" in problem

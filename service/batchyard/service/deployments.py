@@ -33,6 +33,8 @@ _AZURE_PATH = re.compile(r"(.*?)(?:/openai(?:/(.*))?)?")
 _OPENAI_MODEL = re.compile(
     r"(gpt-|o\d|text-embedding-|omni-moderation-|ft:)[^/]*"
 )  # LiteLLM takes these without openai/
+_USER = ("AZURE_USERNAME", "AZURE_PASSWORD")
+_NEAR_VARIABLE = 0.9
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -137,7 +139,7 @@ class Deployments:
 
     def _add_entry(self, path: KeyPath, account: Account, provider: object, entry: Values) -> Deployment | None:
         values, known = account.values, isinstance(provider, str) and provider in PROVIDERS
-        if known and self._is_refused(path, account, str(provider)):
+        if (known or not provider) and self._is_refused(path, account, str(provider) if known else ""):
             return None
         reason = named(account.unread, path[:2]) if known else ""
         if reason := reason or self._disabled(provider, values):
@@ -157,7 +159,7 @@ class Deployments:
     def _is_refused(self, path: KeyPath, account: Account, provider: str) -> bool:
         """Whether an entry is written wrongly. One of `files_settings`, where uploads go, is not left out either."""
         faults = [*account.faults, *foreign(provider, account, path)]
-        faults += account.unread if path[0] == "files_settings" else []
+        faults += account.unread if provider and path[0] == "files_settings" else []
         self.problems += [Problem(dotted(place), text, self._document.where(place)) for place, text in faults]
         return bool(faults)
 
@@ -167,8 +169,11 @@ class Deployments:
         missing = {name for text in texts for name in resolve(text, self._environ)[1]}
         if isinstance(provider, str) and provider in PROVIDERS:
             needs, _, names = VARIABLES[provider]
-            if not missing and needs not in self._completed(provider, values) and "api_base" not in values:
-                missing = {names[needs][0]}
+            if not missing and _means_variables(provider, values):
+                if misspelt := self._misspelt(provider):
+                    return misspelt
+                if needs not in self._completed(provider, values):
+                    missing = {names[needs][0]}
         elif isinstance(provider, str) and provider:
             shown = "such a provider" if may_be_secret(provider) else f"provider '{provider[:64]}'"
             return f"there is no {shown}{did_you_mean(provider, PROVIDERS)}"
@@ -177,13 +182,10 @@ class Deployments:
         return ", ".join(map(unset, sorted(missing)))
 
     def _completed(self, provider: str, values: Values) -> Values:
-        """An entry's values without references. One that doesn't say where its account is means that of the variables.
-
-        An OpenAI key alone says so: it is for OpenAI's own address.
-        """
+        """An entry's values without references, and what it takes of the variables."""
         resolved = {key: self._resolved(value) for key, value in values.items()}
         own = self._variables(provider)
-        if "api_base" in values or (provider == OPENAI and "api_key" in values):
+        if not _means_variables(provider, values):
             return {key: value for key, value in own.items() if key == "azure_scope"} | resolved
         if any(key in values for key in CREDENTIALS):
             own = {key: value for key, value in own.items() if key not in CREDENTIALS}
@@ -198,12 +200,31 @@ class Deployments:
                 self.warnings.append(Problem(subject, unset(names[needs][0])))
             return
         try:
+            if unread := self._misspelt(provider) or self._unread_identity(provider, values):
+                raise UnfitError(unread)
             made = self._made(provider, values)
             if not (made.api_key or made.ad_token or made.client_secret):
                 raise UnfitError("neither AZURE_API_KEY, AZURE_AD_TOKEN nor a tenant, client id and secret are set")
             self._keep(made, None)
         except UnfitError as unfit:
             self.warnings.append(Problem(subject, str(unfit)))
+
+    def _misspelt(self, provider: str) -> str:
+        """What is wrong with a variable whose name is nearly one for the address; empty where there is none."""
+        known = VARIABLES[provider].names
+        addresses, others = known["api_base"], {name for names in known.values() for name in names}
+        for name in sorted(self._environ):
+            unread = name not in others and name.startswith(f"{provider.upper()}_") and self._environ[name]
+            if unread and (hint := did_you_mean(name, addresses, _NEAR_VARIABLE)):
+                return f"the variable {name} is not read{hint}"
+        return ""
+
+    def _unread_identity(self, provider: str, values: Values) -> str:
+        """What is wrong with variables of a user's identity, which LiteLLM takes before that of an application."""
+        given = all(map(self._environ.get, _USER))
+        if provider != AZURE or not given or {"api_key", "azure_ad_token"} & set(values):
+            return ""
+        return f"{' and '.join(_USER)} choose an identity that is not read"
 
     def _variables(self, provider: str) -> dict[str, str]:
         found = {key: map(self._environ.get, names) for key, names in VARIABLES[provider].names.items()}
@@ -243,6 +264,11 @@ class Deployments:
         self._found.append(replace(made, name=str(name)))
         self._accounts[account] = self._found[-1]
         return self._found[-1]
+
+
+def _means_variables(provider: str, values: Values) -> bool:
+    """Whether an entry's account is that of the variables. An OpenAI key alone is for OpenAI's own address."""
+    return not ("api_base" in values or (provider == OPENAI and "api_key" in values))
 
 
 def _provider_of(model: str) -> str:

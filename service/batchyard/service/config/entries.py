@@ -102,7 +102,7 @@ def read_account(
 
 def foreign(provider: str, account: Account, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     """Words that the provider has no use for, or that say half of an identity."""
-    for key in OF_OTHERS[provider]:
+    for key in OF_OTHERS.get(provider, ()):
         if key in account.values:
             yield (*path, key), f"means nothing to {provider}; is another custom_llm_provider meant?"
     alone = "tenant_id" in account.values and not {"api_key", "azure_ad_token", "client_secret"} & set(account.values)
