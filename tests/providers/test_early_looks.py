@@ -80,22 +80,29 @@ async def resource(folder: Path, provider: Provider = "azure", **upstream: Any) 
 
 
 class TestLooks:
-    async def test_come_three_times_after_a_creation_and_show_its_end(self, tmp_path: Path) -> None:
+    async def test_come_three_times_after_a_creation(self, tmp_path: Path) -> None:
         async with resource(tmp_path) as found:
-            batch = await found.create()
+            await found.create()
             await found.looked(1)  # the round that a creation begins
             for look in range(1, 4):
                 await found.pass_by(14)
                 assert found.lists == look
                 await found.pass_by(1)
                 await found.looked(look + 1)
-            found.fake.run(batch.native_id or "")
             await found.pass_by(HOUR / 2)
             assert found.lists == 4
-            other = await found.create()
+
+    async def test_show_an_end_and_begin_anew_with_each_creation(self, tmp_path: Path) -> None:
+        async with resource(tmp_path) as found:
+            await found.create()
+            await found.looked(1)
+            await found.pass_by(HOUR / 2)
+            await found.looked(2)
+            batch = await found.create()
+            found.fake.run(batch.native_id or "")
             await found.pass_by(15)
-            await found.looked(5)
-            assert (await found.provider.batch(other, fresh=False)).status == "validating"
+            await found.looked(3)
+            await until(lambda: found.owner.get_batch(batch.id), lambda seen: seen.status == "completed")
 
     async def test_are_one_list_and_no_call_for_a_single_batch(self, tmp_path: Path) -> None:
         async with resource(tmp_path) as found:
@@ -165,7 +172,9 @@ class TestWhenTheyAreDue:
         looks, _, clock = self.looks()
         for seq in range(100):
             looks.created(seq)
-        assert self.times(looks, clock) == [15, 30, 45]
+            clock.now += 0.001
+        clock.now -= 0.1
+        assert self.times(looks, clock) == pytest.approx([15, 30, 45])
 
     def test_they_are_never_closer_than_the_first_is(self) -> None:
         looks, _, clock = self.looks()

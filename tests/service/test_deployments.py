@@ -43,6 +43,7 @@ class TestEntries:
             (model("gpt-4o-mini", api_key="k"), openai(api_key="k")),
             (model("ft:gpt-4o-mini:org::id", api_key="k"), openai(api_key="k")),
             (model("m", api_key="k", custom_llm_provider="openai"), openai(api_key="k")),
+            (model("m", api_key="k", custom_llm_provider="os.environ/PROVIDER"), openai(api_key="k")),
             (model("os.environ/MODEL", api_key="k"), openai(api_key="k")),
             (model("openai/m", api_base="http://127.0.0.1:8000/v1/"), openai(api_base="http://127.0.0.1:8000/v1")),
             (model("azure/my-deployment", api_key="k", api_base=EAST), azure(api_key="k")),
@@ -56,7 +57,7 @@ class TestEntries:
         ],
     )
     def test_an_entry_of_model_list_is_an_account_too(self, load: Load, text: str, made: Deployment) -> None:
-        assert load(text, {"MODEL": "openai/gpt-4o"}).deployments == (made,)
+        assert load(text, {"MODEL": "openai/gpt-4o", "PROVIDER": "openai"}).deployments == (made,)
 
     @pytest.mark.parametrize(
         ("text", "names"),

@@ -75,6 +75,7 @@ class ConfiguredKeys(_Configured):
         super().__init__(document, environ)
         self.warnings: list[Problem] = []
         self._found: list[tuple[KeyPath, Key]] = []
+        self._taken: dict[tuple[str, str], KeyPath] = {}
         for path, entry in self._entries():
             known = len(self.problems)
             values = self._values(path, _HINTS, entry)
@@ -112,10 +113,10 @@ class ConfiguredKeys(_Configured):
                 self._refuse(path, "expected keys with values")
 
     def _add(self, path: KeyPath, key: Key) -> None:
-        for first, other in self._found:
-            for field in ("name", "key"):
-                if getattr(key, field) == getattr(other, field):
-                    self._refuse((*path, field), f"is that of {dotted(first)} already")
+        for field in ("name", "key"):
+            first = self._taken.setdefault((field, getattr(key, field)), path)
+            if first != path:
+                self._refuse((*path, field), f"is that of {dotted(first)} already")
         self._found.append((path, key))
 
 

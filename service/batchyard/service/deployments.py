@@ -111,7 +111,7 @@ class Deployments:
         self.problems += self._credentials.problems
         for path, entry in self._entries("files_settings"):
             account = read_account(path, entry, self._credentials, self._resolved)
-            self._add_entry(path, account, account.values.get("custom_llm_provider"), entry)
+            self._add_entry(path, account, self._resolved(account.values.get("custom_llm_provider")), entry)
         for provider in PROVIDERS:
             self._add_variables(provider)
         for path, entry in self._entries("model_list"):
@@ -133,7 +133,7 @@ class Deployments:
         account = read_account(inner, given, self._credentials, self._resolved)
         account.faults.extend(outside(path, entry))
         model = str(self._resolved(given["model"]))
-        provider = account.values.get("custom_llm_provider") or _provider_of(model)
+        provider = self._resolved(account.values.get("custom_llm_provider")) or _provider_of(model)
         kept = self._add_entry(inner, account, provider, entry)
         self.models.append(ModelEntry(path, entry, kept, model.removeprefix(f"{provider}/")))
 

@@ -1,8 +1,11 @@
 """When a deployment is looked at between its rounds: some seconds after each creation there."""
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
 
 from batchyard.service.upstream.condition import Condition
+
+_TOGETHER = 1.0  # seconds between looks that are one, so that many creations cost no more than a few
 
 
 class EarlyLooks:
@@ -25,7 +28,13 @@ class EarlyLooks:
         """A batch was created, with this number in the registry; one that is known already was not."""
         if seq > self._newest:
             self._newest = seq
-            self._due = sorted({*self._due, *(self._steady() + seconds for seconds in self._after)})
+            for seconds in self._after:
+                self._add(self._steady() + seconds)
+
+    def _add(self, due: float) -> None:
+        at = bisect(self._due, due)
+        if all(abs(due - other) >= _TOGETHER for other in self._due[max(0, at - 1) : at + 1]):
+            self._due.insert(at, due)
 
     def wait(self) -> float | None:
         """Seconds until the next look; 0: now; None: none is asked for."""
