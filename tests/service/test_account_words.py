@@ -311,6 +311,7 @@ class TestElsewhere:
     @pytest.mark.parametrize(
         "text",
         [
+            "litellm_settings: {vertex_project: p, ssl_verify: false}",
             "litellm_settings: {cache_params: {host: h, password: hunter2}, callbacks: [x], num_retries: 3}",
             "environment_variables: {LANGFUSE_PUBLIC_KEY: hunter2}",
             "router_settings: {redis_host: h, redis_password: hunter2, model_group_alias: {a: b}}",

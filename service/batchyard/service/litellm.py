@@ -18,17 +18,15 @@ _LISTS = (*_ENTRIES, CREDENTIAL_LIST)
 _OTHER_SECTIONS = {"finetune_settings", "assistant_settings", "callback_settings", "team_settings"}
 _ENVIRONMENT = "environment_variables"
 _OF_PROVIDERS = re.compile(r"(OPENAI|AZURE)_\w+")
-_LIBRARY_KEYS = (
-    "openai_key",
-    "azure_key",
-    "headers",
-)  # of `litellm_settings`: LiteLLM's module takes them for all calls
+_LIBRARY_KEYS = ("openai_key", "azure_key", "headers")  # what LiteLLM's module takes for all calls
 _SECTIONS = (_GENERAL, "litellm_settings", "router_settings")
 _SINGLE = {(_GENERAL, "master_key"), groups.FLAG}
 _NOTES = {"general_settings.database_url": "LiteLLM's own database; Batchyard's is batchyard.database_url"}
 _ID = {"model_info": {"id"}}
 _DEFAULTS = "default_litellm_params"
-_IN_ENTRIES = "say it in the entries of files_settings and model_list"
+_FOR_ALL = (
+    "is not read, and LiteLLM would use it for all entries; say it in the entries of files_settings and model_list"
+)
 _MOST_ENTRIES = 2_000
 _MOST_NAMED = 100
 # Keys that people who lost their file's indentation have at its top level.
@@ -83,20 +81,21 @@ def _elsewhere(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     for section in _SECTIONS:
         inside = data.get(section)
         for key, value in inside.items() if isinstance(inside, dict) else ():
-            if value is not None and (near(key) or (section == "litellm_settings" and key in _LIBRARY_KEYS)):
-                yield (section, key), f"is not read, and LiteLLM would use it for all entries; {_IN_ENTRIES}"
+            if value is not None and (_is_ours(near(key)) or (section == "litellm_settings" and key in _LIBRARY_KEYS)):
+                yield (section, key), _FOR_ALL
             elif key == _DEFAULTS:
-                for inner, _ in within(value):
-                    yield (
-                        (section, key, *inner),
-                        f"is not read, and LiteLLM would use it for all entries; {_IN_ENTRIES}",
-                    )
+                yield from (((section, key, *inner), _FOR_ALL) for inner, word in within(value) if _is_ours(word))
     if data.get("include") is not None:
         yield ("include",), "other files are not read; put what they have into this one"
     yield from _set_variables(data)
     for key in data:
         if key not in {BLOCK, *_LISTS, *_SECTIONS, *_OTHER_SECTIONS} and (hint := did_you_mean(key, _LISTS, 0.83)):
             yield (key,), f"unknown section{hint}"
+
+
+def _is_ours(word: str | None) -> bool:
+    """Whether a word is of the providers that there are here."""
+    return word is not None and not word.startswith(("aws_", "vertex_"))
 
 
 def _set_variables(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
