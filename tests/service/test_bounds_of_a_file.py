@@ -92,6 +92,11 @@ def test_a_key_that_may_hold_a_secret_is_named_by_its_place_alone(load: Load) ->
     assert "keys that are not used: litellm_settings.?, ? " in warning
 
 
+def test_a_key_with_a_digit_in_a_short_word_is_named(load: Load) -> None:
+    (warning,) = load("litellm_settings: {s3_callback_params: {}, api_kee2: x}\n" + ECHO).warnings
+    assert "keys that are not used: litellm_settings.s3_callback_params, litellm_settings.api_kee2 " in warning
+
+
 def test_many_problems_are_cut_short(problems: Problems) -> None:
     found = problems("batchyard:\n" + "".join(f"  key{n}: 1\n" for n in range(500)))
     assert len(found) == 101

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_type_hints
 
 from batchyard.service.kinds import Bounds, Words
 from batchyard.service.layers import BLOCK, KEYS, TENANTS, did_you_mean, resolve, unset
-from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.parsing import UnfitError, begins_a_key, parse
 from batchyard.service.settings import Key, Problem, Quotas, Tenant
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
@@ -98,7 +98,7 @@ class ConfiguredKeys(_Configured):
             for field, known in (("providers", places), ("model_groups", groups)):
                 for name in getattr(key, field):
                     if name not in known:
-                        shown = "?" if name.startswith("sk-") else name
+                        shown = "?" if begins_a_key(name) else name
                         self.warnings.append(self._problem((*path, field), f"'{shown}' is not configured"))
 
     def _entries(self) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from batchyard.service.config.entries import PARAMS
 from batchyard.service.deployments import AZURE, NAME, ModelEntry
 from batchyard.service.kinds import TRILLION, Bounds
 from batchyard.service.layers import resolve, unset
-from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.parsing import UnfitError, begins_a_key, parse
 from batchyard.service.settings import Deployment, Group, Member, Problem
 from batchyard.service.yamlfile import Document, KeyPath, dotted
 
@@ -78,7 +78,7 @@ class Groups:
                 first.setdefault(name, entry.path)
                 found.setdefault(name, []).extend(self._read(entry))
         for name in (name for name, members in found.items() if not members):
-            shown = "?" if name.startswith("sk-") else name
+            shown = "?" if begins_a_key(name) else name
             self._warn(first[name], f"there is no group '{shown}'", "all its entries are disabled")
         if self._without_mode:
             subject = ", ".join(map(dotted, self._without_mode))

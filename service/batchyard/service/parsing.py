@@ -49,10 +49,15 @@ def _taken_apart(hint: Any) -> tuple[Any, Any]:
     return (kinds[0] if kinds else hint), form
 
 
+def begins_a_key(text: str) -> bool:
+    """Whether the usual beginning of a key is in a text."""
+    return bool(_KEY_BEGINS.search(text))
+
+
 def may_be_secret(text: str) -> bool:
     """Whether a text looks like a key that was written in a wrong place."""
     mixed = any(map(str.isalpha, text)) and any(map(str.isdigit, text))
-    return bool(_KEY_BEGINS.search(text)) or (mixed and len(text) >= _SECRET_LENGTH and " " not in text)
+    return begins_a_key(text) or (mixed and len(text) >= _SECRET_LENGTH and " " not in text)
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from batchyard.service.parsing import may_be_secret
+from batchyard.service.parsing import begins_a_key
 from batchyard.service.settings import Problem, SettingsError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -30,7 +30,8 @@ _MOST_BYTES = 1 << 20
 _MOST_VALUES = 50_000
 _MOST_DEPTH = 64
 _MOST_PROBLEMS = 100
-_TELLABLE = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,63}|[0-9]{1,4}")
+_LONGEST_NAME = 64
+_MOST_WITH_DIGITS = 5  # characters of a word in a name that has digits
 _NAMES_OF_OURS = ("tenants",)  # below these a key is a name that somebody gave
 
 
@@ -45,7 +46,14 @@ def dotted(path: Sequence[str | int]) -> str:
 
 def _told(key: str, above: Sequence[str | int]) -> str:
     named = above and above[-1] in _NAMES_OF_OURS and re.fullmatch(r"[A-Za-z0-9. _-]{1,64}", key)
-    return key if (named or _TELLABLE.fullmatch(key)) and not may_be_secret(key) else "?"
+    return key if (named or _is_name(key)) and not begins_a_key(key) else "?"
+
+
+def _is_name(key: str) -> bool:
+    """Whether a key is made of words, as names of settings are: `api_base`, `s3_callback_params`."""
+    words = re.split("[_.-]", key) if len(key) <= _LONGEST_NAME and key.isascii() else [""]
+    plain = (not word or word.isalpha() or (word.isalnum() and len(word) <= _MOST_WITH_DIGITS) for word in words)
+    return any(words) and all(plain)
 
 
 @dataclass(slots=True)
