@@ -23,7 +23,7 @@ from batchyard.admin.v1 import (
 )
 from batchyard.service.auth import current_caller
 from batchyard.service.deployed import Deployed
-from batchyard.service.errors import AlreadyExists, InvalidArgument, PermissionDenied
+from batchyard.service.errors import AlreadyExists, PermissionDenied
 from batchyard.service.intake import Context
 from batchyard.service.keys.desk import KeyDesk, check_tenant
 from batchyard.service.keys.ring import DEFAULT_TENANT
@@ -31,6 +31,7 @@ from batchyard.service.messages import batch_message, file_message
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider
 from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.service.requests import required
 from batchyard.service.router import Router
 
 R = TypeVar("R", FileRecord, BatchRecord)
@@ -47,12 +48,12 @@ class AdminServicer(AdminServiceServicer):
 
     async def AdoptFile(self, request: AdoptFileRequest, context: Context) -> AdoptFileResponse:
         provider, tenant = self._checked(request.provider, request.tenant)
-        file = await self._mutations.run(provider.adopt_file(tenant, request.file_id))
+        file = await self._mutations.run(provider.adopt_file(tenant, required(request.file_id, "file_id")))
         return AdoptFileResponse(file=file_message(_owned(file, tenant)))
 
     async def AdoptBatch(self, request: AdoptBatchRequest, context: Context) -> AdoptBatchResponse:
         provider, tenant = self._checked(request.provider, request.tenant)
-        batch = await self._mutations.run(provider.adopt_batch(tenant, request.batch_id))
+        batch = await self._mutations.run(provider.adopt_batch(tenant, required(request.batch_id, "batch_id")))
         return AdoptBatchResponse(batch=batch_message(_owned(batch, tenant)))
 
     async def ListDeployments(self, request: ListDeploymentsRequest, context: Context) -> ListDeploymentsResponse:
@@ -83,8 +84,7 @@ class AdminServicer(AdminServiceServicer):
     def _checked(self, provider: str, tenant: str) -> tuple[Provider, str]:
         """Where to look, and for whom. Raises PermissionDenied, InvalidArgument."""
         _check_master()
-        if not provider:
-            raise InvalidArgument("Missing required parameter: 'provider'.", param="provider")
+        required(provider, "provider")
         if tenant:
             check_tenant(tenant)
         return self._router.provider(self._router.checked(provider)), tenant or DEFAULT_TENANT

@@ -219,6 +219,13 @@ def missing(name: str) -> InvalidArgument:
     return InvalidArgument(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
 
 
+def required(value: str, name: str) -> str:
+    """The value of a field that must be set. Raises InvalidArgument for an empty one."""
+    if not value:
+        raise missing(name)
+    return value
+
+
 def too_long(param: str, most: int, length: int, what: str) -> InvalidArgument:
     """The refusal of a text of too many characters."""
     return InvalidArgument(

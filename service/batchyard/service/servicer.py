@@ -20,7 +20,7 @@ from batchyard.service.quotas import Allowances
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.requests import check_groups, new_batch, page_limit
+from batchyard.service.requests import check_groups, new_batch, page_limit, required
 from batchyard.service.router import Router
 from batchyard.service.uploads import UploadStream
 from batchyard.service.watching import Changes, states
@@ -127,6 +127,7 @@ class Servicer(BatchServiceServicer):
         return CancelBatchResponse(batch=await self._told(batch, began))
 
     async def WatchBatch(self, request: WatchBatchRequest, context: Context) -> AsyncIterator[WatchBatchResponse]:
+        required(request.batch_id, "batch_id")
         provider = self._place(request.provider)
         key = current_caller.get().key
 
@@ -200,9 +201,11 @@ class Servicer(BatchServiceServicer):
             return None
 
     async def _file(self, file_id: str, provider: str) -> FileRecord:
+        required(file_id, "file_id")
         return await self._lookup.file(current_caller.get(), self._owner(), file_id, self._place(provider))
 
     async def _batch(self, batch_id: str, provider: str) -> BatchRecord:
+        required(batch_id, "batch_id")
         return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(provider))
 
     async def _told(self, batch: BatchRecord, now: float) -> Batch:

@@ -22,7 +22,7 @@ from batchyard.service.errors import FailedPrecondition, InvalidArgument
 from batchyard.service.keys.records import CONFIGURED, KeyRecord
 from batchyard.service.keys.ring import Keys
 from batchyard.service.kinds import DAY, TRILLION
-from batchyard.service.requests import missing, page_limit, too_long, within
+from batchyard.service.requests import page_limit, required, too_long, within
 from batchyard.service.router import Router
 from batchyard.service.settings import Quotas
 
@@ -55,11 +55,8 @@ class KeyDesk:
 
     async def create(self, request: CreateKeyRequest) -> CreateKeyResponse:
         """Raises InvalidArgument for the first field that is missing or wrong."""
-        for name in ("tenant", "name"):
-            if not getattr(request, name):
-                raise missing(name)
-        check_tenant(request.tenant)
-        _check_name(request.name)
+        check_tenant(required(request.tenant, "tenant"))
+        _check_name(required(request.name, "name"))
         record = KeyRecord(
             id="",
             tenant=request.tenant,
@@ -85,8 +82,9 @@ class KeyDesk:
 
     async def rotate(self, request: RotateKeyRequest) -> RotateKeyResponse:
         """Raises InvalidArgument, NotFound, FailedPrecondition."""
+        key_id = _issued(request.key_id)
         grace = within(request.grace_seconds, "grace_seconds", 0, MOST_GRACE)
-        key, secret = await self._keys.rotate(_issued(request.key_id), grace)
+        key, secret = await self._keys.rotate(key_id, grace)
         return RotateKeyResponse(key=self._message(key), secret=secret)
 
     async def revoke(self, request: RevokeKeyRequest) -> RevokeKeyResponse:
@@ -158,9 +156,7 @@ def _quotas(limits: KeyLimits) -> Quotas:
 
 def _issued(key_id: str) -> str:
     """The id of a key that is not the configuration's. Raises InvalidArgument, FailedPrecondition."""
-    if not key_id:
-        raise missing("key_id")
-    if key_id.startswith(CONFIGURED):
+    if required(key_id, "key_id").startswith(CONFIGURED):
         message = f"'{key_id}' is in the configuration file, below batchyard.keys: change it there."
         raise FailedPrecondition(message, param="key_id", reason="KEY_CONFIGURED")
     return key_id
