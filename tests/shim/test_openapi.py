@@ -96,6 +96,23 @@ def test_an_upload_has_the_services_bounds() -> None:
     assert (seconds["minimum"], seconds["maximum"]) == requests.EXPIRY_SECONDS
 
 
+def test_bytes_are_binary_for_generators_both_ways() -> None:
+    binary = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+    form = operation("uploadFile")["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert {name: form["properties"]["file"][name] for name in binary} == binary
+    for status in ("200", "206"):
+        content = operation("downloadFile")["responses"][status]["content"]
+        assert content == {"application/octet-stream": {"schema": binary}}
+
+
+def test_every_body_has_a_schema() -> None:
+    bodies = [body for _, _, known in operations() for body in (known.get("requestBody"), *known["responses"].values())]
+    media = [kind for body in bodies if body and "$ref" not in body for kind in body.get("content", {}).values()]
+    media += [kind for body in DOCUMENT["components"]["responses"].values() for kind in body["content"].values()]
+    assert media
+    assert all(kind.get("schema") for kind in media)
+
+
 @pytest.mark.parametrize(("rpc", "most", "default"), [("listBatches", 100, 20), ("listFiles", 10_000, 10_000)])
 def test_a_lists_limit_has_its_bounds(rpc: str, most: int, default: int) -> None:
     bounds = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
