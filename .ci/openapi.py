@@ -22,7 +22,16 @@ from batchyard.v1 import batch_service_pb2, error_pb2
 
 SERVICE = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"]
 ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
-FORMS = {"/v1": "", "": "Unversioned", "/{provider}/v1": "AtProvider", "/{provider}": "AtProviderUnversioned"}
+FORMS = {
+    "/v1": "",
+    "": "Unversioned",
+    "/{provider}/v1": "AtProvider",
+    "/{provider}": "AtProviderUnversioned",
+    "/{provider}/openai": "Azure",
+    "/{provider}/openai/v1": "AzureV1",
+    "/{provider}/deployments/{deployment}": "AtDeployment",
+    "/{provider}/openai/deployments/{deployment}": "AzureAtDeployment",
+}
 BYTES = {"UploadFile": ("POST", "/files"), "DownloadFile": ("GET", "/files/{file_id}/content")}
 JSON = "application/json"
 _AGAIN = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
@@ -61,6 +70,8 @@ def text(description: str, **schema: Any) -> Schema:
 PARAMETERS: dict[str, Schema] = {
     "PathProvider": {"name": "provider", "in": "path", "required": True}
     | text("The provider, as the configuration names it.", minLength=1),
+    "PathDeployment": {"name": "deployment", "in": "path", "required": True}
+    | text("What Azure's clients have there. It is not looked at: a batch's lines name theirs.", minLength=1),
     "batch_id": {"name": "batch_id", "in": "path", "required": True} | text("The batch.", minLength=1),
     "file_id": {"name": "file_id", "in": "path", "required": True} | text("The file.", minLength=1),
     "Provider": {"name": "provider", "in": "query"}
@@ -239,7 +250,7 @@ def _bindings(rpc: MethodDescriptor) -> Iterator[tuple[str, str, Any]]:
     http = rpc.GetOptions().Extensions[annotations_pb2.http]
     for rule in (http, *http.additional_bindings):
         if verb := rule.WhichOneof("pattern"):
-            yield verb.upper(), getattr(rule, verb), rule
+            yield verb.upper(), getattr(rule, verb).replace("/*/", "/{deployment}/"), rule
     if rpc.name in BYTES:
         verb, path = BYTES[rpc.name]
         yield from ((verb, form + path, None) for form in FORMS)
@@ -273,6 +284,7 @@ def _health(words: list[str]) -> tuple[str, Schema]:
 def _shared_parameters(path: str) -> Iterable[Schema]:
     named = [name for name in ("batch_id", "file_id") if f"{{{name}}}" in path]
     provider = ["PathProvider"] if "{provider}" in path else ["Provider", "ProviderAlias", "ProviderHeader"]
+    provider += ["PathDeployment"] if "{deployment}" in path else []
     return (_refer("parameters", name) for name in chain(named, provider, ["RequestId"]))
 
 

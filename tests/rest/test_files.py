@@ -56,7 +56,10 @@ async def test_a_file_of_another_purpose_never_expires(door: Door) -> None:
     assert (file["expires_at"], file["status"]) == (None, "processed")
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "", "/local/v1", "/local"])
+AZURES = ["/local/openai", "/local/openai/v1", "/local/deployments/gpt", "/local/openai/deployments/gpt"]
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "", "/local/v1", "/local", *AZURES])
 async def test_every_form_of_the_path_serves_files_and_batches(door: Door, prefix: str) -> None:
     made = (await door.rest.post(f"{prefix}/files", content=form(PURPOSE, FILE), headers=FORM)).json()
     path = f"{prefix}/files/{made['id']}"

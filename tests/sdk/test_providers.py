@@ -44,6 +44,8 @@ ROUTES = {
     "azure": Route("azure", "/v1", _LOCAL | _AZURES_LIFE),
     "azure's own": Route("openai", "/azure/v1", _LOCAL | _AZURES_LIFE),
     "AzureOpenAI": Route("openai", "", _LOCAL | _AZURES_LIFE),
+    "AzureOpenAI at a provider": Route("openai", "/azure", _LOCAL | _AZURES_LIFE),
+    "OpenAI at Azure's newer URL": Route("openai", "/azure/openai/v1", _LOCAL | _AZURES_LIFE),
 }
 
 
@@ -62,7 +64,7 @@ async def both(folder: Path, default: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("version", "name"), [("2", "openai"), ("2", "AzureOpenAI"), *(("3", name) for name in ROUTES)]
+    ("version", "name"), [("2", "openai"), ("2", "AzureOpenAI at a provider"), *(("3", name) for name in ROUTES)]
 )
 async def test_pythons_sdk_passes_its_suite(tmp_path: Path, version: str, name: str) -> None:
     route = ROUTES[name]

@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,22 @@ async def test_the_route_table_is_as_stored() -> None:
     async with connect("127.0.0.1:1") as caller:
         resources = [(route.path, route.app) for route in create_app(caller).routes]  # type: ignore[attr-defined]
     lines = [
-        f"{verb:6} {path:41} {resource.bindings[verb].rpc}"
+        f"{verb:6} {path:69} {resource.bindings[verb].rpc}"
         for path, resource in resources
         if isinstance(resource, Resource)
         for verb in sorted(resource.bindings)
     ]
     assert lines == (Path(__file__).parent / "routes.txt").read_text().splitlines()
+
+
+def test_no_path_has_two_routes() -> None:
+    """But for those whose first segment is a word that no provider may have for a name."""
+    routes = (Path(__file__).parent / "routes.txt").read_text().splitlines()
+    paths = sorted({route.split()[1] for route in routes})
+    for path, other in combinations(paths, 2):
+        first, *segments = zip(path.split("/")[1:], other.split("/")[1:], strict=False)
+        alike = path.count("/") == other.count("/") and all(a == b or "{" in a + b for a, b in segments)
+        assert not alike or first[0] != first[1], (path, other)
 
 
 async def test_a_batch_is_created_from_json(shim: Shim) -> None:

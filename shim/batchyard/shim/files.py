@@ -20,7 +20,7 @@ from batchyard.common.frame import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
-from batchyard.shim.transcoding import SERVICE, Binding
+from batchyard.shim.transcoding import SERVICE, Binding, rules
 from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
 Opened = tuple[FileContentInfo, AsyncIterator[Any]]
@@ -29,7 +29,7 @@ log = logging.getLogger("batchyard.shim")
 PIECE, MOST_PIECE, MAX_FIELD, MAX_FIELDS = 192 * 1024, 512 * 1024, 64 * 1024, 64
 
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
-_PREFIXES = ("/v1", "", "/{provider}/v1", "/{provider}")
+_PREFIXES = [path.removesuffix("/files") for _, path, _ in rules(SERVICE.methods_by_name["ListFiles"])]
 _LAST_BYTE = 2**63 - 1
 _FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:(\[)|\.)(anchor|seconds)(?(3)\])")
 

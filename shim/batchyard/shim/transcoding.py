@@ -42,6 +42,17 @@ class Binding:
     handle: Handler
 
 
+def rules(rpc: MethodDescriptor) -> Iterator[tuple[str, str, Any]]:
+    """Every verb and path of an RPC, with the rule that says so.
+
+    A segment that may be anything is the {deployment} of Azure's URLs, which no call needs.
+    """
+    http = rpc.GetOptions().Extensions[annotations_pb2.http]
+    for rule in (http, *http.additional_bindings):
+        if verb := rule.WhichOneof("pattern"):
+            yield verb.upper(), getattr(rule, verb).replace("/*/", "/{deployment}/"), rule
+
+
 class Transcoder:
     """Turns HTTP requests into calls: an answer becomes JSON, a stream of them server-sent events."""
 
@@ -52,10 +63,8 @@ class Transcoder:
     def bindings(self) -> Iterator[Binding]:
         """Every annotated verb and path."""
         for rpc in (*SERVICE.methods, *ADMIN.methods):
-            http = rpc.GetOptions().Extensions[annotations_pb2.http]
-            for rule in (http, *http.additional_bindings):
-                if verb := rule.WhichOneof("pattern"):
-                    yield Binding(verb.upper(), getattr(rule, verb), rpc.name, self._handler(rpc, rule))
+            for verb, path, rule in rules(rpc):
+                yield Binding(verb, path, rpc.name, self._handler(rpc, rule))
 
     def _handler(self, rpc: MethodDescriptor, rule: Any) -> Handler:
         kind, answered, member = GetMessageClass(rpc.input_type), GetMessageClass(rpc.output_type), rule.response_body
@@ -74,7 +83,8 @@ class Transcoder:
             message: Any = kind()
             merge(message, body, "")
             provider = provider_of(request, body=message.provider)
-            merge(message, {**request.path_params, "provider": provider}, "")
+            found = {name: value for name, value in request.path_params.items() if name in names}
+            merge(message, {**found, "provider": provider}, "")
             read_headers(message, request.headers.items())
             if rpc.server_streaming:
                 opened = self._caller.download(rpc, message, metadata=metadata)
