@@ -20,7 +20,7 @@ from tests.upstream.quirks import Quirks
 
 from batchyard.v1 import DownloadFileRequest, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
-from .scene import CONTENT, UPLOAD, Provider, Scene, scene
+from .scene import CONTENT, INPUT, UPLOAD, Provider, Scene, scene
 
 MIB = 1 << 20
 PATIENCE = 10.0
@@ -348,3 +348,12 @@ async def settled(seen: Seen) -> int:
         return seen.sent
 
     return await until(look, lambda sent: sent > PIECE and set(last[-15:]) == {sent}, PATIENCE)
+
+
+@pytest.mark.parametrize("name", ["日本 1.jsonl", 'a "b" %22.jsonl', "na\u00efve;x=1.jsonl"])
+async def test_a_files_name_arrives_as_it_is(tmp_path: Path, name: str) -> None:
+    async with scene(tmp_path) as at:
+        await at.door.grpc.upload(INPUT, filename=name)
+        (part,) = (part for seen in at.fake.requests for part in seen.parts if part.name == "file")
+        written = name.replace('"', "%22")
+        assert part.headers["content-disposition"] == f'form-data; name="file"; filename="{written}"'

@@ -186,7 +186,9 @@ class TestAnUpload:
     def test_of_a_batch_may_have_the_right_extension_or_none(self, filename: str) -> None:
         check_upload(UploadFileMetadata(purpose="batch", filename=filename))
 
-    @pytest.mark.parametrize("filename", ["a\n.jsonl", "a\x00.jsonl", "\x7f", "a\r\nb.jsonl", "n" * 513])
+    @pytest.mark.parametrize(
+        "filename", ["a\n.jsonl", "a\x00.jsonl", "\x7f", "\x9b", "a\u2028b", "a\r\nb.jsonl", "n" * 513]
+    )
     def test_with_a_name_that_could_break_a_header_is_refused(self, filename: str) -> None:
         with pytest.raises(InvalidArgument) as raised:
             check_upload(UploadFileMetadata(filename=filename))

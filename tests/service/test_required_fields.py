@@ -27,7 +27,7 @@ from batchyard.v1 import (
     WatchBatchRequest,
 )
 
-CREATION = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+CREATION: dict[str, Any] = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
 CALLS = [
     ("GetBatch", GetBatchRequest(), "batch_id"),
     ("GetBatch", GetBatchRequest(provider="local", fresh=True), "batch_id"),

@@ -6,11 +6,20 @@ from typing import Any
 
 import multipart  # type: ignore[import-untyped]
 
+from batchyard.common.http.disposition import filename_in, last_segment
+
 Part: Any = multipart.MultipartSegment
 FormError: Any = multipart.MultipartError
 _MOST_BOUNDARY = 70  # RFC 2046, 5.1.1
 _MOST_NOTED = 64 * 1024
+_MOST_HEADER = 9 * 1024  # the longest name that is taken, in base64 and with a percent sign for each byte
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
+
+
+def filename(part: Any) -> str:
+    """The name of a part's file, without its path; empty where it has none."""
+    found = filename_in(part.header("Content-Disposition", ""))
+    return last_segment(part.filename or "") if found is None else found
 
 
 def media_type(part: Any) -> str:
@@ -27,7 +36,9 @@ class FormReader:
         boundary = options.get("boundary", "")
         if kind != "multipart/form-data" or not 0 < len(boundary) <= _MOST_BOUNDARY:
             raise ValueError("no form")
-        self._parser = multipart.PushMultipartParser(boundary, max_segment_count=most_parts, strict=True)
+        self._parser = multipart.PushMultipartParser(
+            boundary, max_segment_count=most_parts, max_header_size=_MOST_HEADER, strict=True
+        )
         length = headers.get("content-length", "")
         self._length = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         self._noted: bytearray | None = bytearray()  # what came so far; none where that is too much

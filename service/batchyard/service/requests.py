@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from batchyard.common.http.disposition import has_control, last_segment
 from batchyard.service.errors import InvalidArgument, PermissionDenied
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import FileDescription, NewBatch
@@ -21,7 +22,6 @@ MOST_FILENAME = 512
 MOST_IDEMPOTENCY_KEY = 255
 MOST_ID = 256
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MEDIA_TYPE = re.compile(r"([\w.+-]{1,64}/[\w.+-]{1,64}(;[ !-~]{0,128})?)?", re.ASCII)
 _STEERING = re.compile(
     r"(?:^|[^a-z])(?:ur[il]|blob|folder|base|key|token|secret|credential|identity|tenant|header|provider|deployment"
@@ -97,7 +97,7 @@ def begun_file(metadata: UploadFileMetadata) -> FileDescription:
     after = metadata.expires_after if metadata.HasField("expires_after") else None
     return FileDescription(
         metadata.purpose,
-        metadata.filename or "upload",
+        last_segment(metadata.filename) or "upload",
         _expiry(after, "expires_after"),
         metadata.content_type or "application/octet-stream",
         metadata.size_hint if metadata.HasField("size_hint") else None,
@@ -109,7 +109,8 @@ def check_upload(metadata: UploadFileMetadata) -> None:
     if metadata.purpose and metadata.purpose not in PURPOSES:
         message = f"'{metadata.purpose}' is not one of {list(PURPOSES)} - 'purpose'"
         raise InvalidArgument(message, param="purpose")
-    if len(metadata.filename) > MOST_FILENAME or _CONTROL.search(metadata.filename):
+    filename = last_segment(metadata.filename)
+    if len(filename) > MOST_FILENAME or has_control(filename):
         raise InvalidArgument(
             f"Invalid 'filename': expected at most {MOST_FILENAME} characters, none of them a control character.",
             param="file",
@@ -119,7 +120,7 @@ def check_upload(metadata: UploadFileMetadata) -> None:
         raise InvalidArgument("Invalid 'content_type': expected a media type.", param="content_type")
     if metadata.size_hint < 0:
         raise InvalidArgument("Invalid 'size_hint': expected a value >= 0.", param="size_hint")
-    if metadata.purpose == "batch" and "." in metadata.filename and not metadata.filename.endswith(".jsonl"):
+    if metadata.purpose == "batch" and "." in filename and not filename.endswith(".jsonl"):
         raise InvalidArgument("Invalid file format for Batch API. Must be .jsonl")
 
 

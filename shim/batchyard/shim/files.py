@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
@@ -15,8 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Send
 
 from batchyard.common.calls import Caller, CallError, Metadata, Upload
-from batchyard.common.forms import FormError, FormReader, Part, media_type
+from batchyard.common.forms import FormError, FormReader, Part, filename, media_type
 from batchyard.common.frame import ClientLeft
+from batchyard.common.http.disposition import attachment
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
@@ -157,7 +157,7 @@ class Form:
             if self._has_file:
                 raise _refusal("file", "a form holds one file.")
             self._has_file = True
-            self._metadata.filename = segment.filename or ""
+            self._metadata.filename = filename(segment)
             self._metadata.content_type = media_type(segment)
             if (room := self._form.room()) is not None:
                 self._metadata.size_hint = room
@@ -231,11 +231,8 @@ def _headers(info: FileContentInfo, partial: bool) -> dict[str, str]:
     headers = {
         "content-type": "application/octet-stream",
         "accept-ranges": "bytes",
-        "content-disposition": "attachment",
+        "content-disposition": attachment(info.filename),
     }
-    if info.filename:
-        plain = re.sub(r'[^ -~]|["\\%]', "_", info.filename)
-        headers["content-disposition"] += f"; filename=\"{plain}\"; filename*=UTF-8''{quote(info.filename, safe='')}"
     if info.etag:
         headers["etag"] = _etag(info)
     if info.HasField("length"):
