@@ -1,17 +1,20 @@
 """What goes wrong at a deployment moves its shards or lets them wait; a caller sees a batch that takes longer."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness import until
 from tests.providers.scene import CREATE, GET_FILE, UPLOAD
+from tests.rest.conftest import opened
+from tests.upstream.early import answer_of, early_provider, keeps_open
 from tests.upstream.faults import Answer, Fault, Reset
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
-from .scene import HELD, MODEL, Yard, lines_of, scene
+from .scene import HELD, MODEL, Kind, Yard, lines_of, scene, settings_of
 
 LOST = Reset(acts=True)
 BUSY = Answer(429, headers={"retry-after": "1", "retry-after-ms": "1000"})
@@ -133,6 +136,21 @@ class TestARefusal:
             await all_complete(yard)
             assert sum(map(CREATE, yard.fakes[0].requests)) == 1
             assert [len(fake.batches) for fake in yard.fakes] == [0, BATCHES + 1]
+
+    async def test_of_an_upload_with_a_time_to_wait_is_heeded(self, tmp_path: Path) -> None:
+        """It comes while the file is still being sent, and its connection stays open without an end."""
+        answer = answer_of("429 Too Many", None, "retry-after: 3600", "connection: close", length=False)
+        async with early_provider(answer, keeps_open, seen=100) as (early, deployment), scene(tmp_path / "a") as other:
+            kinds: list[tuple[Kind, Upstream]] = [("azure", other.fakes[0]), ("azure", other.fakes[1])]
+            settings = settings_of(kinds, [{"order": 1}, {"order": 2}])
+            first, second = settings["deployments"]
+            settings["deployments"] = (replace(deployment, name=first.name), second)
+            async with opened(tmp_path / "b", **settings) as door:
+                yard = Yard(door, other.fakes[1:], other.census, tmp_path)
+                batch = await yard.run(lines_of(50))
+                assert batch["status"] == "completed"
+                batch = await yard.run(lines_of(50))
+                assert (batch["status"], early.calls) == ("completed", 1)
 
     async def test_of_our_credentials_sends_all_work_elsewhere(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as yard:

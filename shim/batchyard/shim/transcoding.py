@@ -45,7 +45,7 @@ class Binding:
 def rules(rpc: MethodDescriptor) -> Iterator[tuple[str, str, Any]]:
     """Every verb and path of an RPC, with the rule that says so.
 
-    A segment that may be anything is the {deployment} of Azure's URLs, which no call needs.
+    A segment that may be anything is the {deployment} that some clients append, which no call needs.
     """
     http = rpc.GetOptions().Extensions[annotations_pb2.http]
     for rule in (http, *http.additional_bindings):

@@ -91,6 +91,16 @@ def upstream(deployment: Deployment, response: httpx.Response) -> Upstream:
     return Upstream(response.status_code, deployment.provider, deployment.name, request_id(response.headers), headers)
 
 
+def is_whole(body: bytes | bytearray) -> bool:
+    """Whether it is all of a JSON object, by which an error's body ends that says no length."""
+    if not body.rstrip().endswith(b"}"):
+        return False
+    try:
+        return isinstance(msgspec.json.decode(body), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _told(body: bytes, status: int) -> Told:
     try:
         whole = msgspec.json.decode(body)

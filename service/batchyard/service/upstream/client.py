@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from math import ceil
 from random import Random
 from time import perf_counter
@@ -27,6 +27,7 @@ _LIMITED = 429
 _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
 _MOST_JSON = 16 << 20
+_ERROR_SECONDS = 2.0
 _PROBE_SECONDS = 10.0
 _UNREACHED = "The provider could not be reached."
 _BROKE = "The connection to the provider broke before it answered."
@@ -231,16 +232,20 @@ class UpstreamClient:
         url = self._access.base + path
         with self._tracing.span(f"{method} {operation}", "client") as span, self._timed(operation) as told:
             began = perf_counter()
+            body = http.Outgoing(content) if isinstance(content, AsyncIterator) else content
             with self._judged():
-                response = await self._client.send(method, url, params=asked, content=content, headers=shown)
-            streamed = isinstance(content, AsyncIterator)
+                response = await self._client.send(method, url, params=asked, content=body, headers=shown)
+            streamed = isinstance(body, http.Outgoing)
             self.condition.answered(response.status_code, None if streamed else perf_counter() - began)
             if response.status_code == _LIMITED:
                 self.condition.limited(http.retry_after(response.headers))
             told(f"{response.status_code // 100}xx")
             span.mark(http__request__method=method, http__response__status_code=response.status_code)
             try:
-                await self._check(response)
+                if not response.is_success:
+                    if isinstance(body, http.Outgoing):
+                        body.halt()
+                    raise await self._refusal(response)
                 yield response
             finally:
                 await response.aclose()
@@ -280,14 +285,13 @@ class UpstreamClient:
             self.condition.failed(message)
             raise (answers.silence(self.deployment, message) if unreached else Unsure(message)) from None
 
-    async def _check(self, response: httpx.Response) -> None:
-        if not 200 <= response.status_code < 300:
-            body = b""
-            with self._judged():
-                body = await _read(response)
-            error = answers.refusal(self.deployment, response, body)
-            error.code = self._access.error_code(error.code)
-            raise error
+    async def _refusal(self, response: httpx.Response) -> Refused:
+        body = b""
+        with self._judged():
+            body = await _read_error(response)
+        error = answers.refusal(self.deployment, response, body)
+        error.code = self._access.error_code(error.code)
+        return error
 
     async def _json(self, response: httpx.Response) -> dict[str, Any]:
         with self._judged():
@@ -322,8 +326,26 @@ async def _read(response: httpx.Response) -> bytes:
     async for piece in response.aiter_bytes():
         data += piece
         if len(data) > _MOST_JSON:
-            raise httpx.ReadError(f"the answer is larger than {_MOST_JSON} bytes")
+            break
+    return _within_bounds(data)
+
+
+def _within_bounds(data: bytearray) -> bytes:
+    if len(data) > _MOST_JSON:
+        raise httpx.ReadError(f"the answer is larger than {_MOST_JSON} bytes")
     return bytes(data)
+
+
+async def _read_error(response: httpx.Response) -> bytes:
+    """What comes soon of an error's body: its head has said what matters, and its end may never come."""
+    data, endless = bytearray(), "content-length" not in response.headers
+    with suppress(*http.BROKEN):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            async for piece in response.aiter_bytes():
+                data += piece
+                if len(data) > _MOST_JSON or (endless and answers.is_whole(data)):
+                    break
+    return _within_bounds(data)
 
 
 def _kind(error: BatchyardError) -> str:

@@ -22,6 +22,24 @@ _HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": _
 _KEEP_ALIVE_SECONDS = 30
 
 
+class Outgoing:
+    """A request's body on its way, which halts where an answer makes the rest of it useless."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._halted = False
+
+    def halt(self) -> None:
+        """Nothing more of it is sent; who sends it is cancelled when the answer is closed."""
+        self._halted = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._pieces:
+            if self._halted:
+                await asyncio.Event().wait()
+            yield piece
+
+
 class Client:
     """What sends a request: it follows no redirect, keeps no cookie, and reads nothing from the environment.
 
@@ -38,7 +56,7 @@ class Client:
         *,
         params: Mapping[str, str],
         headers: Mapping[str, str],
-        content: bytes | AsyncIterator[bytes] | None,
+        content: bytes | Outgoing | None,
     ) -> httpx.Response:
         """The answer, its body unread; it has to be closed. Raises one of BROKEN."""
         whole = {**_HEADERS, **headers}
