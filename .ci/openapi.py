@@ -78,6 +78,11 @@ PARAMETERS: dict[str, Schema] = {
     | text("The provider. Where several places name one, they must name the same."),
     "ProviderAlias": {"name": "custom_llm_provider", "in": "query"} | text("Another name of `provider`."),
     "ProviderHeader": {"name": "custom-llm-provider", "in": "header"} | text("The provider, as in the query."),
+    "Model": {"name": "model", "in": "query"}
+    | text("A model group, instead of a provider; 400 where it is none, or where two places name different ones."),
+    "TargetModelNames": {"name": "target_model_names", "in": "query"}
+    | text("Model groups, with commas between them, as `model`."),
+    "ModelHeader": {"name": "x-litellm-model", "in": "header"} | text("A model group, as `model`."),
     "RequestId": {"name": "X-Request-Id", "in": "header"}
     | text("A name for the request, which the answer and the logs repeat: 1 to 128 of `A-Za-z0-9._-`."),
     "Range": {"name": "Range", "in": "header"}
@@ -124,6 +129,8 @@ FORM: Schema = {
         },
         "provider": {"type": "string", "description": "The provider; before the file, or as it was named elsewhere."},
         "custom_llm_provider": {"type": "string", "description": "Another name of `provider`."},
+        "model": {"type": "string", "description": "A model group, instead of `provider`; before the file."},
+        "target_model_names": {"type": "string", "description": "Model groups, with commas between them, as `model`."},
     },
 }
 
@@ -285,7 +292,8 @@ def _shared_parameters(path: str) -> Iterable[Schema]:
     named = [name for name in ("batch_id", "file_id") if f"{{{name}}}" in path]
     provider = ["PathProvider"] if "{provider}" in path else ["Provider", "ProviderAlias", "ProviderHeader"]
     provider += ["PathDeployment"] if "{deployment}" in path else []
-    return (_refer("parameters", name) for name in chain(named, provider, ["RequestId"]))
+    models = ["Model", "TargetModelNames", "ModelHeader"] if "/files" in path or "/batches" in path else []
+    return (_refer("parameters", name) for name in chain(named, provider, models, ["RequestId"]))
 
 
 def _content(description: str, *, partial: bool = False) -> Schema:

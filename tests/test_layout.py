@@ -40,8 +40,8 @@ def test_no_module_is_longer_than_400_lines() -> None:
     assert [f"{path}: {lines(path)}" for path in OURS if lines(path) > 400] == []
 
 
-def test_the_shim_is_shorter_than_900_lines() -> None:
-    assert sum(map(lines, SHIM)) < 900
+def test_the_shim_is_shorter_than_1000_lines() -> None:
+    assert sum(map(lines, SHIM)) < 1000
 
 
 def test_the_shim_names_no_provider() -> None:

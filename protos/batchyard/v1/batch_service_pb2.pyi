@@ -80,6 +80,7 @@ class CreateBatchRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     INPUT_BLOB_FIELD_NUMBER: _builtins.int
     OUTPUT_FOLDER_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
@@ -116,6 +117,12 @@ class CreateBatchRequest(_message.Message):
     def output_folder(self) -> Global___OutputFolder:
         """With input_blob: where the results go."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
@@ -128,12 +135,13 @@ class CreateBatchRequest(_message.Message):
         model: _builtins.str | None = ...,
         input_blob: _builtins.str = ...,
         output_folder: Global___OutputFolder | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
         idempotency_key: _builtins.str = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_blob", b"input_blob", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "completion_window", b"completion_window", "endpoint", b"endpoint", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "input_blob", b"input_blob", "input_file_id", b"input_file_id", "metadata", b"metadata", "model", b"model", "models", b"models", "output_expires_after", b"output_expires_after", "output_folder", b"output_folder", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
@@ -196,6 +204,7 @@ class GetBatchRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
     FRESH_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     batch_id: _builtins.str
@@ -204,16 +213,23 @@ class GetBatchRequest(_message.Message):
     """Asks the batch's provider now, whose error is then the answer's; what can't change any more, and what we run
     ourselves, is answered as it is. Over REST: the header Cache-Control with no-cache.
     """
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         batch_id: _builtins.str = ...,
         fresh: _builtins.bool = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "fresh", b"fresh", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "fresh", b"fresh", "models", b"models", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,19 +267,27 @@ class CancelBatchRequest(_message.Message):
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     batch_id: _builtins.str
     """The batch."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         batch_id: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "models", b"models", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,19 +325,27 @@ class WatchBatchRequest(_message.Message):
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     batch_id: _builtins.str
     """The batch."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         batch_id: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "models", b"models", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,22 +384,30 @@ class ListBatchesRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty for all."""
     after: _builtins.str
     """The last id of the page before."""
     limit: _builtins.int
     """1 to 100; 20 when absent."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         after: _builtins.str = ...,
         limit: _builtins.int | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "limit", b"limit", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "limit", b"limit", "models", b"models", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -466,6 +506,7 @@ class UploadFileMetadata(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     EXPIRES_AFTER_FIELD_NUMBER: _builtins.int
     SIZE_HINT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty for the default; can't change once data has come."""
     purpose: _builtins.str
@@ -480,6 +521,12 @@ class UploadFileMetadata(_message.Message):
     def expires_after(self) -> _file_pb2.ExpiresAfter:
         """When the file is deleted."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's and the
+        form's model and target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
@@ -489,10 +536,11 @@ class UploadFileMetadata(_message.Message):
         content_type: _builtins.str = ...,
         expires_after: _file_pb2.ExpiresAfter | None = ...,
         size_hint: _builtins.int | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "expires_after", b"expires_after", "size_hint", b"size_hint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "content_type", b"content_type", "expires_after", b"expires_after", "filename", b"filename", "provider", b"provider", "purpose", b"purpose", "size_hint", b"size_hint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint", "content_type", b"content_type", "expires_after", b"expires_after", "filename", b"filename", "models", b"models", "provider", b"provider", "purpose", b"purpose", "size_hint", b"size_hint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size_hint: _TypeAlias = _typing.Literal["size_hint"]  # noqa: Y015
     _WhichOneofArgType__size_hint: _TypeAlias = _typing.Literal["_size_hint", b"_size_hint"]  # noqa: Y015
@@ -562,6 +610,7 @@ class DownloadFileRequest(_message.Message):
     FILE_ID_FIELD_NUMBER: _builtins.int
     READ_OFFSET_FIELD_NUMBER: _builtins.int
     READ_LIMIT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     file_id: _builtins.str
@@ -570,6 +619,12 @@ class DownloadFileRequest(_message.Message):
     """Where to start; negative: that many bytes from the end."""
     read_limit: _builtins.int
     """At most this many bytes; 0: to the end."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
@@ -577,10 +632,11 @@ class DownloadFileRequest(_message.Message):
         file_id: _builtins.str = ...,
         read_offset: _builtins.int = ...,
         read_limit: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "provider", b"provider", "read_limit", b"read_limit", "read_offset", b"read_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "models", b"models", "provider", b"provider", "read_limit", b"read_limit", "read_offset", b"read_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -673,19 +729,27 @@ class GetFileRequest(_message.Message):
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     file_id: _builtins.str
     """The file."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         file_id: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "models", b"models", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -726,6 +790,7 @@ class ListFilesRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty for all."""
     after: _builtins.str
@@ -736,6 +801,12 @@ class ListFilesRequest(_message.Message):
     """The order."""
     purpose: _builtins.str
     """Only files of this purpose; empty: all."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
@@ -744,10 +815,11 @@ class ListFilesRequest(_message.Message):
         limit: _builtins.int | None = ...,
         order: Global___SortOrder.ValueType = ...,
         purpose: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "limit", b"limit", "order", b"order", "provider", b"provider", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "limit", b"limit", "models", b"models", "order", b"order", "provider", b"provider", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -806,19 +878,27 @@ class DeleteFileRequest(_message.Message):
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, or empty to follow the id."""
     file_id: _builtins.str
     """The file."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model groups, instead of a provider: their place is meant, and each must be one. Over REST: the query's model and
+        target_model_names, and the header x-litellm-model.
+        """
+
     def __init__(
         self,
         *,
         provider: _builtins.str = ...,
         file_id: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_id", b"file_id", "models", b"models", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

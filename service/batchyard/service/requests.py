@@ -72,10 +72,15 @@ def check_groups(key: KeyRecord, new: NewBatch, file: FileRecord | None) -> None
     """
     found = (file.stats or {}).get("models", []) if file else []
     for model in filter(None, [new.model, *found]):
-        if not key.batches_over(model):
-            allowed = ", ".join(key.model_groups)
-            message = f"This API key may not use the model group '{model}', but only: {allowed}."
-            raise PermissionDenied(message, param="model")
+        check_group(key, model)
+
+
+def check_group(key: KeyRecord, model: str) -> None:
+    """Raises PermissionDenied where the key may not use a model group."""
+    if not key.batches_over(model):
+        allowed = ", ".join(key.model_groups)
+        message = f"This API key may not use the model group '{model}', but only: {allowed}."
+        raise PermissionDenied(message, param="model")
 
 
 def check_theirs(new: NewBatch) -> None:

@@ -1,13 +1,15 @@
 """Where a request goes: to the place that it names, the one that its row names, or the default."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import Provider
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.requests import check_group
 
 _OPENAI, _AZURE = "openai", "azure"
 
@@ -15,12 +17,14 @@ _OPENAI, _AZURE = "openai", "azure"
 class Router:
     """The configured places by name: deployments, and providers, which stand for their first deployment."""
 
-    def __init__(self, providers: Iterable[Provider], default: str) -> None:
+    def __init__(self, providers: Iterable[Provider], default: str, groups: Collection[str] = ()) -> None:
+        """`groups` are the names of the model groups."""
         self._places: dict[str, Provider] = {}
         for provider in providers:
             self._places.setdefault(provider.name, provider)
             self._places[provider.place] = provider
         self._default = default
+        self._groups = groups
         self.homes: Mapping[str, str] = {name: place.name for name, place in self._places.items()}
         """The provider of each place."""
 
@@ -55,6 +59,26 @@ class Router:
         """Looks again at the owner's live batches, at one place or at all."""
         places = [self._places[place]] if place else set(self._places.values())
         await asyncio.gather(*(provider.refresh(owner) for provider in places))
+
+    def place_of(self, name: str, models: Collection[str], key: KeyRecord | None = None, *, azure: bool = False) -> str:
+        """The place that a request means which names a provider, as `checked` has it, or model groups.
+
+        Raises InvalidArgument where a model is no group, or the provider is another than theirs; PermissionDenied where
+        `key` may not use one.
+        """
+        for model in models:
+            if model not in self._groups:
+                known = ", ".join(sorted(group for group in self._groups if not key or key.batches_over(group)))
+                message = f"There is no model group '{model}' here. Configured: {known or 'none'}."
+                raise InvalidArgument(message, param="model", code="model_not_found")
+            if key:
+                check_group(key, model)
+            if name and name != GROUPS:
+                message = (
+                    f"The request names the provider '{name}' and the model group '{model}', which is at '{GROUPS}'."
+                )
+                raise InvalidArgument(message, param="model", code="invalid_value")
+        return self.checked(GROUPS if models else name, key, azure=azure)
 
     def checked(self, name: str, key: KeyRecord | None = None, *, azure: bool = False) -> str:
         """The place that a request means, empty where it names none. Raises InvalidArgument.

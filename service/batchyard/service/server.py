@@ -266,7 +266,8 @@ async def _work(
             )
         )
         await stack.enter_async_context(groups.running())
-    router = Router([*providers, *remote.values()], settings.default_provider)
+    names = {group.name for group in settings.model_groups}
+    router = Router([*providers, *remote.values()], settings.default_provider, names)
     retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, steady, figures)
     await stack.enter_async_context(engine.running(settings.data_dir / "work"))
     await stack.enter_async_context(retention.running())
@@ -283,7 +284,7 @@ async def _work(
         upload_idle_seconds=limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
     )
-    desk = KeyDesk(keys, router, {group.name for group in settings.model_groups}, clock, changes.wake)
+    desk = KeyDesk(keys, router, names, clock, changes.wake)
     return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members), desk)
 
 

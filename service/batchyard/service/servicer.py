@@ -1,8 +1,8 @@
 """The RPCs of `batchyard.v1.BatchService`, a few lines each: who asks, what exactly, and which provider does it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from typing import Protocol, TypeVar
 
 from batchyard.common.calls import ACCEPTED
 from batchyard.service.auth import current_caller
@@ -58,6 +58,15 @@ MOST_BATCHES, MOST_FILES = 100, 10_000  # on a page (facts 1.3 and 1.2)
 _MOST_PAGE_BYTES = 3 << 20  # a page fits a message of 4 MiB; a shorter one says has_more
 
 
+class Placed(Protocol):
+    """A request that may say where it goes."""
+
+    provider: str
+
+    @property
+    def models(self) -> Collection[str]: ...
+
+
 class Servicer(BatchServiceServicer):
     """Answers for the tenant that the key interceptor found."""
 
@@ -91,7 +100,7 @@ class Servicer(BatchServiceServicer):
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
         began = self._clock()
-        new, key, place = new_batch(request), current_caller.get().key, self._place(request.provider)
+        new, key, place = new_batch(request), current_caller.get().key, self._place(request)
         file = await self._input(new.input_file_id, place) if new.input_file_id else None
         provider = self._router.of(file) if file else self._router.provider(place, key)
         if key and provider.name == GROUPS:
@@ -106,13 +115,13 @@ class Servicer(BatchServiceServicer):
 
     async def GetBatch(self, request: GetBatchRequest, context: Context) -> GetBatchResponse:
         began = self._clock()
-        batch = await self._batch(request.batch_id, request.provider)
+        batch = await self._batch(request)
         batch = await self._router.latest(batch, fresh=request.fresh)
         return GetBatchResponse(batch=await self._told(batch, began))
 
     async def ListBatches(self, request: ListBatchesRequest, context: Context) -> ListBatchesResponse:
         limit = page_limit(request.limit if request.HasField("limit") else None, 20, MOST_BATCHES)
-        provider = self._place(request.provider)
+        provider = self._place(request)
         page, more = await self._owner().list_batches(provider=provider, after=request.after, limit=limit)
         placed = await self._owner().placements(page)
         now = self._clock()
@@ -122,13 +131,13 @@ class Servicer(BatchServiceServicer):
 
     async def CancelBatch(self, request: CancelBatchRequest, context: Context) -> CancelBatchResponse:
         began = self._clock()
-        batch = await self._batch(request.batch_id, request.provider)
+        batch = await self._batch(request)
         batch = await self._mutations.run(self._router.of(batch).cancel_batch(self._owner(), batch))
         return CancelBatchResponse(batch=await self._told(batch, began))
 
     async def WatchBatch(self, request: WatchBatchRequest, context: Context) -> AsyncIterator[WatchBatchResponse]:
         required(request.batch_id, "batch_id")
-        provider = self._place(request.provider)
+        provider = self._place(request)
         key = current_caller.get().key
 
         async def check() -> None:
@@ -153,13 +162,13 @@ class Servicer(BatchServiceServicer):
         return UploadFileResponse(file=file_message(await stream.receive(request_iterator)))
 
     async def GetFile(self, request: GetFileRequest, context: Context) -> GetFileResponse:
-        file = await self._file(request.file_id, request.provider)
+        file = await self._file(request)
         file = await self._router.of(file).file(self._owner(), file)
         return GetFileResponse(file=file_message(file))
 
     async def ListFiles(self, request: ListFilesRequest, context: Context) -> ListFilesResponse:
         page, more = await self._owner().list_files(
-            provider=self._place(request.provider),
+            provider=self._place(request),
             purpose=request.purpose,
             after=request.after,
             limit=page_limit(request.limit if request.HasField("limit") else None, MOST_FILES, MOST_FILES),
@@ -170,14 +179,14 @@ class Servicer(BatchServiceServicer):
         return ListFilesResponse(data=data, has_more=more or cut, **ends)
 
     async def DeleteFile(self, request: DeleteFileRequest, context: Context) -> DeleteFileResponse:
-        file = await self._file(request.file_id, request.provider)
+        file = await self._file(request)
         await self._mutations.run(self._router.of(file).delete(self._owner(), file))
         return DeleteFileResponse(id=request.file_id, deleted=True)
 
     async def DownloadFile(self, request: DownloadFileRequest, context: Context) -> AsyncIterator[DownloadFileResponse]:
         if request.read_limit < 0:
             raise InvalidArgument("Invalid 'read_limit': expected a value >= 0.", param="read_limit")
-        file = await self._file(request.file_id, request.provider)
+        file = await self._file(request)
         span = Span(request.read_offset, request.read_limit)
         async with self._router.of(file).content(self._owner(), file, span) as content:
             info = FileContentInfo(
@@ -200,21 +209,21 @@ class Servicer(BatchServiceServicer):
         except NotFound:
             return None
 
-    async def _file(self, file_id: str, provider: str) -> FileRecord:
-        required(file_id, "file_id")
-        return await self._lookup.file(current_caller.get(), self._owner(), file_id, self._place(provider))
+    async def _file(self, request: GetFileRequest | DeleteFileRequest | DownloadFileRequest) -> FileRecord:
+        file_id = required(request.file_id, "file_id")
+        return await self._lookup.file(current_caller.get(), self._owner(), file_id, self._place(request))
 
-    async def _batch(self, batch_id: str, provider: str) -> BatchRecord:
-        required(batch_id, "batch_id")
-        return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(provider))
+    async def _batch(self, request: GetBatchRequest | CancelBatchRequest) -> BatchRecord:
+        batch_id = required(request.batch_id, "batch_id")
+        return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(request))
 
     async def _told(self, batch: BatchRecord, now: float) -> Batch:
         placed = await self._owner().placements([batch])
         return batch_message(batch, placed.get(batch.seq, ()), now)
 
-    def _place(self, provider: str) -> str:
+    def _place(self, request: Placed) -> str:
         caller = current_caller.get()
-        return self._router.checked(provider, caller.key, azure=caller.azure)
+        return self._router.place_of(request.provider, request.models, caller.key, azure=caller.azure)
 
     def _owner(self) -> TenantRegistry:
         caller = current_caller.get()

@@ -79,8 +79,10 @@ class UploadStream:
             raise InvalidArgument(f"An upload has at most {MOST_DESCRIPTIONS} metadata messages.", param="metadata")
         if self._metadata is None:
             self._metadata = UploadFileMetadata()
-        elif self._provider and metadata.provider and self._named(metadata.provider) is not self._provider:
+        elif self._provider and (metadata.provider or metadata.models) and self._named(metadata) is not self._provider:
             raise InvalidArgument("The provider can't change once data has come.", param="provider")
+        if metadata.models:
+            self._metadata.ClearField("models")
         self._metadata.MergeFrom(metadata)
         check_upload(self._metadata)
 
@@ -98,15 +100,16 @@ class UploadStream:
         if self._metadata is None:
             raise InvalidArgument("An upload begins with its metadata.", param="metadata")
         if self._upload is None or self._arrival is None:
-            self._provider = self._named(self._metadata.provider)
+            self._provider = self._named(self._metadata)
             begun = begun_file(self._metadata)
             self._arrival = await stack.enter_async_context(self._arrivals.arriving(self._owner, begun.announced))
             self._upload = await stack.enter_async_context(self._provider.upload(self._owner, begun))
         return self._upload, self._arrival
 
-    def _named(self, provider: str) -> Provider:
+    def _named(self, metadata: UploadFileMetadata) -> Provider:
         key = self._caller.key
-        return self._router.provider(self._router.checked(provider, key, azure=self._caller.azure), key)
+        place = self._router.place_of(metadata.provider, metadata.models, key, azure=self._caller.azure)
+        return self._router.provider(place, key)
 
     async def _finish(self, finish: UploadFileFinish, stack: AsyncExitStack) -> FileRecord:
         async with stack:

@@ -110,6 +110,8 @@ async def _answer(request: Request, error: Any) -> Any:
     match error:
         case CallError():
             error = from_call(error)
+            if error.error["param"] == "model":
+                error.error["param"] = getattr(request.state, "model_param", "model")
         case JsonError():
             error = RequestError(400, error.message, param=error.param, code=error.code)
         case TimeoutError():  # only the reading of a body lets one out

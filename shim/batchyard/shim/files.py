@@ -19,7 +19,7 @@ from batchyard.common.frame import ClientLeft
 from batchyard.common.http.disposition import attachment
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
-from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
+from batchyard.shim.inbound import Body, Bounds, metadata_of, models_of, provider_of, while_connected, within
 from batchyard.shim.transcoding import SERVICE, Binding, rules
 from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
@@ -31,7 +31,10 @@ PIECE, MOST_PIECE, MAX_FIELD, MAX_FIELDS = 192 * 1024, 512 * 1024, 64 * 1024, 64
 _UPLOAD, _DOWNLOAD = SERVICE.methods_by_name["UploadFile"], SERVICE.methods_by_name["DownloadFile"]
 _PREFIXES = [path.removesuffix("/files") for _, path, _ in rules(SERVICE.methods_by_name["ListFiles"])]
 _LAST_BYTE = 2**63 - 1
-_FORM_FIELDS = re.compile(r"(purpose)|(?:custom_llm_)?(provider)|expires_after(?:(\[)|\.)(anchor|seconds)(?(3)\])")
+_FORM_FIELDS = re.compile(
+    r"(purpose)|(?:custom_llm_)?(provider)|(model)|(target_model_names)(?:\[\])?"
+    r"|expires_after(?:(\[)|\.)(anchor|seconds)(?(5)\])"
+)
 
 
 class Files:
@@ -55,7 +58,7 @@ class Files:
             form, metadata, provider = _form(request), metadata_of(request), provider_of(request)
             async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
                 await within(self._bounds.deadline, call.accepted())
-                await Form(call, provider, self._bounds.idle, form).forward(body)
+                await Form(call, request, provider, self._bounds.idle, form).forward(body)
                 stored = await while_connected(request.receive, within(self._bounds.deadline, call.result()))
                 return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
@@ -68,7 +71,8 @@ class Files:
 
     async def _respond(self, request: Request, send: Send) -> None:
         metadata, span = metadata_of(request), _span(request.headers.get("range", ""))
-        whole = DownloadFileRequest(provider=provider_of(request), file_id=request.path_params["file_id"])
+        file_id, models = request.path_params["file_id"], models_of(request)
+        whole = DownloadFileRequest(provider=provider_of(request), file_id=file_id, models=models)
         if span and (tag := request.headers.get("if-range")):
             async with self._opened(whole, metadata) as (info, _):
                 span = span if tag == _etag(info) and not tag.startswith("W/") else None
@@ -115,11 +119,13 @@ class Files:
 class Form:
     """Passes a form on to an upload: metadata when the file begins, its data, late fields, and finish last."""
 
-    def __init__(self, call: Upload, provider: str, idle: float, form: FormReader) -> None:
+    def __init__(self, call: Upload, request: Request, provider: str, idle: float, form: FormReader) -> None:
         self._call = call
+        self._request = request
         self._idle = idle
         self._form = form
         self._metadata = UploadFileMetadata(provider=provider)
+        self._targets = list[str]()
         self._given, self._name, self._value = dict[str, str](), "", bytearray()
         self._has_file, self._late, self._size = False, False, 0
 
@@ -161,6 +167,7 @@ class Form:
             self._metadata.content_type = media_type(segment)
             if (room := self._form.room()) is not None:
                 self._metadata.size_hint = room
+            self._metadata.models.extend(self._models())
             await self._send(UploadFileRequest(metadata=self._metadata))
         elif not _FORM_FIELDS.fullmatch(self._name):
             text = f"Unknown parameter: '{self._name}'."
@@ -176,6 +183,10 @@ class Form:
     def _set(self, text: str) -> None:
         match = _FORM_FIELDS.fullmatch(self._name)
         field = match[match.lastindex or 0] if match else ""
+        if field == "target_model_names":
+            self._targets.append(text)
+            self._check_models()
+            return
         before = self._metadata.provider if field == "provider" else self._given.setdefault(field, text)
         if text != before and (before or self._has_file or field != "provider"):
             raise _refusal(field, "it is given twice with two values, or comes after the file.")
@@ -185,8 +196,17 @@ class Form:
             self._metadata.expires_after.seconds = int(text)
         elif field == "anchor":
             self._metadata.expires_after.anchor = text
+        elif field == "model":
+            self._check_models()
         else:
             setattr(self._metadata, field, text)
+
+    def _models(self) -> list[str]:
+        return models_of(self._request, self._given.get("model", ""), self._targets)
+
+    def _check_models(self) -> None:
+        if self._models() != list(self._metadata.models) and self._has_file:
+            raise _refusal(self._name, "it is given twice with two values, or comes after the file.")
 
     async def _send_data(self, data: bytes, at_least: int) -> None:
         if self._value or len(data) < at_least:  # a large piece goes as it is, without a copy

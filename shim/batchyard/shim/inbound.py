@@ -1,7 +1,7 @@
 """What every route reads from an HTTP request: metadata, provider, body, and whether the client is still there."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -52,6 +52,30 @@ def provider_of(request: Request, *, body: str = "") -> str:
         text = f"The request names two providers: '{different[0]}' and '{different[1]}'."
         raise RequestError(400, text, param="provider", code="invalid_value")
     return different[0] if different else ""
+
+
+def models_of(request: Request, model: str = "", targets: Iterable[str] = ()) -> list[str]:
+    """The models that a header, the query or (`model`, `targets`) the body names; none where none does.
+
+    `targets` are lists with commas, as in target_model_names. Raises RequestError where two of these places disagree.
+    The request's state keeps which one it was, for a refusal to name.
+    """
+    query = request.query_params
+    texts = [*query.getlist("target_model_names"), *targets]
+    named = [
+        *(("x-litellm-model", [name]) for name in request.headers.getlist("x-litellm-model")),
+        *(("model", [name]) for name in (*query.getlist("model"), model)),
+        ("target_model_names", [name.strip() for text in texts for name in text.split(",")]),
+    ]
+    different = {found: param for param, names in reversed(named) if (found := tuple(sorted({*names} - {""})))}
+    if len(different) > 1:
+        (one, param), (other, _), *_ = different.items()
+        text = f"The request names two models: '{','.join(one)}' and '{','.join(other)}'."
+        raise RequestError(400, text, param=param, code="invalid_value")
+    for found, param in different.items():
+        request.state.model_param = param
+        return list(found)
+    return []
 
 
 @dataclass(frozen=True)

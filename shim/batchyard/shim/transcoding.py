@@ -16,13 +16,23 @@ from starlette.types import ASGIApp, Scope, Send
 from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common import sse
 from batchyard.common.calls import Caller, CallError
-from batchyard.common.jsonmap import from_text, header_reader, header_writer, merger, parsed, readable_names, writer
+from batchyard.common.jsonmap import (
+    JsonError,
+    from_text,
+    header_reader,
+    header_writer,
+    merger,
+    parsed,
+    readable_names,
+    writer,
+)
 from batchyard.shim.errors import from_call
-from batchyard.shim.inbound import Body, Bounds, metadata_of, provider_of, while_connected, within
+from batchyard.shim.inbound import Body, Bounds, metadata_of, models_of, provider_of, while_connected, within
 from batchyard.v1 import batch_service_pb2
 
 MAX_BODY = 1024 * 1024
 ENDED = "end"
+TARGETS = "target_model_names"
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]
 Render = Callable[[Any], Response]
@@ -70,6 +80,7 @@ class Transcoder:
         kind, answered, member = GetMessageClass(rpc.input_type), GetMessageClass(rpc.output_type), rule.response_body
         merge, write = merger(kind), writer(answered)
         read_headers, headers_of = header_reader(kind), header_writer(answered, member)
+        placed = "models" in rpc.input_type.fields_by_name
         names = {alias: field for alias, (name, field) in readable_names(kind).items() if name != "provider"}
 
         def render(answer: Any) -> Response:
@@ -81,7 +92,10 @@ class Transcoder:
             metadata = metadata_of(request)
             body = parsed(await Body(request, self._bounds).read_all(MAX_BODY)) if rule.body else _asked(request, names)
             message: Any = kind()
+            targets = _targets(body) if placed else []
             merge(message, body, "")
+            if placed:
+                _place(message, request, targets)
             provider = provider_of(request, body=message.provider)
             found = {name: value for name, value in request.path_params.items() if name in names}
             merge(message, {**found, "provider": provider}, "")
@@ -118,6 +132,27 @@ async def _told(first: Any, messages: AsyncIterator[Any], name: str, render: Ren
         yield sse.event("end", b"{}", mark=ENDED)
     except CallError as error:
         yield sse.failure(bytes(from_call(error).response().body))
+
+
+def _place(message: Any, request: Request, targets: list[str]) -> None:
+    """Notes the models that say where a request goes; one alone is also the one that a new batch's lines must name.
+
+    What a body alone calls its model may be any that the lines name.
+    """
+    models = models_of(request, targets=targets)
+    message.models.extend(models)
+    if models and hasattr(message, "model"):
+        models_of(request, message.model, targets)
+        message.model = message.model or (models[0] if len(models) == 1 else "")
+
+
+def _targets(body: Any) -> list[str]:
+    """Takes target_model_names, a text or some, out of a body. Raises JsonError."""
+    found = body.pop(TARGETS, None) if isinstance(body, dict) else None
+    texts = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(isinstance(text, str) for text in texts):
+        raise JsonError(f"Invalid type for '{TARGETS}': expected a string.", param=TARGETS, code="invalid_type")
+    return texts
 
 
 def _asked(request: Request, names: Mapping[str, FieldDescriptor]) -> dict[str, Any]:
