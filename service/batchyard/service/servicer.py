@@ -23,7 +23,7 @@ from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.requests import check_groups, new_batch, page_limit, required
 from batchyard.service.router import Router
 from batchyard.service.uploads import UploadStream
-from batchyard.service.watching import Changes, states
+from batchyard.service.watching import Changes, State, Watches
 from batchyard.v1 import (
     Batch,
     BatchServiceServicer,
@@ -90,7 +90,7 @@ class Servicer(BatchServiceServicer):
         self._router = router
         self._lookup = Lookup(router)
         self._mutations = mutations
-        self._changes = changes
+        self._watches = Watches(changes, self._state)
         self._allowances = allowances
         self._arrivals = Arrivals()
         self._metrics = metrics
@@ -143,8 +143,8 @@ class Servicer(BatchServiceServicer):
         async def check() -> None:
             await self._keys.check(key)
 
-        async for batch in states(self._owner(), request.batch_id, provider, self._changes, check):
-            yield WatchBatchResponse(batch=await self._told(batch, self._clock()))
+        async for batch, placed in self._watches.states(self._owner(), request.batch_id, provider, check):
+            yield WatchBatchResponse(batch=batch_message(batch, placed, self._clock()))
 
     async def UploadFile(
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context
@@ -216,6 +216,12 @@ class Servicer(BatchServiceServicer):
     async def _batch(self, request: GetBatchRequest | CancelBatchRequest) -> BatchRecord:
         batch_id = required(request.batch_id, "batch_id")
         return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(request))
+
+    async def _state(self, batch: BatchRecord) -> State:
+        """What a batch is now, for whoever may see it."""
+        owner = TenantRegistry(self._database, batch.tenant)
+        latest = await owner.get_batch(batch.id)
+        return State(latest, (await owner.placements([latest])).get(batch.seq, ()))
 
     async def _told(self, batch: BatchRecord, now: float) -> Batch:
         placed = await self._owner().placements([batch])
