@@ -10,6 +10,7 @@ from importlib import import_module
 import uvloop
 
 from batchyard.cli import report
+from batchyard.cli.open_files import fitted
 from batchyard.common import logs
 from batchyard.service.loading import load_settings
 from batchyard.service.settings import Settings
@@ -41,6 +42,7 @@ def _serve(given: argparse.Namespace, settings: Settings, environ: Mapping[str, 
     server = import_module(f".{given.command}", __package__)
     logs.configure(settings.log_level, settings.log_format)
     report.log_found(given.config, settings)
+    settings = fitted(settings)
     gc.freeze()  # what was imported stays: collections need not look at it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run(settings))

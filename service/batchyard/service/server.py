@@ -72,6 +72,7 @@ SERVICE = DESCRIPTOR.services_by_name["BatchService"].full_name
 ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 UNARY_SECONDS = 60.0
 _LOOK_SECONDS = 3.0  # for a look after a creation whose answer was lost
+_LEAST_PENDING = 3000
 _AHEAD_BYTES = 1 << 20
 
 Clock = Callable[[], float]
@@ -342,6 +343,7 @@ async def _line_runner(
 
 
 def _listener(settings: Settings, interceptors: Sequence[aio.ServerInterceptor]) -> aio.Server:
+    pending = max(_LEAST_PENDING, 4 * settings.limits.max_concurrent_calls)
     return aio.server(
         interceptors=interceptors,
         options=[
@@ -350,6 +352,9 @@ def _listener(settings: Settings, interceptors: Sequence[aio.ServerInterceptor])
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
+            # What waits to be handed out: of more than 1,000 gRPC cancels some by chance, which nobody would try again.
+            ("grpc.server.max_pending_requests", pending),
+            ("grpc.server.max_pending_requests_hard_limit", pending),
         ],
         maximum_concurrent_rpcs=settings.limits.max_concurrent_calls,
     )

@@ -201,8 +201,8 @@ class Limits:
     """Uploads at once, of all tenants of this process."""
     upload_idle_seconds: SomeSeconds = 60.0
     """How long an upload may send nothing."""
-    max_concurrent_calls: Count = 1024
-    """Calls at once in the service, and requests at once in the shim."""
+    max_concurrent_calls: Count = 4096
+    """Calls at once in the service, and requests and connections at once in the shim; fewer where files run out."""
 
     @property
     def file_rate(self) -> Rate | None:
