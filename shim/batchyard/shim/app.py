@@ -1,5 +1,6 @@
 """The ASGI application: every route, the health checks, and the frame around each request."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib import resources
@@ -87,10 +88,15 @@ class Resource:
 
 
 class _Route(Route):
-    """A route that looks no closer at paths of another length."""
+    """A route that looks no closer at paths of another length, or without its own longest part between variables."""
+
+    def __init__(self, path: str, endpoint: Resource) -> None:
+        super().__init__(path, endpoint)
+        self._slashes = path.count("/")
+        self._fixed = max(re.split("{.+?}", path), key=len)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        alike = scope["path"].count("/") == self.path.count("/")
+        alike = self._fixed in scope["path"] and scope["path"].count("/") == self._slashes
         return super().matches(scope) if alike else (Match.NONE, {})
 
 
