@@ -18,6 +18,9 @@ LINES, CHUNK, DONE = 20, 5, 8  # at the damage one chunk is sealed and the next 
 def damaged(path: Path, how: str) -> None:
     if how == "cut":
         os.truncate(path, 10)
+    elif how == "flipped":
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"question 12", b"question 13"))
     else:
         path.unlink()
 
@@ -34,8 +37,12 @@ async def half_done(settings: Settings, *, cancel: bool = False) -> Batch:
 
 
 @pytest.fixture
-async def fake() -> Any:
-    gate = Gate()
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def fake(gate: Gate) -> Any:
 
     async def answer(body: dict[str, Any], before: int) -> Response:
         if int(body["messages"][-1]["content"].split()[1]) >= DONE:
@@ -51,7 +58,7 @@ async def ids(client: Client, file_id: str) -> list[str]:
     return [line["custom_id"] for line in await client.results(file_id)]
 
 
-@pytest.mark.parametrize("how", ["cut", "removed"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "removed"])
 async def test_the_batch_fails_with_its_reason_and_keeps_its_results(
     tmp_path: Path, fake: FakeEndpoint, how: str
 ) -> None:
@@ -78,3 +85,27 @@ async def test_a_cancelled_one_is_cancelled_and_keeps_its_results(tmp_path: Path
         ended = await client.ended(batch.id)
         assert ended.status == BatchStatus.BATCH_STATUS_CANCELLED
         assert await ids(client, ended.output_file_id) == [f"request-{number}" for number in range(DONE)]
+
+
+async def test_one_whose_store_is_away_waits_and_loses_nothing(
+    tmp_path: Path, fake: FakeEndpoint, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(tmp_path, local=LocalSettings(api_base=fake.api_base, chunk_lines=CHUNK))
+    store, away = tmp_path / "data/store", tmp_path / "data/away"
+    async with service(settings) as (_, client):
+        batch = await client.create((await client.upload(jsonl(chat_lines(LINES)))).id)
+        await until(lambda: client.get(batch.id), lambda seen: seen.request_counts.completed == DONE)
+        store.rename(away)
+        store.touch()
+        gate.open()
+
+        async def logged() -> str:
+            return caplog.text
+
+        await until(logged, lambda text: "batch is stuck, will try again" in text)
+        store.unlink()
+        away.rename(store)
+        ended = await client.ended(batch.id)
+        assert ended.status == BatchStatus.BATCH_STATUS_COMPLETED
+        assert await ids(client, ended.output_file_id) == [f"request-{number}" for number in range(LINES)]
+        assert set(fake.calls.values()) == {1}

@@ -1,11 +1,14 @@
 """The bytes that the service itself holds: immutable objects in a local store, durable once committed.
 
 A key is a folder and a name, `files/file-abc`. obstore writes an object under `name#1` and renames it when it is
-complete; it syncs neither file nor folder, which is why `Writer.commit` does.
+complete; it syncs neither file nor folder, which is why `Writer.commit` does. What is read is compared with the
+checksums that were made when it was written. Only what is certain is DataLoss: an object that is not there, is too
+short, or differs. Whatever else keeps bytes from being read is Unavailable, and may pass.
 """
 
 import asyncio
 import errno
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -16,10 +19,12 @@ from typing import NamedTuple, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore
+from obstore.store import LocalStore, ObjectStore
 
 from batchyard.service.disk import Disk
-from batchyard.service.errors import DataLoss, StorageFull
+from batchyard.service.errors import DataLoss, StorageFull, Unavailable
+from batchyard.service.objects import checksums
+from batchyard.service.objects.checksums import Checksums
 from batchyard.service.room import Room
 
 KIB = 1024
@@ -32,14 +37,20 @@ T = TypeVar("T")
 _KEY = re.compile(r"[a-z]+/[A-Za-z0-9._:-]*[A-Za-z0-9]")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_LOST = frozenset({None, errno.ENOENT, errno.EIO})  # None: obstore found less than the range
+_MISSING = "it is missing"
+
+_log = logging.getLogger("batchyard.store")
 
 
 class Part(NamedTuple):
-    """One of the objects whose concatenation is a file's content; `size` is in bytes."""
+    """One of the objects whose concatenation is a file's content; `size` is in bytes.
+
+    `sums` are its `Checksums`; None for one that was written before there were any, and is read as it is.
+    """
 
     key: str
     size: int
+    sums: bytes | None = None
 
 
 class Writer:
@@ -50,6 +61,8 @@ class Writer:
     ) -> None:
         self.size = 0
         self.committed = False
+        self._key = key
+        self._sums = Checksums()
         self._disk = disk
         self._room = room
         self._bounded = bounded
@@ -58,8 +71,19 @@ class Writer:
         self._block = bytearray()
         self._sink = obstore.open_writer_async(store, key, buffer_size=BLOCK, max_concurrency=1)
 
+    @property
+    def part(self) -> Part:
+        """The object as it is so far."""
+        return Part(self._key, self.size, self._sums.value())
+
+    def sum(self, data: bytes) -> None:
+        """Makes the checksums of what is the next to be written, in any thread; `write` then need not."""
+        self._sums.update(data)
+
     async def write(self, data: bytes | memoryview) -> None:
-        """Appends; pieces of any size are fine. Raises StorageFull."""
+        """Appends; pieces of any size are fine. Raises StorageFull, and Unavailable where the disk does not take it."""
+        if self._sums.size == self.size:
+            self._sums.update(data)
         self._room.take(len(data), bounded=self._bounded)
         self.size += len(data)
         if len(data) >= BLOCK and not self._block:
@@ -70,9 +94,9 @@ class Writer:
             await self._flush()
 
     async def commit(self) -> None:
-        """Ends the object; when this returns, it is durable under its key. Raises StorageFull."""
+        """Ends the object; when this returns, it is durable under its key. Raises StorageFull, Unavailable."""
         await self._flush()
-        with _storage_full():
+        with _storage_errors():
             await to_the_end(self._sink.close())
             await to_the_end(asyncio.to_thread(self._sync))
         self.committed = True
@@ -90,7 +114,7 @@ class Writer:
     async def _hand_on(self, block: bytes | bytearray | memoryview) -> None:
         if not self._spare:
             await self._room.check_free(len(block))
-        with _storage_full():
+        with _storage_errors():
             await to_the_end(self._sink.write(block))
 
     def _sync(self) -> None:
@@ -114,12 +138,23 @@ class FileStore:
     there at the start is counted by `sweep`.
     """
 
-    def __init__(self, root: Path, disk: Disk, *, max_bytes: int | None = None, min_free: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        disk: Disk,
+        *,
+        max_bytes: int | None = None,
+        min_free: int = 0,
+        source: "ObjectStore | None" = None,
+    ) -> None:
+        """`source` is what is read from, where that is not the folder itself."""
         disk.make_dir(root, site="store.root")
         self.room = Room(disk, root, max_bytes, min_free)
         self._root = root
+        self._place = _inode(root)
         self._disk = disk
         self._store = LocalStore(prefix=root)
+        self._source = source or self._store
         self._folders: set[str] = set()
 
     @asynccontextmanager
@@ -146,27 +181,59 @@ class FileStore:
     ) -> AsyncIterator[bytes]:
         """Reads `length` bytes from `offset` of the parts' concatenation, in pieces of at most `piece_bytes`.
 
-        Raises DataLoss where an object is missing or short, ValueError for a range outside of the whole.
+        Where a part has checksums, whole blocks are read and compared, and then cut. Raises DataLoss, before a byte of
+        the block, where an object is missing, short or damaged, Unavailable where it can't be read now, ValueError for
+        a range outside of the whole.
         """
         if offset < 0 or length < 0 or offset + length > sum(part.size for part in parts):
             raise ValueError(f"no range of {length} bytes at {offset}")
-        for key, start, end in _ranges(parts, offset, length):
-            for at in range(start, end, piece_bytes):
-                yield await self.read_range(key, at, min(at + piece_bytes, end))
+        for part, start, end in _ranges(parts, offset, length):
+            step = piece_bytes if part.sums is None else checksums.BLOCK
+            for at in range(start if part.sums is None else start - start % step, end, step):
+                if part.sums is None:
+                    yield await self._range(part.key, at, min(at + step, end))
+                    continue
+                block = await self._block(part, at, part.sums)
+                whole = block if start <= at and at + len(block) <= end else block[max(0, start - at) : end - at]
+                if len(whole) <= piece_bytes:
+                    yield whole
+                else:
+                    for cut in range(0, len(whole), piece_bytes):
+                        yield whole[cut : cut + piece_bytes]
 
-    async def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Reads the bytes from `start` up to `end` of one object. Raises DataLoss where they are not there."""
-        if start == end:
-            return b""
+    async def _block(self, part: Part, start: int, sums: bytes) -> bytes:
+        """The block of an object that begins at `start`, compared with its checksum."""
+        block = await self._range(part.key, start, min(start + checksums.BLOCK, part.size))
+        number = start // checksums.BLOCK
+        if not checksums.is_intact(block, number, sums):
+            raise _data_loss(part.key, "its bytes have changed", block=number)
+        return block
+
+    async def _range(self, key: str, start: int, end: int) -> bytes:
         try:
-            data = bytes(await obstore.get_range_async(self._store, key, start=start, end=end))
-        except (BaseError, OSError) as error:
-            if _errno(error) not in _LOST:
-                raise
-            raise _data_loss(key) from error
+            data = bytes(await obstore.get_range_async(self._source, key, start=start, end=end))
+        except Exception as error:
+            raise await self._judged(error, key, end) from error
         if len(data) != end - start:
-            raise _data_loss(key)
+            raise _data_loss(key, "it is too short")
         return data
+
+    async def _judged(self, error: Exception, key: str, end: int) -> Exception:
+        """What it means that an object can't be read up to `end`: its store is asked once more what it has.
+
+        Nothing is missing where the folder of the store itself went away, with the disk that it is on.
+        """
+        try:
+            size = (await obstore.head_async(self._source, key))["size"]
+        except FileNotFoundError:
+            if await asyncio.to_thread(_inode, self._root) == self._place:
+                return _data_loss(key, _MISSING)
+        except Exception as again:
+            error = again
+        else:
+            if size < end:
+                return _data_loss(key, "it is too short")
+        return _unavailable("read", key, error)
 
     async def delete(self, key: str) -> None:
         """Removes an object; one that is missing is fine. After a power cut it may be back, for `sweep` to find."""
@@ -198,18 +265,18 @@ class FileStore:
 
     async def _prepare(self, folder: str) -> None:
         if folder not in self._folders:
-            with _storage_full():
+            with _storage_errors():
                 make = asyncio.to_thread(self._disk.make_dir, self._root / folder, site=f"{folder}.folder")
                 await to_the_end(make)
             self._folders.add(folder)
 
 
-def _ranges(parts: Sequence[Part], offset: int, length: int) -> Iterator[tuple[str, int, int]]:
-    """Cuts a range of the whole into (key, start, end) of its parts."""
+def _ranges(parts: Sequence[Part], offset: int, length: int) -> Iterator[tuple[Part, int, int]]:
+    """Cuts a range of the whole into (part, start, end)."""
     for part in parts:
         end = min(offset + length, part.size)
         if offset < end:
-            yield part.key, offset, end
+            yield part, offset, end
             length -= end - offset
         offset = max(0, offset - part.size)
 
@@ -250,14 +317,14 @@ async def to_the_end(operation: Awaitable[T]) -> T:
 
 
 @contextmanager
-def _storage_full() -> Iterator[None]:
-    """Turns the system's and obstore's words for a full disk into ours."""
+def _storage_errors() -> Iterator[None]:
+    """Turns the system's and obstore's words for a write that failed into ours: a full disk, or one that fails now."""
     try:
         yield
     except (BaseError, OSError) as error:
-        if _errno(error) not in _FULL:
-            raise
-        raise StorageFull("The service has no space left to store this.") from error
+        if _errno(error) in _FULL:
+            raise StorageFull("The service has no space left to store this.") from error
+        raise _unavailable("write", "", error) from error
 
 
 def _errno(error: Exception) -> int | None:
@@ -268,7 +335,23 @@ def _errno(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def _data_loss(key: str) -> DataLoss:
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Which folder a path leads to, if to any."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _data_loss(key: str, why: str, **block: int) -> DataLoss:
+    if why is not _MISSING:  # that may be right: it was deleted meanwhile, and callers know
+        _log.error("a stored object is damaged: %s", why, extra={"object": key, **block})
     error = DataLoss("Stored bytes of this file are missing or damaged.")
-    error.add_note(f"object: {key}")
+    error.add_note(f"object: {key}, {why}")
     return error
+
+
+def _unavailable(what: str, key: str, error: Exception) -> Unavailable:
+    _log.warning("the store could not %s an object", what, extra={"object": key, "error": type(error).__name__})
+    return Unavailable("The storage of this service can't be reached right now.")

@@ -59,7 +59,7 @@ class Lifecycle:
                 case _:
                     return await self._cancel(batch, control)
         except DataLoss as error:
-            return await self._steps.give_up(batch, error.message)
+            return await self._steps.give_up(batch, error)
 
     async def _validate(self, batch: BatchRecord, control: Control) -> BatchRecord:
         found = await self._steps.input(batch)

@@ -40,7 +40,7 @@ class Segments:
                 await writer.commit()
                 key = f"{self._stem}.{kind}"
                 undo.push_async_callback(self._store.delete, key)
-                parts[kind] = Part(key, writer.size)
+                parts[kind] = writer.part
             try:
                 await work.seal(chunk, SealedChunk(counts=counts, output=parts[OUTPUT], error=parts[ERROR]))
             except BaseException as error:

@@ -1,10 +1,12 @@
 """What the lives of all batches that the service runs itself have in common: their input, and how they end."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
+from batchyard.service.errors import DataLoss
 from batchyard.service.filestore import Part
 from batchyard.service.identifiers import new_file_id
 from batchyard.service.jsonl import LineError, Scan
@@ -12,6 +14,8 @@ from batchyard.service.registry.records import BatchRecord, ChunkRecord, Status
 from batchyard.service.registry.work import Enqueued, NoRoom, WorkRegistry
 from batchyard.service.requestline import EMBEDDINGS
 from batchyard.service.settings import Limits
+
+_log = logging.getLogger("batchyard.engine")
 
 
 class Input(NamedTuple):
@@ -64,11 +68,13 @@ class Steps:
         values = {"status": Status.FAILED, "failed_at": self.now(batch), "errors": listed}
         return await self._work.finish(batch, [], **values)
 
-    async def give_up(self, batch: BatchRecord, message: str) -> BatchRecord:
+    async def give_up(self, batch: BatchRecord, damage: DataLoss) -> BatchRecord:
         """Ends a batch whose input is damaged, with the results that are sealed."""
+        why = "; ".join([damage.message, *getattr(damage, "__notes__", ())])
+        _log.error("the input of a batch is damaged: it ends", extra={"batch": batch.id, "why": why})
         if batch.status == Status.CANCELLING:
             return await self.end(batch, Status.CANCELLED)
-        error = LineError("input_lost", message, "input_file_id", None)
+        error = LineError("input_lost", damage.message, "input_file_id", None)
         return await self.end(batch, Status.FAILED, errors=[msgspec.structs.asdict(error)])
 
     async def finalize(self, batch: BatchRecord) -> BatchRecord:
@@ -134,11 +140,11 @@ def _no_room(tenant: str, full: Enqueued) -> LineError:
 
 
 def _outputs(sealed: Sequence[ChunkRecord]) -> list[Part]:
-    return [Part(chunk.output_key, chunk.output_size) for chunk in sealed if chunk.output_key]
+    return [Part(chunk.output_key, chunk.output_size, chunk.output_sums) for chunk in sealed if chunk.output_key]
 
 
 def _errors(sealed: Sequence[ChunkRecord]) -> list[Part]:
-    return [Part(chunk.error_key, chunk.error_size) for chunk in sealed if chunk.error_key]
+    return [Part(chunk.error_key, chunk.error_size, chunk.error_sums) for chunk in sealed if chunk.error_key]
 
 
 def _no_input(file_id: str, found: bool) -> LineError:

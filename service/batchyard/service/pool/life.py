@@ -46,4 +46,4 @@ class GroupLife:
                 case _:
                     return await self._steps.finalize(batch)
         except DataLoss as error:
-            return await self._steps.give_up(batch, error.message)
+            return await self._steps.give_up(batch, error)

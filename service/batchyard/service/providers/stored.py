@@ -202,7 +202,7 @@ class _StoredUpload:
         check_digest(digest, self._sha256.digest())
         scan = await self._scanned(description)
         await self._writer.commit()
-        part = Part(f"files/{self._file_id}", self.size)
+        part = self._writer.part
         found = {"scan": scan.to_dict(), "stats": _stats(scan, self._sha256.hexdigest())} if scan else {}
         try:
             return await self._provider.register(self._owner, description, self._file_id, part, found)
@@ -219,6 +219,7 @@ class _StoredUpload:
 
     def _read(self, data: bytes) -> None:
         self._sha256.update(data)
+        self._writer.sum(data)
         if self._scanner:
             self._scanner.feed(data)
 

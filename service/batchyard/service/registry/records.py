@@ -135,8 +135,10 @@ class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
     sealed: int
     output_key: str | None
     output_size: int
+    output_sums: bytes | None = None
     error_key: str | None
     error_size: int
+    error_sums: bytes | None = None
     epoch: int
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -106,7 +107,7 @@ files = Table(
 # One row: which registry this is. The data directory that belongs to it says the same.
 identity = Table("identity", metadata, Column("id", String, primary_key=True))
 
-# A file's content is its parts, in order: immutable objects of the file store.
+# A file's content is its parts, in order: immutable objects of the file store, with the checksums of their blocks.
 file_parts = Table(
     "file_parts",
     metadata,
@@ -114,6 +115,7 @@ file_parts = Table(
     Column("n", Int, primary_key=True, autoincrement=False),
     Column("key", String, nullable=False),
     Column("size", Int, nullable=False),
+    Column("sums", LargeBinary),
     UniqueConstraint("key"),
 )
 
@@ -214,6 +216,8 @@ chunks = Table(
     Column("error_key", String),
     _count("error_size"),
     *_lease(),
+    Column("output_sums", LargeBinary),
+    Column("error_sums", LargeBinary),
 )
 
 # A shard of a group's batch: the lines of its chunk `n`, at a member of the group. It is open, and counts against the

@@ -35,7 +35,9 @@ INTERNAL = ":groups"
 _KEY = (idempotency_keys.c.tenant == given("tenant"), idempotency_keys.c.key == given("key"))
 REMEMBERED: Prepared[dict[str, Any]] = Prepared(select(idempotency_keys).where(*_KEY), dict)
 _FORGET: Prepared[dict[str, Any]] = Prepared(delete(idempotency_keys).where(*_KEY), dict)
-_CONTENT = select(file_parts.c.key, file_parts.c.size).join(files, files.c.seq == file_parts.c.file_seq)
+_CONTENT = select(file_parts.c.key, file_parts.c.size, file_parts.c.sums).join(
+    files, files.c.seq == file_parts.c.file_seq
+)
 _CONTENT = _CONTENT.where(files.c.tenant == given("tenant"), files.c.seq == given("seq")).order_by(file_parts.c.n)
 _PARTS = Prepared(_CONTENT, Part)
 
@@ -240,7 +242,7 @@ def insert_file(connection: Connection, row: dict[str, Any], parts: Iterable[Par
     """Adds a file and the parts of its content, within the caller's transaction."""
     file: FileRecord = added(connection, files, row)
     for n, part in enumerate(parts):
-        added(connection, file_parts, {"file_seq": file.seq, "n": n, "key": part.key, "size": part.size})
+        added(connection, file_parts, {"file_seq": file.seq, "n": n, **part._asdict()})
     return file
 
 

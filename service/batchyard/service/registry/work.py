@@ -62,7 +62,9 @@ _INPUT: Prepared[dict[str, Any]] = Prepared(
     dict,
 )
 _PARTS = Prepared(
-    select(file_parts.c.key, file_parts.c.size).where(file_parts.c.file_seq == given("seq")).order_by(file_parts.c.n),
+    select(file_parts.c.key, file_parts.c.size, file_parts.c.sums)
+    .where(file_parts.c.file_seq == given("seq"))
+    .order_by(file_parts.c.n),
     Part,
 )
 _CHUNKS = Prepared(
@@ -243,7 +245,7 @@ class WorkRegistry:
         values = msgspec.structs.asdict(result.counts) | {"sealed": 1, "lease_until": 0}
         for name, part in (("output", result.output), ("error", result.error)):
             if part:
-                values |= {f"{name}_key": part.key, f"{name}_size": part.size}
+                values |= {f"{name}_key": part.key, f"{name}_size": part.size, f"{name}_sums": part.sums}
 
         def work(connection: Connection) -> None:
             if not changed(connection, chunks, values, **_open(chunk)):

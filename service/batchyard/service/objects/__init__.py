@@ -1,0 +1,1 @@
+"""Immutable bytes that the service itself holds."""
