@@ -36,7 +36,7 @@ async def test_a_file_that_is_deleted_during_its_download_is_not_found(tmp_path:
         assert told(errors[0]).reason == "NOT_FOUND"
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "removed"])
 async def test_a_file_that_is_damaged_during_its_download_is_data_loss(tmp_path: Path, damage: str) -> None:
     async with service(settings_for(tmp_path)) as (_, client):
         file_id = await stored(client)
@@ -44,9 +44,25 @@ async def test_a_file_that_is_damaged_during_its_download_is_data_loss(tmp_path:
         path = tmp_path / "data/store/files" / file_id
         if damage == "cut":
             os.truncate(path, SIZE - 1)
+        elif damage == "flipped":
+            with path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"x")
         else:
             path.unlink()
         async with refused(grpc.StatusCode.DATA_LOSS) as errors:
             while await call.read() is not grpc.aio.EOF:
                 pass
         assert told(errors[0]).reason == "DATA_LOSS"
+
+
+async def test_a_range_is_data_loss_where_its_block_is_damaged_and_only_there(tmp_path: Path) -> None:
+    content = bytes(1 << 20)
+    async with service(settings_for(tmp_path)) as (_, client):
+        file_id = (await client.upload(content, purpose="user_data")).id
+        with (tmp_path / "data/store/files" / file_id).open("r+b") as file:
+            file.seek(700_000)
+            file.write(b"x")
+        assert await client.read(file_id, 10, 500_000) == content[:500_000]
+        async with refused(grpc.StatusCode.DATA_LOSS):
+            await client.read(file_id, 780_000, 10)
