@@ -1,7 +1,7 @@
 """Runs one chunk of a batch: every line of it ends as one line of a sealed output or error segment."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
@@ -11,12 +11,12 @@ from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.disk import Disk
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.journal import Journal
-from batchyard.service.engine.results import Kind, Result, result
+from batchyard.service.engine.results import LOST, Kind, Result, result, result_id
 from batchyard.service.engine.segments import ERROR, OUTPUT, segments
 from batchyard.service.errors import DataLoss
 from batchyard.service.filestore import FileStore, Part
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.providers.endpoint import LineRunner
+from batchyard.service.providers.endpoint import STATEFUL, LineRunner
 from batchyard.service.registry.records import BatchRecord, ChunkRecord
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requestline import Request, lines
@@ -114,6 +114,8 @@ class ChunkRunner:
         pieces = self._store.read(job.parts, chunk.start, chunk.end - chunk.start)
         data = b"".join([piece async for piece in pieces])
         missing = [request for request in lines(data, chunk.first_line) if request.line_number not in journal]
+        if journal.gaps and job.endpoint in STATEFUL:
+            missing = await self._write_off(job, missing, journal)
         if missing and job.control.go_on():
             await self._store.room.check()  # without room, answers would be paid for and lost
         async with tasks() as group:
@@ -127,6 +129,22 @@ class ChunkRunner:
                     await self._not_run(job, request, journal)
         if job.control.drained:
             raise Drained
+
+    async def _write_off(self, job: Job, missing: Sequence[Request], journal: Journal) -> list[Request]:
+        """Gives lines whose results were damaged an error; the others, which never ran, are returned.
+
+        Where it can't be told which lines those were, it may have been any: none of them runs a second time.
+        """
+        by_id = {result_id(job.batch.id, request.line_number): request.line_number for request in missing}
+        numbers = set(by_id.values())
+        lost: set[int] = set()
+        for gap in journal.gaps:
+            known = gap.lines | {by_id[one] for one in gap.ids if one in by_id}
+            lost |= known & numbers if known or gap.ids else numbers
+        for request in missing:
+            if request.line_number in lost:
+                await self._keep(journal, result(job.batch.id, request.line_number, request.custom_id, LOST))
+        return [request for request in missing if request.line_number not in lost]
 
     def _free_slot(self, _: asyncio.Task[None]) -> None:
         self._slots.release()

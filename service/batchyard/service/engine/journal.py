@@ -1,35 +1,39 @@
 """A chunk's results while it runs: an append-only file in which a line counts once it is synced.
 
-Each record carries a checksum, so that after a crash the torn tail is cut and only missing lines run again. Appends
-share syncs: while one is under way, all that come wait for the next.
+Each record carries a checksum, so that after a crash the torn tail is cut and only missing lines run again; what is
+damaged in its midst is a `Gap`. Appends share syncs: while one is under way, all that come wait for the next.
 """
 
 import asyncio
+import logging
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from batchyard.service.disk import Disk
+from batchyard.service.engine.records import HEAD, Gap, packed, parsed, records
 from batchyard.service.engine.results import Kind, Result, Tokens
+from batchyard.service.errors import Unavailable
 from batchyard.service.filestore import to_the_end
 from batchyard.service.registry.records import Counts
 
-_HEAD = struct.Struct("<IIIB4I")  # checksum of what follows, text length, line, kind, tokens
-_CHECKED = 4
 _BACKLOG = 4 << 20  # bytes that may wait for a sync before appends wait too
 _PIECE = 256 << 10
 
+_log = logging.getLogger("batchyard.engine")
+
 
 class Journal:
-    """Open with `Journal.open`; `append` results, `drain`, read them back with `texts`, `close`, `remove`."""
+    """Open with `Journal.open`; `append` results, `drain`, read them back with `texts`, `close`, `remove`.
+
+    `gaps` are the places where earlier journals were damaged.
+    """
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self.path = path
         self.counts = Counts()
+        self.gaps: list[Gap] = []
         self._disk = disk
         self._file = path.open("x+b", buffering=0)
         self._size = 0
@@ -85,12 +89,19 @@ class Journal:
             await asyncio.shield(self._flusher)
 
     def texts(self, *kinds: Kind) -> Iterator[bytes]:
-        """The texts of some kinds in the order of the input, in pieces of about 256 KiB. Reads the file."""
+        """The texts of some kinds in the order of the input, in pieces of about 256 KiB. Reads the file.
+
+        Raises Unavailable where a record is not what was written: a journal that adopts this one finds out which.
+        """
         piece: list[bytes] = []
         size = 0
-        for _, (offset, length, kind) in sorted(self._places.items()):
+        for line, (offset, length, kind) in sorted(self._places.items()):
             if kind in kinds:
-                piece.append(os.pread(self._file.fileno(), length, offset))
+                data = os.pread(self._file.fileno(), length, offset)
+                if len(data) < length or parsed(data) is None:
+                    _log.error("a result can't be read back", extra={"journal": self.path.name, "line": line})
+                    raise Unavailable("A result on its way can't be read back.")
+                piece.append(data[HEAD.size :])
                 size += length
                 if size >= _PIECE:
                     yield b"".join(piece)
@@ -117,7 +128,7 @@ class Journal:
             self._backlog -= sum(len(result.text) for result in group)
 
     def _write(self, group: Sequence[Result]) -> None:
-        self._put(b"".join(_record(result) for result in group))
+        self._put(b"".join(packed(result) for result in group))
         self._disk.sync_data(self._file, site="journal.data")
         for result in group:
             self._place(result.line, result.kind, result.tokens, len(result.text))
@@ -129,29 +140,18 @@ class Journal:
             written += os.pwrite(self._file.fileno(), data[written:], self._size + written)
 
     def _place(self, line: int, kind: Kind, tokens: Tokens, length: int) -> None:
-        self._places[line] = (self._size + _HEAD.size, length, kind)
-        self._size += _HEAD.size + length
+        self._places[line] = (self._size, HEAD.size + length, kind)
+        self._size += HEAD.size + length
         ran = (int(kind is Kind.COMPLETED), int(kind is Kind.FAILED))
         self.counts += Counts(*ran, *tokens)
 
     def _adopt(self, path: Path) -> None:
         with path.open("rb") as file:
-            for head, line, kind, tokens, text in _records(file):
-                if line not in self._places:
-                    self._put(head + text)
-                    self._place(line, kind, tokens, len(text))
-
-
-def _record(result: Result) -> bytes:
-    head = _HEAD.pack(0, len(result.text), result.line, result.kind, *result.tokens)[_CHECKED:]
-    return struct.pack("<I", zlib.crc32(result.text, zlib.crc32(head))) + head + result.text
-
-
-def _records(file: BinaryIO) -> Iterator[tuple[bytes, int, Kind, Tokens, bytes]]:
-    """The whole records at the start of a journal; what follows the first torn one never counted."""
-    while len(head := file.read(_HEAD.size)) == _HEAD.size:
-        checksum, length, line, kind, *tokens = _HEAD.unpack(head)
-        text = file.read(length)
-        if len(text) < length or checksum != zlib.crc32(text, zlib.crc32(head[_CHECKED:])):
-            return
-        yield head, line, Kind(kind), Tokens(*tokens), text
+            for found in records(file):
+                if isinstance(found, Gap):
+                    self.gaps.append(found)
+                    told = {"journal": path.name, "at": found.start, "bytes": found.size, "lines": sorted(found.lines)}
+                    _log.error("a journal is damaged: results were lost", extra=told)
+                elif found.line not in self._places:
+                    self._put(found.data)
+                    self._place(found.line, found.kind, found.tokens, len(found.data) - HEAD.size)

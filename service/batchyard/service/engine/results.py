@@ -1,5 +1,6 @@
 """What became of a line, and how OpenAI's output and error files say it (facts 3.2 and 3.3)."""
 
+import re
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -7,6 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 _encode = msgspec.json.Encoder().encode
+
+RESULT_ID = re.compile(rb"batch_req_[0-9a-f]{32}")
+"""What `result_id` gives."""
 
 
 class Kind(IntEnum):
@@ -48,6 +52,11 @@ class Failure(NamedTuple):
 EXPIRED = Failure("batch_expired", "This request could not be executed before the completion window expired.")
 CANCELLED = Failure("batch_cancelled", "This request was not executed because the batch was cancelled.")
 TIMEOUT = Failure("request_timeout", "This request was not answered in time.")
+LOST = Failure(
+    "result_lost",
+    "The stored result of this request is damaged. The request was not sent again, since its first answer may have "
+    "had an effect.",
+)
 
 
 class Result(NamedTuple):

@@ -19,7 +19,7 @@ from batchyard.service.upstream import answers, http
 
 _REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
 _NOT_BEGUN = {409, 425, 429, 503, 529}  # of these, the ones that say that nothing was begun
-_STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
+STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
 _BACKOFF_SECONDS = (0.5, 30.0)
 _LONGEST_HINT = 600.0  # seconds; a longer Retry-After is taken for this
 
@@ -120,7 +120,7 @@ class Endpoint:
             if http.unreached(error):
                 return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
             broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
-            return _Attempt(broken, repeatable=path not in _STATEFUL)
+            return _Attempt(broken, repeatable=path not in STATEFUL)
         finally:
             self._metrics.upstream_seconds(path, status).observe(perf_counter() - began)
 
@@ -145,7 +145,7 @@ class Endpoint:
                 Failure("invalid_response", f"The endpoint's answer ({status}) is not JSON."), repeatable=False
             )
         body = body or error_body(data.decode(errors="replace")[:1000] or f"HTTP status {status}", "upstream_error")
-        repeatable = status in (_NOT_BEGUN if path in _STATEFUL else _REFUSED) and b'"insufficient_quota"' not in body
+        repeatable = status in (_NOT_BEGUN if path in STATEFUL else _REFUSED) and b'"insufficient_quota"' not in body
         return _Attempt(Answer(status, request_id, body), repeatable, http.retry_after(headers))
 
 
