@@ -1,6 +1,7 @@
 """A copy of a data directory in which files come and go names nothing that it doesn't have."""
 
 import asyncio
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -8,18 +9,27 @@ from pathlib import Path
 import pytest
 from tests.harness import service, settings_for
 
+from batchyard.common.metrics import Metrics
 from batchyard.service.backup import BackupError, back_up
+from batchyard.service.server import StartupError, serving
+from batchyard.v1 import ListFilesRequest
 
 OTHERS = 3000  # files beside, so that a copy takes a moment
 
 
 @pytest.fixture
 async def data(tmp_path: Path) -> Path:
-    """A data directory with two files of content, kept and lost, and many that nothing names."""
+    """A data directory with two files of content, kept and lost, the one with many more parts."""
     settings = settings_for(tmp_path)
     async with service(settings) as (_, client):
         for content in (b"kept", b"lost"):
             await client.upload(content, purpose="user_data", filename=f"{content.decode()}.txt")
+    with closing(sqlite3.connect(settings.data_dir / "registry.sqlite3", isolation_level=None)) as registry:
+        (seq,) = registry.execute("SELECT seq FROM files WHERE filename = 'kept.txt'").fetchone()
+        rows = [(seq, number + 1, f"files/other-{number}", 0) for number in range(OTHERS)]
+        registry.execute("BEGIN")
+        registry.executemany("INSERT INTO file_parts (file_seq, n, key, size) VALUES (?, ?, ?, ?)", rows)
+        registry.execute("COMMIT")
     for number in range(OTHERS):
         (settings.data_dir / f"store/files/other-{number}").touch()
     return settings.data_dir
@@ -51,3 +61,35 @@ async def test_a_copy_that_never_has_all_its_files_is_refused_and_leaves_nothing
     with pytest.raises(BackupError, match="files were deleted all the while"):
         await asyncio.to_thread(back_up, data, tmp_path / "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+async def test_a_copy_has_no_file_that_its_registry_does_not_name(tmp_path: Path, data: Path) -> None:
+    for number in range(500):
+        (data / f"store/files/unknown-{number}").touch()
+    await asyncio.to_thread(back_up, data, tmp_path / "copied/data")
+    assert not list((tmp_path / "copied/data/store/files").glob("unknown-*"))
+    async with service(settings_for(tmp_path / "copied")) as (_, client):
+        listed = await client.stub.ListFiles(ListFilesRequest(), metadata=client.metadata)
+        assert sorted(file.filename for file in listed.data) == ["kept.txt", "lost.txt"]
+
+
+async def test_a_copy_that_was_put_in_the_place_of_the_whole_directory_starts(tmp_path: Path, data: Path) -> None:
+    await asyncio.to_thread(back_up, data, tmp_path / "copy")
+    async with service(settings_for(tmp_path)) as (_, client):  # and goes on
+        await client.upload(b"later", purpose="user_data")
+    shutil.rmtree(data)
+    (tmp_path / "copy").rename(data)
+    async with service(settings_for(tmp_path)) as (_, client):
+        await client.upload(b"another", purpose="user_data")
+
+
+async def test_a_registry_of_a_copy_beside_newer_files_is_refused(tmp_path: Path, data: Path) -> None:
+    await asyncio.to_thread(back_up, data, tmp_path / "copy")
+    async with service(settings_for(tmp_path)) as (_, client):
+        await client.upload(b"later", purpose="user_data")
+    for path in data.glob("registry.sqlite3*"):
+        path.unlink()
+    shutil.copy(tmp_path / "copy/registry.sqlite3", data)
+    with pytest.raises(StartupError, match="The registry is older than the files"):
+        async with serving(settings_for(tmp_path), Metrics()):
+            pass

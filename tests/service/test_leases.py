@@ -266,7 +266,7 @@ async def engine(
     steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, Limits()), Limits(), clock)
     life = Lifecycle(work, steps, chunks, batch_slots=1)
     engine = Engine(work, lambda batch: life, Changes(), clock, lease)
-    async with engine.running(folder):
+    async with engine.running():
         yield engine
 
 

@@ -24,6 +24,7 @@ from tests.harness import (
 )
 from tests.registries import a_batch, opened
 
+from batchyard.common.clock import GuardedClock
 from batchyard.service.filestore import Part
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.tenant import Once, TenantRegistry
@@ -243,7 +244,7 @@ async def test_a_clock_that_jumped_ahead_ends_no_idempotency_key_before_an_hour(
         tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w")
         once = Once("key", "digest", int(clock()))
         made = await tenant.add_batch(a_batch(1), once)
-        retention = Sweeper(work, nothing, 60, clock, steady, figures())
+        retention = Sweeper(work, nothing, 60, GuardedClock(clock, steady), figures())
         clock.ahead = 2 * DAY
         await retention.sweep()
         assert (await tenant.add_batch(a_batch(2), once)).id == made.id

@@ -45,4 +45,5 @@ def _serve(given: argparse.Namespace, settings: Settings, environ: Mapping[str, 
     settings = fitted(settings)
     gc.freeze()  # what was imported stays: collections need not look at it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.run(settings))
+        more = {} if given.command == "shim" else {"accept_registry": given.accept_registry}
+        runner.run(server.run(settings, **more))

@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(module="commands")
     parser.add_argument("--version", action="version", version=f"batchyard {version('batchyard')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _service_options(commands.add_parser("serve", help="run the service and the REST shim in one process"))
-    _service_options(commands.add_parser("service", help="run the gRPC service alone"))
+    _serving_options(commands.add_parser("serve", help="run the service and the REST shim in one process"))
+    _serving_options(commands.add_parser("service", help="run the gRPC service alone"))
     _shim_options(commands.add_parser("shim", help="run the REST shim alone, in front of a service"))
     _service_options(commands.add_parser("check-config", help="print the settings as they are understood"))
     backup = commands.add_parser("backup", help="copy the data directory, also while a service uses it")
@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
 def _service_options(parser: argparse.ArgumentParser) -> None:
     _common_options(parser)
     parser.add_argument("--data-dir", metavar="DIR", help="where files and the registry are kept")
+
+
+def _serving_options(parser: argparse.ArgumentParser) -> None:
+    _service_options(parser)
+    parser.add_argument(
+        "--accept-registry",
+        action="store_true",
+        help="start with a registry that doesn't belong to the stored files: those it doesn't name are moved aside",
+    )
 
 
 def _shim_options(parser: argparse.ArgumentParser) -> None:

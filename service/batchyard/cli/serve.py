@@ -14,7 +14,7 @@ from batchyard.service.settings import Settings
 log = logging.getLogger("batchyard.cli")
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, *, accept_registry: bool) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't start."""
     keyless = not (settings.master_key or settings.keys)
     settings = replace(settings, shim_secret=settings.shim_secret or token_urlsafe())
@@ -22,7 +22,7 @@ async def run(settings: Settings) -> None:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard") as traces,
-            service.opened(settings, figures, traces) as server,
+            service.opened(settings, figures, traces, accept_registry=accept_registry) as server,
             shim.opened(settings, server.caller, figures, traces, keyless=keyless) as listener,
         ):
             log.info("REST on %s, gRPC on %s", listener.url, server.address)

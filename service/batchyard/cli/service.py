@@ -15,13 +15,13 @@ from batchyard.service.settings import Settings
 log = logging.getLogger("batchyard.cli")
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, *, accept_registry: bool) -> None:
     """Serves until a signal, then drains. Raises RunError where it can't start."""
     with stop_signals() as stop:
         async with (
             metrics.opened(settings) as figures,
             tracing.opened(settings, "batchyard-service") as traces,
-            opened(settings, figures, traces) as server,
+            opened(settings, figures, traces, accept_registry=accept_registry) as server,
         ):
             log.info("gRPC on %s", server.address)
             await stop.wait()
@@ -31,10 +31,12 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, figures: Metrics, traces: Tracing) -> AsyncIterator[Server]:
+async def opened(
+    settings: Settings, figures: Metrics, traces: Tracing, *, accept_registry: bool = False
+) -> AsyncIterator[Server]:
     """A running service. Raises RunError where it can't start."""
     try:
-        async with serving(settings, figures, traces) as server:
+        async with serving(settings, figures, traces, accept_registry=accept_registry) as server:
             yield server
     except StartupError as error:
         raise RunError(str(error)) from None

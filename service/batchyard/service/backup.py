@@ -1,16 +1,18 @@
 """A copy of a data directory that a service may be using, taken so that it can be started from.
 
-The registry is copied first, as of one moment, then the objects, which never change; if one was deleted in between, all
-is copied again. What was written after that moment is whole and unnamed, and swept at the next start, or a journal that
-has more than the registry counted, which is just as well.
+The registry is copied first, as of one moment, then the objects that it names, which never change; if one was deleted
+in between, all is copied again. A journal may have more than the registry counted, which is just as well.
 """
 
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+
+from batchyard.service.datadir import pairing
+from batchyard.service.engine.journal import held
 
 REGISTRY = "registry.sqlite3"
 OBJECTS = "store"
@@ -53,9 +55,12 @@ def _copy(data_dir: Path, target: Path) -> int:
     """Copies everything, again where a file was deleted after the registry's copy was taken that still names it."""
     for _ in range(_TRIES):
         _copy_registry(data_dir / REGISTRY, target / REGISTRY)
-        size = _copy_tree(data_dir / OBJECTS, target / OBJECTS, _link_or_copy)
-        size += _copy_tree(data_dir / JOURNALS, target / JOURNALS, shutil.copyfile)
-        if all((target / OBJECTS / key).is_file() for key in _named(target / REGISTRY)):
+        if mark := _mark(target / REGISTRY):
+            pairing.write(target, mark)
+        keys = _named(target / REGISTRY)
+        size = _copy_all(data_dir / OBJECTS, target / OBJECTS, keys, _link_or_copy)
+        size += _copy_all(data_dir / JOURNALS, target / JOURNALS, _names(data_dir / JOURNALS), shutil.copyfile)
+        if all((target / OBJECTS / key).is_file() for key in keys):
             return size
         for name in (OBJECTS, JOURNALS):
             shutil.rmtree(target / name)
@@ -79,23 +84,32 @@ def _copy_registry(source: Path, target: Path) -> None:
         live.backup(copy)
 
 
-def _copy_tree(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> int:
+def _mark(registry: Path) -> pairing.Mark | None:
+    """What a directory with this registry says; None where that is of an older Batchyard, or was never served."""
+    with closing(sqlite3.connect(registry)) as connection, suppress(sqlite3.OperationalError):
+        row = connection.execute("SELECT id, generation FROM identity").fetchone()
+        return row and pairing.Mark(*row)
+    return None
+
+
+def _copy_all(source: Path, target: Path, names: Sequence[str], copy: Callable[[Path, Path], object]) -> int:
     size = 0
     target.mkdir(mode=0o700)
-    for path in _files(source):
-        place = target / path.relative_to(source)
+    for name in names:
+        place = target / name
         place.parent.mkdir(mode=0o700, exist_ok=True)
         try:
-            copy(path, place)
+            copy(source / name, place)
         except FileNotFoundError:
-            continue  # deleted meanwhile, and so not needed by what is alive
+            continue  # deleted meanwhile: if it is needed, all is copied again
         size += place.stat().st_size
     return size
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder, without those that an upload is still writing."""
-    return (path for path in folder.rglob("*") if path.is_file() and "#" not in path.name)
+def _names(folder: Path) -> list[str]:
+    """The journals in a folder."""
+    journals, _ = held(folder)
+    return [one.path.name for one in journals]
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -9,11 +9,10 @@ short, or differs. Whatever else keeps bytes from being read is Unavailable, and
 import asyncio
 import errno
 import logging
-import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -30,11 +29,11 @@ from batchyard.service.room import Room
 KIB = 1024
 BLOCK = 512 * KIB
 """What a writer gathers before it hands on; it holds about three of these."""
-SWEEP_GROUP = 500
 
 T = TypeVar("T")
 
-_KEY = re.compile(r"[a-z]+/[A-Za-z0-9._:-]*[A-Za-z0-9]")
+KEY = re.compile(r"[a-z]+/[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
+"""The form of a key."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MISSING = "it is missing"
@@ -135,7 +134,7 @@ class FileStore:
     """Immutable objects under `root`, a folder that is created where it is missing.
 
     They come to `max_bytes` at most (None: what the disk takes), and leave `min_free` bytes of the disk free. What was
-    there at the start is counted by `sweep`.
+    there at the start is counted by a sweep.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class FileStore:
         """`source` is what is read from, where that is not the folder itself."""
         disk.make_dir(root, site="store.root")
         self.room = Room(disk, root, max_bytes, min_free)
-        self._root = root
+        self.root = root
         self._place = _inode(root)
         self._disk = disk
         self._store = LocalStore(prefix=root)
@@ -164,12 +163,12 @@ class FileStore:
         `bounded` says whether it counts against `max_bytes`, `spare` whether it may take of what is kept free.
         Raises StorageFull, ValueError for a malformed key.
         """
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise ValueError(f"malformed key: {key!r}")
         if bounded and not spare:
             await self.room.check()
         await self._prepare(key.partition("/")[0])
-        writer = Writer(self._store, self._disk, self._root, key, self.room, bounded=bounded, spare=spare)
+        writer = Writer(self._store, self._disk, self.root, key, self.room, bounded=bounded, spare=spare)
         try:
             yield writer
         finally:
@@ -226,7 +225,7 @@ class FileStore:
         try:
             size = (await obstore.head_async(self._source, key))["size"]
         except FileNotFoundError:
-            if await asyncio.to_thread(_inode, self._root) == self._place:
+            if await asyncio.to_thread(_inode, self.root) == self._place:
                 return _data_loss(key, _MISSING)
         except Exception as again:
             error = again
@@ -236,37 +235,17 @@ class FileStore:
         return _unavailable("read", key, error)
 
     async def delete(self, key: str) -> None:
-        """Removes an object; one that is missing is fine. After a power cut it may be back, for `sweep` to find."""
+        """Removes an object; one that is missing is fine. After a power cut it may be back, for a sweep to find."""
 
         async def work() -> None:
-            self.room.give(await asyncio.to_thread(_removed, self._root / key))
+            self.room.give(await asyncio.to_thread(removed, self.root / key))
 
         await to_the_end(work())
-
-    async def sweep(self, known: Callable[[Sequence[str]], Awaitable[set[str]]]) -> int:
-        """Removes what a crash left, returns how many files that were, and counts the others' bytes.
-
-        Only before anything is written. `known` answers which of at most 500 keys somebody still refers to. obstore's
-        own `list` hides its staging files, hence the walk.
-        """
-        removed = 0
-        keys = _walk(self._root)
-        while group := await asyncio.to_thread(lambda: list(islice(keys, SWEEP_GROUP))):
-            self.room.take(await asyncio.to_thread(self._bytes, group), bounded=False)
-            whole = [key for key in group if "#" not in key]
-            lost = set(group) - (await known(whole) if whole else set())
-            for key in lost:
-                await self.delete(key)
-            removed += len(lost)
-        return removed
-
-    def _bytes(self, keys: Sequence[str]) -> int:
-        return sum((self._root / key).stat().st_size for key in keys)
 
     async def _prepare(self, folder: str) -> None:
         if folder not in self._folders:
             with _storage_errors():
-                make = asyncio.to_thread(self._disk.make_dir, self._root / folder, site=f"{folder}.folder")
+                make = asyncio.to_thread(self._disk.make_dir, self.root / folder, site=f"{folder}.folder")
                 await to_the_end(make)
             self._folders.add(folder)
 
@@ -281,13 +260,7 @@ def _ranges(parts: Sequence[Part], offset: int, length: int) -> Iterator[tuple[P
         offset = max(0, offset - part.size)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            yield (Path(folder) / name).relative_to(root).as_posix()
-
-
-def _removed(path: Path) -> int:
+def removed(path: Path) -> int:
     """Removes a file, and returns how many bytes that freed: none where it was gone."""
     try:
         size = path.stat().st_size

@@ -74,6 +74,9 @@ class ServiceMetrics:
         self.audit_failing = Gauge(
             "batchyard_audit_failing", "Whether the audit log can't be written: 1 or 0.", registry=registry
         )
+        self.clock_held = Gauge(
+            "batchyard_clock_held", "Whether nothing expires by a clock that jumped ahead: 1 or 0.", registry=registry
+        )
         self.files_expired = Counter(
             "batchyard_files_expired", "Files that were deleted because their time had come.", registry=registry
         )

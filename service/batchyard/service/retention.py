@@ -1,22 +1,17 @@
-"""Deletes what has expired: first the row's mark, then the bytes, so that a crash in between loses nothing else.
-
-A clock that jumps ahead makes everything look expired, and what is deleted is gone: then nothing expires until the
-clock has stayed there for a while.
-"""
+"""Deletes what has expired: first the row's mark, then the bytes, so that a crash in between loses nothing else."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
+from batchyard.common.clock import GuardedClock
 from batchyard.service.background import in_background
 from batchyard.service.filestore import Part
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.tenant import KEY_SECONDS
 from batchyard.service.registry.work import WorkRegistry
 
-_JUMP_SECONDS = 300.0  # a clock that is set right moves by less
-_TRUST_SECONDS = 3600.0  # after which a time that it jumped to is believed
 _CURSOR_SECONDS = 7 * 86_400  # how long a deleted file's row serves as the cursor of a list
 
 _log = logging.getLogger("batchyard.retention")
@@ -30,19 +25,16 @@ class Retention:
         work: WorkRegistry,
         forget: Callable[[list[Part]], Awaitable[None]],
         seconds: float,
-        clock: Callable[[], float],
-        steady: Callable[[], float],
+        clock: GuardedClock,
         metrics: ServiceMetrics,
     ) -> None:
-        """`steady` is a clock that never jumps."""
+        """`forget` removes objects for good."""
         self._work = work
         self._forget = forget
         self._seconds = seconds
         self._clock = clock
-        self._steady = steady
-        self._offset = clock() - steady()
-        self._jumped_at: float | None = None
         self._expired = metrics.files_expired
+        self._held = metrics.clock_held
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Looks until the context ends."""
@@ -50,29 +42,14 @@ class Retention:
 
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""
-        now = int(self._clock())
-        trusted = self._trusted()
-        while trusted and (expired := await self._work.expire_files(now)):
+        now = int(self._clock.expiry())
+        self._held.set(self._clock.is_held)
+        while expired := await self._work.expire_files(now):
             self._expired.inc(expired)
         while parts := await self._work.deleted_parts():
             await self._forget(parts)
-        if trusted:
-            await self._work.forget_files(now - _CURSOR_SECONDS)
-            await self._work.forget_keys(now - KEY_SECONDS)
-
-    def _trusted(self) -> bool:
-        """Whether the clock has not jumped ahead lately; one that runs behind only makes files stay longer."""
-        offset, steady = self._clock() - self._steady(), self._steady()
-        if offset - self._offset <= _JUMP_SECONDS:
-            self._offset, self._jumped_at = offset, None
-            return True
-        if self._jumped_at is None:
-            self._jumped_at = steady
-            _log.warning("the clock jumped ahead: nothing expires for now", extra={"seconds": offset - self._offset})
-        if steady - self._jumped_at < _TRUST_SECONDS:
-            return False
-        self._offset, self._jumped_at = offset, None
-        return True
+        await self._work.forget_files(now - _CURSOR_SECONDS)
+        await self._work.forget_keys(now - KEY_SECONDS)
 
     async def _loop(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service_pb2
 from batchyard.common.certificates import CertificateError
+from batchyard.common.clock import Clock, GuardedClock
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import SocketError
 from batchyard.common.tracing import OFF, Tracing
@@ -28,10 +29,14 @@ from batchyard.service.audit.calls import Auditor
 from batchyard.service.audit.log import AuditError
 from batchyard.service.auth import KeyInterceptor
 from batchyard.service.calls import CallInterceptor
+from batchyard.service.datadir.aside import Aside
+from batchyard.service.datadir.pairing import Pair
+from batchyard.service.datadir.upkeep import Upkeep
 from batchyard.service.deployed import Deployed
 from batchyard.service.deployments import GROUPS
 from batchyard.service.direct import DirectCaller, Handlers
 from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
+from batchyard.service.engine import leftovers
 from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Life, Lifecycle
@@ -44,6 +49,7 @@ from batchyard.service.keys.desk import KeyDesk
 from batchyard.service.keys.ring import Keys
 from batchyard.service.metrics import ServiceMetrics, batches_look, deployments_look, store_look
 from batchyard.service.mutations import Mutations
+from batchyard.service.objects import sweep
 from batchyard.service.places import UploadPlaces
 from batchyard.service.pool.groups import Groups, limits_of, scanner_of
 from batchyard.service.providers.base import Provider
@@ -74,8 +80,6 @@ UNARY_SECONDS = 60.0
 _LOOK_SECONDS = 3.0  # for a look after a creation whose answer was lost
 _LEAST_PENDING = 3000
 _AHEAD_BYTES = 1 << 20
-
-Clock = Callable[[], float]
 
 
 class StartupError(Exception):
@@ -124,11 +128,13 @@ async def serving(
     disk: Disk | None = None,
     clock: Clock = time,
     steady: Clock | None = None,
+    accept_registry: bool = False,
 ) -> AsyncIterator[Server]:
     """The service, from its locked data directory to its port, until the context ends.
 
-    Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or
-    unusable, for a port in use, and for certificates that can't be used.
+    Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or unusable, for a
+    registry that is damaged or does not belong to the stored files, unless `accept_registry` says to go on with it, for
+    a port in use, and for certificates that can't be used.
     Tests pass their own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
     """
     steady = steady or (monotonic if clock is time else clock)
@@ -139,7 +145,8 @@ async def serving(
             if settings.local is None and not settings.deployments:
                 raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
             disk = disk or Disk()
-            ground = await _ground(settings, metrics, figures, disk, clock, stack)
+            ground = await _ground(settings, metrics, figures, disk, clock, steady, stack, accept=accept_registry)
+            clock = ground.clock.now
             keys = Keys(settings.master_key, settings.keys, KeyRegistry(ground.database), clock, steady)
             allowances = Allowances(settings.tenant_limits, settings.tenants)
             engine, servicer, admin = await _work(
@@ -179,6 +186,9 @@ async def _auditor(
 class _Ground(NamedTuple):
     """What all work stands on. `starting` lends the reserve of a full disk until it is closed."""
 
+    clock: GuardedClock
+    aside: Aside
+    pair: Pair
     database: Database
     work: WorkRegistry
     store: FileStore
@@ -188,9 +198,17 @@ class _Ground(NamedTuple):
 
 
 async def _ground(
-    settings: Settings, metrics: Metrics, figures: ServiceMetrics, disk: Disk, clock: Clock, stack: AsyncExitStack
+    settings: Settings,
+    metrics: Metrics,
+    figures: ServiceMetrics,
+    disk: Disk,
+    clock: Clock,
+    steady: Clock,
+    stack: AsyncExitStack,
+    *,
+    accept: bool,
 ) -> _Ground:
-    """The data directory, locked and swept, and the registry that belongs to it."""
+    """The data directory, locked and swept, and the registry that belongs to it, or that we `accept`."""
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
     stack.enter_context(DirectoryLock(settings.data_dir))
     (settings.data_dir / "work").mkdir(mode=0o700, exist_ok=True)  # synced with its sibling, by FileStore
@@ -207,13 +225,17 @@ async def _ground(
     configured = {"local": settings.local, GROUPS: settings.model_groups}
     idle = [name for name, there in configured.items() if not there]  # batches wait until it is configured again
     work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch, idle=idle)
-    await _check_pair(settings.data_dir / "registry.id", await work.identity(uuid4().hex))
+    pair, aside = Pair(settings.data_dir, work), Aside(settings.data_dir / "aside", disk)
+    guarded = GuardedClock(clock, steady, await pair.check(accept=accept))
+    database.expiry = guarded.expiry
     limits, folder = settings.limits, settings.data_dir / "store"
     store = FileStore(folder, disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes)
-    await store.sweep(work.known_keys)
-    stack.enter_context(metrics.asking(batches_look(work, clock)))
+    await sweep.sweep(store, work.known_keys, aside, accept=accept)
+    await leftovers.sweep(settings.data_dir / "work", work, aside)
+    await pair.advance(int(guarded.newest()))  # not before all that may refuse the registry
+    stack.enter_context(metrics.asking(batches_look(work, guarded.now)))
     stack.enter_context(metrics.asking(store_look(store, disk, folder)))
-    return _Ground(database, work, store, changes, reserve, starting)
+    return _Ground(guarded, aside, pair, database, work, store, changes, reserve, starting)
 
 
 async def _work(
@@ -230,11 +252,12 @@ async def _work(
     stack: AsyncExitStack,
 ) -> tuple[Engine, Servicer, AdminServicer]:
     """Everything behind the port: running, and closed by `stack` in the opposite order."""
-    database, work, store, changes, *_ = ground
+    guarded, aside, pair, database, work, store, changes, *_ = ground
     limits, own = settings.limits, settings.local or LocalSettings()
     lines = await _lines(settings, own, work, store, disk, figures, tracing, clock, stack)
     lives: dict[str, Life] = {}
-    engine = Engine(work, lambda batch: lives.get(batch.provider, lines), changes, clock, lent=ground.reserve.lent)
+    lent, expiry = ground.reserve.lent, guarded.expiry
+    engine = Engine(work, lambda batch: lives.get(batch.provider, lines), changes, clock, lent=lent, expiry=expiry)
     batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
     places = UploadPlaces(limits.max_concurrent_uploads)
     opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, steady, stack)
@@ -254,7 +277,7 @@ async def _work(
     scanner = partial(Scanner, limits, chunk_lines=own.chunk_lines, chunk_bytes=own.chunk_bytes, models=own.models)
     local = stored("local", limits=limits, scanner=scanner)
     providers: list[Provider] = [local] if settings.local else []
-    groups = Groups(settings, database, work, store, changes, mutations, remote, clock, steady)
+    groups = Groups(settings, database, work, store, changes, mutations, remote, clock, steady, expiry)
     if settings.model_groups:
         lives[GROUPS] = groups.life
         providers.append(
@@ -269,9 +292,10 @@ async def _work(
         await stack.enter_async_context(groups.running())
     names = {group.name for group in settings.model_groups}
     router = Router([*providers, *remote.values()], settings.default_provider, names)
-    retention = Retention(work, local.forget, settings.retention.sweep_seconds, clock, steady, figures)
-    await stack.enter_async_context(engine.running(settings.data_dir / "work"))
-    await stack.enter_async_context(retention.running())
+    retention = Retention(work, local.forget, settings.retention.sweep_seconds, guarded, figures)
+    upkeep = Upkeep(pair, aside, guarded, steady)
+    for each in (engine, retention, upkeep):
+        await stack.enter_async_context(each.running())
     ground.starting.close()
     servicer = Servicer(
         database,
@@ -323,15 +347,6 @@ def _registry_folder(settings: Settings) -> Path | None:
     """The registry's folder, where it is not the data directory: a second service must not open it either."""
     folder = Path(make_url(settings.database_url or "").database or "").resolve().parent
     return folder if folder != settings.data_dir.resolve() else None
-
-
-async def _check_pair(mark: Path, registry_id: str) -> None:
-    """Keeps a registry from sweeping a store that is another's: what it doesn't name would be removed."""
-    found = await asyncio.to_thread(lambda: mark.read_text() if mark.exists() else "")
-    if found and found != registry_id:
-        raise StartupError(f"{mark.parent} belongs to another registry than the one that was opened.")
-    if not found:
-        await asyncio.to_thread(mark.write_text, registry_id)
 
 
 async def _line_runner(

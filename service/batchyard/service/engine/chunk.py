@@ -10,7 +10,7 @@ from typing import NamedTuple
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.disk import Disk
 from batchyard.service.engine.control import Control, Drained, tasks
-from batchyard.service.engine.journal import Journal
+from batchyard.service.engine.journal import Journal, held
 from batchyard.service.engine.results import LOST, Kind, Result, result, result_id
 from batchyard.service.engine.segments import ERROR, OUTPUT, segments
 from batchyard.service.errors import DataLoss
@@ -102,9 +102,10 @@ class ChunkRunner:
 
     @asynccontextmanager
     async def _journal(self, batch_id: str, chunk: ChunkRecord) -> AsyncIterator[Journal]:
-        stem = f"{batch_id}.{chunk.n}"
-        earlier = await asyncio.to_thread(lambda: sorted(self._folder.glob(f"{stem}.*.journal")))
-        journal = await Journal.open(self._folder / f"{stem}.{token_hex(8)}.journal", self._disk, earlier)
+        journals, _ = await asyncio.to_thread(held, self._folder)
+        earlier = [one.path for one in journals if one.chunk == (batch_id, chunk.n)]
+        path = self._folder / f"{batch_id}.{chunk.n}.{token_hex(8)}.journal"
+        journal = await Journal.open(path, self._disk, earlier)
         try:
             yield journal
         finally:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from pathlib import Path
 from random import uniform
 
 from batchyard.service.background import until
@@ -40,8 +39,9 @@ class Engine:
         clock: Callable[[], float],
         lease_seconds: float = LEASE_SECONDS,
         lent: Callable[[], AbstractContextManager[None]] = nullcontext,
+        expiry: Callable[[], float] | None = None,
     ) -> None:
-        """`lives` knows how a batch lives.
+        """`lives` knows how a batch lives, `expiry` the time by which windows end, where that is not the clock's.
 
         `lent` is the reserve of a full disk, for stopped batches that could not be written off without.
         """
@@ -51,6 +51,7 @@ class Engine:
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._lent = lent
+        self._expiry = expiry or clock
         self._woken = asyncio.Event()
         self._controls: dict[str, Control] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,10 +70,9 @@ class Engine:
         self.wake()
 
     @asynccontextmanager
-    async def running(self, folder: Path) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Takes over what the last process left, and works until the context ends."""
         await self._work.void_leases()
-        await self._sweep(folder)
         loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._extend_loop())]
         try:
             yield
@@ -125,7 +125,7 @@ class Engine:
 
     async def _carry(self, batch: BatchRecord) -> None:
         """Advances a leased batch until it has ended, the lease is lost, or the process stops."""
-        control = self._controls[batch.id] = Control(batch, self._clock)
+        control = self._controls[batch.id] = Control(batch, self._expiry)
         if self._draining:
             control.drain()
         watcher = asyncio.create_task(self._watch(batch, control))
@@ -181,21 +181,9 @@ class Engine:
     async def _watch(self, batch: BatchRecord, control: Control) -> None:
         """Looks at the batch's row when told, now and then, and when its window ends."""
         while control.go_on():
-            left = max(_SHORTEST_LOOK, batch.expires_at - self._clock())
+            left = max(_SHORTEST_LOOK, batch.expires_at - self._expiry())
             share = max(1.0, len(self._controls) / _FEW)
             await until(control.changed, min(_LOOK_SECONDS * share, left))
             control.changed.clear()
             with suppress(Exception):  # the work itself meets the same failure, and reports it
                 control.see(await self._work.reread(batch))
-
-    async def _sweep(self, folder: Path) -> None:
-        """Removes the journals of chunks that were sealed before their journal could be removed."""
-        open_chunks = await self._work.open_chunks()
-
-        def work() -> None:
-            for path in folder.glob("*.journal"):
-                batch_id, n, *_ = path.name.split(".")
-                if (batch_id, int(n)) not in open_chunks:
-                    path.unlink()
-
-        await asyncio.to_thread(work)

@@ -22,7 +22,7 @@ from batchyard.service.watching import Changes
 class Context:
     """The service around model groups. `internal` owns what is made at deployments, `transfers` bounds what moves.
 
-    `suspect` is told the deployment where an upload broke off.
+    `suspect` is told the deployment where an upload broke off. `expiry` is the time by which windows end.
     """
 
     work: WorkRegistry
@@ -37,6 +37,7 @@ class Context:
     settings: GroupSettings
     lease_seconds: float
     clock: Callable[[], float]
+    expiry: Callable[[], float]
 
     async def standing(self, seat: Seat) -> Open:
         """What is open at a member."""

@@ -49,12 +49,14 @@ class Groups:
         providers: Mapping[str, RemoteProvider],
         clock: Callable[[], float],
         steady: Callable[[], float],
+        expiry: Callable[[], float],
     ) -> None:
+        """`expiry` is the time by which windows end and what is left at deployments is removed."""
         self._groups = {group.name: group for group in settings.model_groups}
         limits = limits_of(settings)
         placements = Placements(database, changes.touch)
         internal = TenantRegistry(database, INTERNAL)
-        self._cleaner = Cleaner(placements, internal, providers, settings.groups.probe_seconds, clock)
+        self._cleaner = Cleaner(placements, internal, providers, settings.groups.probe_seconds, expiry)
         context = Context(
             work=work,
             placements=placements,
@@ -68,6 +70,7 @@ class Groups:
             settings=settings.groups,
             lease_seconds=LEASE_SECONDS,
             clock=clock,
+            expiry=expiry,
         )
         seat = partial(Seat, settings=settings.groups, steady=steady)
         yard = partial(Yard, providers=providers, reseat=seat)

@@ -211,7 +211,7 @@ class Shard:
         if self._work.control.reason and self._stopped_at is None:
             self._stopped_at = now
         dead = self._stopped_at is not None and now > self._stopped_at + patience and not self._provider.available
-        if dead or self._context.clock() > self._work.batch.expires_at + patience:
+        if dead or self._context.expiry() > self._work.batch.expires_at + patience:
             raise _Given
 
     async def _harvest(self, shard: BatchRecord | None, refused: Failure | None) -> None:

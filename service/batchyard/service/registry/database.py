@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import inf
+from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batchyard.service.errors import StorageFull, Unavailable
+from batchyard.service.registry import integrity
 from batchyard.service.registry.margins import Margins
 from batchyard.service.registry.upgrading import upgrade
 from batchyard.service.reserve import Reserve
@@ -49,6 +52,8 @@ _Outcomes = dict[asyncio.Future[Any], _Outcome]
 class Database:
     """Open with `Database(url)`, which brings the schema up to date; close with `close`.
 
+    Opening raises FailedPrecondition where the file is damaged, or newer than this code.
+
     A unit of work is a function of a connection. It runs in a thread, must not await, and either all of a write's
     statements are committed, durably, or none is.
     """
@@ -64,12 +69,21 @@ class Database:
         `reserve` is lent to `urgent` writes alone, where the disk is too full for them.
         """
         self.margins = Margins()
+        self.expiry: Callable[[], float] = lambda: inf
+        """The time by which what is remembered ends, where a clock is not believed; else the one that comes with it."""
         self._committed = committed
         self._reserve = reserve
         self._engine = _sqlite(url)
-        with self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            upgrade(connection)
+        path = Path(self._engine.url.database or "")
+        try:
+            with self._engine.begin() as connection:
+                integrity.check(connection, path)
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                upgrade(connection)
+        except (sqlite3.Error, DBAPIError) as error:
+            if integrity.is_damage(error):
+                raise integrity.damaged(path, str(getattr(error, "orig", error))) from error
+            raise
         self._readers = ThreadPoolExecutor(_READERS, "registry-read")
         self._near = self._engine.connect()
         self._near.exec_driver_sql("PRAGMA busy_timeout=0")

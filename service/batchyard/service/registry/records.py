@@ -26,6 +26,14 @@ ENDED = (Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED)
 """What is neither, a word of a provider that we don't know, may still change."""
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """Which registry this is: its id, how often that was written down, and the newest time that was believed."""
+
+    id: str
+    generation: int = 0
+    newest_at: int = 0
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Lines that ran, and the tokens that they used."""
 

@@ -104,8 +104,15 @@ files = Table(
     sqlite_autoincrement=True,
 )
 
-# One row: which registry this is. The data directory that belongs to it says the same.
-identity = Table("identity", metadata, Column("id", String, primary_key=True))
+# One row: which registry this is, of which generation, and the newest time that it knows. The data directory that
+# belongs to it says the same of the first two.
+identity = Table(
+    "identity",
+    metadata,
+    Column("id", String, primary_key=True),
+    _count("generation"),
+    _count("newest_at"),
+)
 
 # A file's content is its parts, in order: immutable objects of the file store, with the checksums of their blocks.
 file_parts = Table(

@@ -214,7 +214,7 @@ class TenantRegistry:
         found = REMEMBERED.one(connection, **mine)
         if found is None:
             return None
-        if found["created_at"] <= once.created_at - KEY_SECONDS:
+        if found["created_at"] <= min(once.created_at, self._database.expiry()) - KEY_SECONDS:
             _FORGET.one(connection, **mine)
             return None
         if found["digest"] != once.digest:

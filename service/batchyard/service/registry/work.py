@@ -22,6 +22,7 @@ from batchyard.service.registry.records import (
     ChunkRecord,
     Counts,
     FileRecord,
+    Identity,
     SealedChunk,
     Status,
 )
@@ -131,16 +132,20 @@ class WorkRegistry:
         self._touch = touch
         self._idle = tuple(idle)
 
-    async def identity(self, new: str) -> str:
-        """Which registry this is: the id that it was given when it was first opened, `new` where that is now."""
+    async def identity(self, new: str) -> Identity:
+        """Which registry this is: by the id that it was given when it was first opened, `new` where that is now."""
 
-        def work(connection: Connection) -> str:
-            found = connection.scalar(select(identity.c.id))
+        def work(connection: Connection) -> Identity:
+            found = connection.execute(select(identity)).mappings().first()
             if found is None:
                 connection.execute(insert(identity).values(id=new))
-            return found or new
+            return Identity(**found) if found else Identity(new)
 
         return await self._database.write(work)
+
+    async def advance(self, generation: int, newest_at: int) -> None:
+        """Notes the generation of the registry, and the newest time that is believed."""
+        await self._execute(update(identity).values(generation=generation, newest_at=newest_at))
 
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
@@ -288,6 +293,11 @@ class WorkRegistry:
         oldest = oldest.where(batches.c.tenant != INTERNAL)
         counted = counts.group_by(batches.c.status)
         return await self._database.read(lambda c: (dict(c.execute(counted).all()), c.scalar(oldest)))
+
+    async def known_batches(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that are batches."""
+        query = select(batches.c.id).where(batches.c.id.in_(bindparam("ids", expanding=True)))
+        return await self._database.read(lambda connection: set(connection.scalars(query, {"ids": list(ids)})))
 
     async def open_chunks(self) -> set[tuple[str, int]]:
         """Batch id and number of every chunk that is not sealed."""

@@ -1,0 +1,1 @@
+"""What only the one machine has that holds the data directory."""

@@ -1,0 +1,284 @@
+"""A start deletes nothing that could be somebody's: not beside an older registry, another one, or a damaged one."""
+
+import logging
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness import Client, chat_lines, jsonl, service, settings_for
+
+from batchyard.common.metrics import Metrics
+from batchyard.service.datadir.aside import KEPT_SECONDS, Aside
+from batchyard.service.disk import Disk
+from batchyard.service.server import StartupError, serving
+
+FILES = 250
+
+
+async def uploaded(client: Client, count: int) -> list[str]:
+    return [(await client.upload(b"x%d" % number, purpose="user_data")).id for number in range(count)]
+
+
+def content(data: Path) -> set[str]:
+    """The names of all stored objects."""
+    return {path.name for path in (data / "store").rglob("*") if path.is_file()}
+
+
+def aside(data: Path) -> set[str]:
+    """What was moved aside, by its key, without the counts of its age."""
+    found = [path for path in (data / "aside").rglob("*") if path.is_file() and path.name != "age"]
+    return {"/".join(path.parts[-2:]) for path in found}
+
+
+def registry(data: Path) -> list[Path]:
+    return sorted(data.glob("registry.sqlite3*"))
+
+
+def put_back(data: Path, copy: Path) -> None:
+    for path in registry(data):
+        path.unlink()
+    for path in copy.iterdir():
+        shutil.copy(path, data / path.name)
+
+
+def forget(data: Path, ids: list[str]) -> None:
+    """Makes the registry one that never knew these files, as after a damaged write-ahead log."""
+    with closing(sqlite3.connect(data / "registry.sqlite3", isolation_level=None)) as rows:
+        for table, column in (("file_parts", "key"), ("files", "id")):
+            prefix = "files/" if column == "key" else ""
+            rows.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(prefix + one,) for one in ids])  # noqa: S608
+
+
+async def refusal(folder: Path, **more: Any) -> str:
+    with pytest.raises(StartupError) as caught:
+        async with serving(settings_for(folder), Metrics(), **more):
+            pass
+    return str(caught.value)
+
+
+async def test_a_few_files_that_the_registry_does_not_name_are_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        kept, *lost = await uploaded(client, 101)
+    forget(settings.data_dir, lost)
+    async with service(settings) as (_, client):
+        assert await client.read(kept) == b"x0"
+    assert content(settings.data_dir) == {kept}
+    assert aside(settings.data_dir) == {f"files/{one}" for one in lost}
+    (told,) = [record for record in caplog.records if "moved aside" in record.message]
+    assert (told.levelno, told.__dict__["files"], told.__dict__["of"]) == (logging.WARNING, 100, 101)
+
+
+async def test_many_are_refused_and_nothing_is_touched_until_the_registry_is_accepted(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        ids = await uploaded(client, FILES)
+    forget(settings.data_dir, ids[:101])
+    (settings.data_dir / "store/files" / f"{ids[0]}#1").write_bytes(b"half")
+    before = content(settings.data_dir)
+    for _ in range(2):
+        said = await refusal(tmp_path)
+        assert f"101 files, of {FILES}, that the registry does not name" in said
+        assert "--accept-registry" in said
+        assert content(settings.data_dir) == before
+    async with serving(settings, Metrics(), accept_registry=True):
+        pass
+    assert content(settings.data_dir) == set(ids[101:])
+    assert len(aside(settings.data_dir)) == 101
+    async with service(settings) as (_, client):
+        assert await client.read(ids[-1]) == b"x%d" % (FILES - 1)
+
+
+async def test_many_of_very_many_are_moved_aside(tmp_path: Path) -> None:
+    """One in a hundred is what crashes may leave in time."""
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        await uploaded(client, 1)
+    with closing(sqlite3.connect(settings.data_dir / "registry.sqlite3", isolation_level=None)) as rows:
+        known = [(9, number, f"files/known-{number}", 0) for number in range(20_000)]
+        rows.execute("BEGIN")
+        rows.executemany("INSERT INTO file_parts (file_seq, n, key, size) VALUES (?, ?, ?, ?)", known)
+        rows.execute("COMMIT")
+    for _, _, key, _ in known:
+        (settings.data_dir / "store" / key).touch()
+    for number in range(150):
+        (settings.data_dir / "store/files" / f"unknown-{number}").touch()
+    async with service(settings):
+        pass
+    assert len(aside(settings.data_dir)) == 150
+
+
+async def test_an_older_registry_is_told_from_the_one_that_belongs_there(tmp_path: Path) -> None:
+    settings, copy = settings_for(tmp_path), tmp_path / "monday"
+    async with service(settings) as (_, client):
+        first = await uploaded(client, 1)
+    copy.mkdir()
+    for path in registry(settings.data_dir):
+        shutil.copy(path, copy)
+    async with service(settings) as (_, client):
+        later = await uploaded(client, 1)
+    newest = tmp_path / "newest"
+    newest.mkdir()
+    for path in registry(settings.data_dir):
+        shutil.copy(path, newest)
+    put_back(settings.data_dir, copy)
+    for _ in range(2):
+        said = await refusal(tmp_path)
+        assert "The registry is older than the files" in said
+        assert "--accept-registry" in said
+        assert content(settings.data_dir) == {*first, *later}
+    put_back(settings.data_dir, newest)
+    async with service(settings) as (_, client):
+        assert await client.read(later[0]) == b"x0"
+    put_back(settings.data_dir, copy)
+    async with serving(settings, Metrics(), accept_registry=True):
+        pass
+    assert content(settings.data_dir) == set(first)
+    assert aside(settings.data_dir) == {f"files/{later[0]}"}
+    async with service(settings):
+        pass
+
+
+async def test_another_registry_is_refused_until_it_is_accepted(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        ids = await uploaded(client, 2)
+    for path in registry(settings.data_dir):
+        path.unlink()
+    said = await refusal(tmp_path)
+    assert "belongs to another registry" in said
+    assert "--accept-registry" in said
+    assert content(settings.data_dir) == set(ids)
+    async with serving(settings, Metrics(), accept_registry=True):
+        pass
+    assert len(aside(settings.data_dir)) == 2
+
+
+@pytest.mark.parametrize("left", ["", "id only", "behind", "nothing"])
+async def test_a_mark_that_a_crash_left_behind_is_no_reason_to_refuse(tmp_path: Path, left: str) -> None:
+    settings = settings_for(tmp_path)
+    for _ in range(3):
+        async with service(settings):
+            pass
+    mark = settings.data_dir / "registry.id"
+    name, generation = mark.read_text().split()
+    if left == "nothing":
+        mark.unlink()
+    else:
+        mark.write_text({"": "", "id only": name, "behind": f"{name} {int(generation) - 2}\n"}[left])
+    async with service(settings) as (_, client):
+        await uploaded(client, 1)
+    assert mark.read_text().split() == [name, str(int(generation) + 1)]
+
+
+@pytest.mark.parametrize("left", [b"\xff\xfe", b"a b c", b"a -1", b"a x"])
+async def test_a_mark_that_makes_no_sense_is_named(tmp_path: Path, left: bytes) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings):
+        pass
+    (settings.data_dir / "registry.id").write_bytes(left)
+    assert "registry.id" in await refusal(tmp_path)
+    async with serving(settings, Metrics(), accept_registry=True):
+        pass
+
+
+def overwrite(data: bytearray) -> None:
+    for at in range(4096, len(data), 4096):
+        data[at : at + 200] = os.urandom(200)
+
+
+def replace(data: bytearray) -> None:
+    data[:] = b"this is no database" * 1000
+
+
+@pytest.mark.parametrize("damage", [overwrite, replace])
+async def test_a_damaged_registry_is_refused_with_what_to_do(
+    tmp_path: Path, damage: Callable[[bytearray], None]
+) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        ids = await uploaded(client, 30)
+    path = settings.data_dir / "registry.sqlite3"
+    damaged = bytearray(path.read_bytes())
+    damage(damaged)
+    path.write_bytes(damaged)
+    said = await refusal(tmp_path)
+    assert f"The registry {path} is damaged" in said
+    assert "Restore a whole backup" in said
+    assert content(settings.data_dir) == set(ids)
+
+
+async def test_journals_of_batches_that_the_registry_does_not_know_are_moved_aside(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        done = await client.ended((await client.create((await client.upload(jsonl(chat_lines(2)))).id)).id)
+    work = settings.data_dir / "work"
+    for name in (f"{done.id}.0.aa.journal", "batch_unknown.0.aa.journal"):
+        (work / name).write_bytes(b"results")
+    async with service(settings):
+        assert not list(work.iterdir())
+    assert aside(settings.data_dir) == {"work/batch_unknown.0.aa.journal"}
+
+
+STRAYS = ["x.journal", "batch_a.x.aa.journal", f"batch_a.{'9' * 60}.a.journal", ".DS_Store", "\udcff.journal"]
+
+
+@pytest.mark.parametrize("name", STRAYS, ids=range(len(STRAYS)))
+@pytest.mark.parametrize("folder", ["work", "store", "store/files"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "circle"])
+async def test_what_is_not_ours_is_left_alone_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, folder: str, kind: str
+) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        await uploaded(client, 1)
+    path = settings.data_dir / folder / name
+    if kind == "file":
+        path.write_bytes(b"x")
+    elif kind == "folder":
+        path.mkdir()
+        (path / "inside").write_bytes(b"x")
+    else:
+        path.symlink_to(path if kind == "circle" else tmp_path / "nowhere")
+    async with service(settings) as (_, client):
+        batch = await client.run(chat_lines(2))
+        assert batch.request_counts.completed == 2
+    told = [record for record in caplog.records if "not ours" in record.message]
+    whole = folder == "store/files" and kind == "file" and name.isascii() and name[0] != "."
+    if whole:  # it has the form of an object
+        assert aside(settings.data_dir) == {f"files/{name}"}
+        return
+    assert os.path.lexists(path)
+    assert len(told) == 1
+    assert any(os.fsencode(name).decode("utf-8", "backslashreplace") in shown for shown in told[0].__dict__["names"])
+
+
+async def test_a_folder_with_the_name_of_a_journal_holds_up_no_chunk(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        file = await client.upload(jsonl(chat_lines(2)))
+        (settings.data_dir / "work/batch_x.0.aa.journal").mkdir()
+        assert (await client.ended((await client.create(file.id)).id)).request_counts.completed == 2
+
+
+def test_what_was_moved_aside_is_kept_for_a_week_of_running(tmp_path: Path) -> None:
+    """Whatever the clock says, and however many processes that took."""
+    store = tmp_path / "store"
+    (store / "files").mkdir(parents=True)
+    (store / "files/file-1").write_bytes(b"x")
+    first = Aside(tmp_path / "aside", Disk())
+    first.grow(2 * KEPT_SECONDS)
+    first.move(store, "files/file-1")
+    first.sync()
+    for _ in range(6):
+        Aside(tmp_path / "aside", Disk()).grow(KEPT_SECONDS / 7)
+    assert aside(tmp_path) == {"files/file-1"}
+    Aside(tmp_path / "aside", Disk()).grow(KEPT_SECONDS / 7 + 1)
+    assert not list((tmp_path / "aside").iterdir())
