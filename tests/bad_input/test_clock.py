@@ -35,6 +35,7 @@ class Running(NamedTuple):
     """A service whose batch waits for the gate in the midst of its lines."""
 
     clock: Clock
+    steady: Clock
     client: Client
     gate: Gate
     endpoint: FakeEndpoint
@@ -64,12 +65,15 @@ async def gated() -> AsyncIterator[tuple[Gate, FakeEndpoint]]:
 
 @asynccontextmanager
 async def running(folder: Path, active: int = 1) -> AsyncIterator[Running]:
-    clock = Clock()
-    async with gated() as (gate, fake), service(settings(folder, fake, active), clock=clock) as (_, client):
+    clock, steady = Clock(), Clock()
+    async with (
+        gated() as (gate, fake),
+        service(settings(folder, fake, active), clock=clock, steady=steady) as (_, client),
+    ):
         file = await client.upload(jsonl(chat_lines(LINES)))
         created = await client.create(file.id)
         batch = await until(lambda: client.get(created.id), lambda batch: batch.request_counts.completed == FIRST)
-        yield Running(clock, client, gate, fake, batch)
+        yield Running(clock, steady, client, gate, fake, batch)
 
 
 def times(batch: Batch) -> list[int]:
@@ -147,9 +151,16 @@ async def test_the_clock_jumps_forward_by_less_than_the_window_and_back_again(tm
 
 
 async def test_the_clock_jumps_forward_beyond_the_window(tmp_path: Path) -> None:
-    """The batch expires: results that are there are kept, other lines are `batch_expired`; a jump back is too late."""
+    """The batch goes on for an hour. If the clock stays there it expires: results that are there are kept, other lines
+    are `batch_expired`; a jump back is too late then.
+    """
     async with running(tmp_path) as found:
         found.clock.off = 25 * HOURS
+        other = await found.client.create("file-none")  # wakes those who look
+        await found.client.ended(other.id)
+        assert (await found.client.get(found.batch.id)).status == IN_PROGRESS
+        found.steady.off = HOURS + 1
+        found.clock.off += HOURS + 1
         batch = await found.client.ended(found.batch.id)
         found.clock.off = 0.0
         assert await found.client.get(batch.id) == batch
@@ -193,6 +204,58 @@ async def test_the_clock_jumps_forward_beyond_the_expiry_of_files(
         if not back:
             steady.off = 2 * HOURS
             await until(lambda: names(client), lambda found: not found)
+
+
+@asynccontextmanager
+async def restarted(folder: Path, off: float) -> AsyncIterator[tuple[Running, str]]:
+    """A service that ran a minute ago, and whose host has booted with a clock that is off; and the id of a file."""
+    clock, steady = Clock(), Clock()
+    async with gated() as (gate, fake):
+        async with service(settings(folder, fake), clock=clock, steady=steady) as (_, client):
+            file = await client.upload(jsonl(chat_lines(LINES)))
+            other = await client.upload(jsonl(chat_lines(1)))
+            batch = await client.create(file.id, idempotency_key="once")
+            await until(lambda: client.get(batch.id), lambda seen: seen.request_counts.completed == FIRST)
+        clock.off, steady.off = off, -500 * 24 * HOURS
+        async with service(settings(folder, fake), clock=clock, steady=steady) as (_, client):
+            yield Running(clock, steady, client, gate, fake, batch), other.id
+
+
+async def test_the_host_boots_with_its_clock_ahead(tmp_path: Path) -> None:
+    """No file, idempotency key or window ends by that time before the clock has stayed there for an hour."""
+    async with restarted(tmp_path, 90 * 24 * HOURS) as (found, file_id):
+        swept = await found.client.create("file-none")
+        await found.client.ended(swept.id)
+        again = await found.client.create(found.batch.input_file_id, idempotency_key="once")
+        assert again.id == found.batch.id
+        assert again.status == IN_PROGRESS
+        assert await found.client.read(file_id) == jsonl(chat_lines(1))
+        found.clock.off = 60.0  # it is set right
+        found.gate.open()
+        await assert_whole(found.client, await found.client.ended(found.batch.id))
+        assert file_id in await names(found.client)
+
+
+async def test_the_host_boots_with_its_clock_ahead_and_it_stays_there(tmp_path: Path) -> None:
+    """After an hour that is the time."""
+    async with restarted(tmp_path, 90 * 24 * HOURS) as (found, file_id):
+        assert file_id in await names(found.client)
+        found.steady.off += HOURS + 60
+        found.clock.off += HOURS + 60
+        await until(lambda: names(found.client), lambda listed: file_id not in listed)
+        assert (await found.client.ended(found.batch.id)).status == BatchStatus.BATCH_STATUS_EXPIRED
+
+
+async def test_the_host_boots_with_its_clock_behind(tmp_path: Path) -> None:
+    """For an hour at most, time goes on from where it was, so that nothing ends early once the clock is right."""
+    async with restarted(tmp_path, -50 * 365 * 24 * HOURS) as (found, _):
+        later = await found.client.upload(jsonl(chat_lines(1)))
+        assert later.created_at >= found.batch.created_at
+        assert later.expires_at == later.created_at + 30 * 24 * HOURS
+        found.clock.off = 60.0
+        found.gate.open()
+        await assert_whole(found.client, await found.client.ended(found.batch.id))
+        assert await found.client.read(later.id) == jsonl(chat_lines(1))
 
 
 async def test_the_clock_jumps_back_behind_what_a_rate_counts(tmp_path: Path) -> None:

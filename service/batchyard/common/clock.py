@@ -73,6 +73,8 @@ class GuardedClock:
         now, steady = self.expiry(), self._steady()
         if now >= self._newest:
             self._newest, self._behind_since = now, None
+        elif self.now() >= self._newest:
+            self._behind_since = None
         elif self._behind_since is None:
             self._behind_since = steady
         elif steady - self._behind_since >= TRUST_SECONDS:
