@@ -99,7 +99,7 @@ class TestAGroupOfWrites:
         "statement",
         [
             "UPDATE files SET status_details = ?",
-            "INSERT INTO file_parts VALUES (9, 9, ?, 1)",
+            "INSERT INTO file_parts (file_seq, n, key, size) VALUES (9, 9, ?, 1)",
             "UPDATE files SET filename = ?",
         ],
     )

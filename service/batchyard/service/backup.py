@@ -108,7 +108,7 @@ def _copy_all(source: Path, target: Path, names: Sequence[str], copy: Callable[[
 
 def _names(folder: Path) -> list[str]:
     """The journals in a folder."""
-    journals, _ = held(folder)
+    journals, _ = held(folder) if folder.is_dir() else ([], [])
     return [one.path.name for one in journals]
 
 

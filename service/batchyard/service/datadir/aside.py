@@ -5,6 +5,7 @@ How long they were kept is counted in seconds that a service ran here. No clock 
 
 import logging
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from batchyard.service.disk import Disk
 
 KEPT_SECONDS = 7 * 86_400
 _AGE = "age"
+_NAME = re.compile("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 _log = logging.getLogger("batchyard.datadir")
 
@@ -61,10 +63,11 @@ class Aside:
             )
 
     def _folders(self) -> list[Path]:
+        """Those that we made."""
         try:
             with os.scandir(self.folder) as entries:
-                return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
+                return [Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir()]
+        except OSError:
             return []
 
 

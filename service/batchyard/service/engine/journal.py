@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchyard.service.disk import Disk
-from batchyard.service.engine.records import HEAD, Gap, packed, parsed, records
+from batchyard.service.engine.records import HEAD, Gap, is_whole, packed, records
 from batchyard.service.engine.results import Kind, Result, Tokens
 from batchyard.service.errors import Unavailable
 from batchyard.service.filestore import to_the_end
@@ -121,7 +121,7 @@ class Journal:
         for line, (offset, length, kind) in sorted(self._places.items()):
             if kind in kinds:
                 data = os.pread(self._file.fileno(), length, offset)
-                if len(data) < length or parsed(data) is None:
+                if len(data) < length or not is_whole(data):
                     _log.error("a result can't be read back", extra={"journal": self.path.name, "line": line})
                     raise Unavailable("A result on its way can't be read back.")
                 piece.append(data[HEAD.size :])

@@ -52,12 +52,9 @@ def packed(result: Result) -> bytes:
     return struct.pack("<I", zlib.crc32(result.text, zlib.crc32(head))) + head + result.text
 
 
-def parsed(data: bytes) -> Record | None:
-    """The record that these bytes are; None where they are none."""
-    checksum, _, line, kind, *tokens = HEAD.unpack_from(data)
-    if checksum != zlib.crc32(memoryview(data)[_CHECKED:]):
-        return None
-    return Record(data, line, Kind(kind), Tokens(*tokens))
+def is_whole(data: bytes) -> bool:
+    """Whether these bytes, a head at least, are a record as it was written."""
+    return data[:_CHECKED] == zlib.crc32(memoryview(data)[_CHECKED:]).to_bytes(_CHECKED, "little")
 
 
 def records(file: BinaryIO) -> Iterator[Record | Gap]:
@@ -89,7 +86,10 @@ def _record_at(file: BinaryIO, at: int) -> Record | None:
     if length is None or os.pread(file.fileno(), 1, at + length - 1) != b"\n":
         return None
     data = os.pread(file.fileno(), length, at)
-    return parsed(data) if len(data) == length else None
+    if len(data) < length or not is_whole(data):
+        return None
+    _, _, line, kind, *tokens = HEAD.unpack_from(data)
+    return Record(data, line, Kind(kind), Tokens(*tokens))
 
 
 def _next_record(file: BinaryIO, at: int) -> int | None:
