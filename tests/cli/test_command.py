@@ -204,6 +204,21 @@ class TestServe:
         assert (code, said.splitlines()[-1].startswith("batchyard: ")) == (1, True)
         assert "Traceback" not in said
 
+    @pytest.mark.parametrize("command", ["serve", "service"])
+    async def test_a_registry_of_other_files_is_one_line_until_it_is_accepted(
+        self, local: list[str], tmp_path: Path, command: str
+    ) -> None:
+        async with running("serve", *local) as first:
+            await first.said(BOTH)
+        (tmp_path / "data/registry.id").write_text("another 7\n")
+        code, _, said = await ran(command, *local)
+        assert (code, "--accept-registry" in said.splitlines()[-1]) == (1, True)
+        assert "Traceback" not in said
+        async with running(command, *local, "--accept-registry") as accepted:
+            await accepted.said("gRPC on")
+        async with running(command, *local) as again:
+            await again.said("gRPC on")
+
     async def test_variables_of_providers_add_deployments_and_never_show_a_secret(self, local: list[str]) -> None:
         environ = {"OPENAI_API_KEY": "sk-hunter2", "AZURE_API_BASE": "hunter2", "LITELLM_MASTER_KEY": "hunter2"}
         async with running("serve", *local, **environ) as command:

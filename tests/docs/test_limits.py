@@ -6,10 +6,12 @@ import re
 import pytest
 from tests.processes import ROOT
 
-from batchyard.common import http1
+from batchyard.common import clock, http1
 from batchyard.service import intake, requestline, requests, server, servicer, uploads
+from batchyard.service.datadir import aside
 from batchyard.service.keys import desk
-from batchyard.service.registry import tenant
+from batchyard.service.objects import checksums, sweep
+from batchyard.service.registry import integrity, tenant
 from batchyard.service.settings import GroupSettings, Limits, Quotas
 from batchyard.shim import files, inbound, transcoding
 
@@ -48,6 +50,15 @@ CONSTANTS = {
     "streams of health and reflection at once, and single checks at once": intake.MOST_PUBLIC,
 }
 
+START = [
+    sweep.MOST_UNKNOWN,
+    aside.KEPT_SECONDS,
+    integrity.MOST_BYTES,
+    checksums.BLOCK,
+    int(clock.JUMP_SECONDS),
+    int(clock.TRUST_SECONDS),
+]
+
 
 @pytest.mark.parametrize("field", dataclasses.fields(Limits), ids=lambda field: field.name)
 def test_a_configured_bound_is_there_with_its_default(field: "dataclasses.Field[object]") -> None:
@@ -71,3 +82,8 @@ def test_the_limits_of_keys_and_tenants_are_there() -> None:
 
 def test_the_fixed_bounds_are_the_codes() -> None:
     assert {name: int(value) for name, value in FIXED.items()} == CONSTANTS
+
+
+def test_the_bounds_of_the_start_and_the_clock_are_the_codes() -> None:
+    section = PAGE.partition("## Of the start and the clock")[2]
+    assert [int(value) for value in re.findall(r"\| `(\d+)` \|$", section, re.MULTILINE)] == START
