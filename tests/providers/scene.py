@@ -73,10 +73,14 @@ async def scene(
     quirks: Quirks = Quirks(),  # noqa: B008
     *,
     clock: Callable[[], float] = time,
+    steady: Callable[[], float] | None = None,
     **upstream: Any,
 ) -> AsyncIterator[Scene]:
     """A front door with nothing but a deployment; `upstream` are settings of how it is called."""
-    async with FAKES[provider](quirks) as fake, before(fake, folder, provider, clock=clock, **upstream) as running:
+    async with (
+        FAKES[provider](quirks) as fake,
+        before(fake, folder, provider, clock=clock, steady=steady, **upstream) as running,
+    ):
         yield running
 
 
@@ -87,6 +91,7 @@ async def before(
     provider: Provider = "openai",
     *,
     clock: Callable[[], float] = time,
+    steady: Callable[[], float] | None = None,
     deployment: dict[str, Any] | None = None,
     **upstream: Any,
 ) -> AsyncIterator[Scene]:
@@ -94,7 +99,7 @@ async def before(
     settings = at_deployment(provider, fake, upstream=replace(QUICK, **upstream))
     if deployment:
         settings["deployments"] = tuple(replace(one, **deployment) for one in settings["deployments"])
-    async with opened(folder, clock=clock, **settings) as door:
+    async with opened(folder, clock=clock, steady=steady, **settings) as door:
         yield Scene(fake, door, folder)
 
 

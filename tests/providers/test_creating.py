@@ -139,6 +139,21 @@ class TestAnIntent:
             await until(doubts(found), lambda doubt: doubt == 0, PATIENCE)
             assert (await found.listed(), found.calls(CREATE)) == ([], 1)
 
+    async def test_is_not_given_up_by_a_clock_that_jumped(self, tmp_path: Path) -> None:
+        ahead = [0.0]
+        async with scene(tmp_path, clock=lambda: time() + ahead[0], steady=time) as found:
+            file_id = await found.input()
+            found.fake.fault(Reset(), where=CREATE)
+            assert (await found.post(file_id)).status_code == 503
+            ahead[0] = 10 * DOUBT_SECONDS + 600
+            looks = found.calls(LIST)
+
+            async def look() -> int:
+                return found.calls(LIST)
+
+            await until(look, lambda count: count > looks + 5, PATIENCE)
+            assert found.intents() == 1
+
     async def test_outlives_a_provider_that_is_away_for_longer(self, tmp_path: Path) -> None:
         late = [0.0]
         async with scene(tmp_path, clock=lambda: time() + late[0]) as found:

@@ -84,11 +84,13 @@ def _calling(server: Server, secret: str) -> AbstractAsyncContextManager[Caller]
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, clock: Callable[[], float] = time, **changes: Any) -> AsyncIterator[Door]:
+async def opened(
+    folder: Path, *, clock: Callable[[], float] = time, steady: Any = None, **changes: Any
+) -> AsyncIterator[Door]:
     """A front door with its data in `folder`; `changes` are settings."""
     settings = settings_for(folder, **changes)
     async with (
-        service(settings, clock=clock) as (server, grpc),
+        service(settings, clock=clock, steady=steady) as (server, grpc),
         _calling(server, settings.shim_secret or "") as caller,
         listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
         rest_client(listener.port) as rest,

@@ -85,6 +85,26 @@ async def tell(folder: Path, *, removed: bool, without: Collection[str]) -> set[
     return sites
 
 
+@pytest.mark.parametrize("without", ["", "aside.folder", "aside.entry"])
+@pytest.mark.parametrize("removed", [False, True], ids=["removals undone", "removals done"])
+async def test_what_was_moved_aside_is_somewhere(tmp_path: Path, without: str, removed: bool) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    settings = settings_for(disk)
+    async with service(settings):
+        pass
+    (settings.data_dir / "store/files").mkdir()
+    (settings.data_dir / "store/files/file-unknown").write_bytes(b"x")
+    power = PowerCut(disk, without={without})
+    async with service(settings, disk=power):
+        await asyncio.to_thread(power.survivors, tmp_path / "after", removed=removed)
+    found = list((tmp_path / "after").rglob("file-unknown"))
+    if without:
+        assert (tmp_path / "after/data/aside") not in [path.parents[2] for path in found]
+    else:
+        assert [path.read_bytes() for path in found if "aside" in path.parts] == [b"x"]
+
+
 class _Story:
     """What a client is told, and holds the service to after each cut.
 

@@ -89,7 +89,7 @@ class Creating:
 
     async def _settled(self, intent: Intent) -> BatchRecord | None:
         """The batch of an intent; None: there is none, and the intent is gone. Raises Unsure as long as it is open."""
-        late = intent.created_at < self._clock() - self._doubt_seconds
+        late = intent.created_at < min(self._clock(), self._registry.expiry()) - self._doubt_seconds
         batch = await self._found(intent)
         if batch is None and not late:
             raise Unsure(_UNSURE)

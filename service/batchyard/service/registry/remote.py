@@ -79,6 +79,10 @@ class RemoteRegistry:
         self._deployment = deployment
         self._touch = touch
 
+    def expiry(self) -> float:
+        """The time by which what is remembered ends."""
+        return self._database.expiry()
+
     async def begin(
         self, owner: TenantRegistry, intent: Intent, once: Once | None, rate: Rate | None
     ) -> BatchRecord | Intent:
