@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.harness import chat_lines, jsonl
 
-from .conftest import FILE_KEYS, FORM, Door, Part, form
+from .conftest import FILE_KEYS, FORM, Door, Part, form, refusal
 
 CONTENT = jsonl(chat_lines(3))
 FILE = ("file", CONTENT, "mydata.jsonl")
@@ -105,3 +105,12 @@ async def test_files_are_listed_page_by_page_in_both_orders(door: Door) -> None:
             more = page["has_more"]
         assert seen == expected
     assert (await door.rest.get("/v1/files?purpose=vision")).json()["data"] == []
+
+
+@pytest.mark.parametrize("ranged", [{}, {"Range": "bytes=5-9"}])
+async def test_a_file_whose_bytes_changed_is_500_and_gives_none_of_them(door: Door, ranged: dict[str, str]) -> None:
+    answer = await door.rest.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("a", b"hello, world")})
+    (door.store / "files" / answer.json()["id"]).write_bytes(b"hello, World")
+    got = await door.rest.get(f"/v1/files/{answer.json()['id']}/content", headers=ranged)
+    error = refusal(got, 500)
+    assert (error["type"], error["message"]) == ("server_error", "Stored bytes of this file are missing or damaged.")

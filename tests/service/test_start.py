@@ -146,6 +146,29 @@ async def test_an_older_registry_is_told_from_the_one_that_belongs_there(tmp_pat
         pass
 
 
+@pytest.mark.parametrize("starts", [1, 2])
+async def test_a_registry_whose_log_was_damaged_by_a_power_cut_is_refused(tmp_path: Path, starts: int) -> None:
+    """The log has what came since the last clean end; at the first start that is all."""
+    live, crashed = settings_for(tmp_path / "live"), settings_for(tmp_path / "crashed")
+    for _ in range(starts - 1):
+        async with service(live):
+            pass
+    async with service(live) as (_, client):
+        ids = await uploaded(client, 3)
+        shutil.copytree(live.data_dir, crashed.data_dir)
+    log = crashed.data_dir / "registry.sqlite3-wal"
+    assert log.stat().st_size > 4096
+    with log.open("r+b") as file:
+        file.seek(40)
+        file.write(b"damaged!")
+    said = await refusal(tmp_path / "crashed")
+    assert "--accept-registry" in said
+    assert content(crashed.data_dir) == set(ids)
+    async with serving(crashed, Metrics(), accept_registry=True):
+        pass
+    assert aside(crashed.data_dir) == {f"files/{one}" for one in ids}
+
+
 async def test_another_registry_is_refused_until_it_is_accepted(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     async with service(settings) as (_, client):

@@ -78,8 +78,9 @@ class StoredProvider:
     @asynccontextmanager
     async def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AsyncIterator[Content]:
         offset, length = span_within(span, file.bytes)
-        pieces = self._store.read(await owner.parts(file), offset, length)
-        yield Content(_or_gone(pieces, owner, file), file.bytes, offset, length)
+        pieces = _or_gone(self._store.read(await owner.parts(file), offset, length), owner, file)
+        first = await anext(pieces, b"")  # what can't be read from its start is refused instead of broken off
+        yield Content(_chained(first, pieces), file.bytes, offset, length)
 
     async def file(self, owner: TenantRegistry, file: FileRecord) -> FileRecord:
         return file
@@ -241,6 +242,13 @@ async def _or_gone(pieces: AsyncIterator[bytes], owner: TenantRegistry, file: Fi
     except DataLoss:
         await owner.get_file(file.id)  # NotFound where it was deleted meanwhile: nothing is damaged then
         raise
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for piece in rest:
+        yield piece
 
 
 def _stats(scan: Scan, digest: str) -> dict[str, object]:
