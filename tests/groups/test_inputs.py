@@ -152,3 +152,15 @@ class TestABatch:
             text = json.dumps([batch, *output])
             assert MODEL not in text.replace(GROUP, "")
             assert all(fake.key not in text for fake in yard.fakes)
+
+
+class TestAStoredInput:
+    async def test_that_changed_on_the_disk_is_sent_nowhere(self, tmp_path: Path) -> None:
+        async with scene(tmp_path) as yard:
+            data = jsonl(lines_of(40))
+            file = await yard.door.upload(data)
+            (yard.door.store / "files" / file["id"]).write_bytes(data.replace(b'"custom_id"', b'"Custom_id"', 1))
+            batch = await yard.door.ended((await yard.door.create(file["id"]))["id"])
+            assert batch["status"] == "failed"
+            assert [error["code"] for error in batch["errors"]["data"]] == ["input_lost"]
+            assert not any(fake.batches for fake in yard.fakes)

@@ -14,7 +14,6 @@ from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.harness import (
     Client,
     chat_lines,
-    figures,
     jsonl,
     refused,
     service,
@@ -25,7 +24,9 @@ from tests.harness import (
 from tests.registries import a_batch, opened
 
 from batchyard.common.clock import GuardedClock
+from batchyard.common.metrics import Metrics
 from batchyard.service.filestore import Part
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.tenant import Once, TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
@@ -239,17 +240,19 @@ async def _cursor_code(client: Client, file_id: str) -> StatusCode:
 
 
 async def test_a_clock_that_jumped_ahead_ends_no_idempotency_key_before_an_hour(tmp_path: Path) -> None:
-    clock, steady = Clock(), Clock()
+    clock, steady, metrics = Clock(), Clock(), Metrics()
     async with opened(tmp_path) as database:
         tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w")
         once = Once("key", "digest", int(clock()))
         made = await tenant.add_batch(a_batch(1), once)
-        retention = Sweeper(work, nothing, 60, GuardedClock(clock, steady), figures())
+        retention = Sweeper(work, nothing, 60, GuardedClock(clock, steady), ServiceMetrics(metrics))
         clock.ahead = 2 * DAY
         await retention.sweep()
+        assert metrics.registry.get_sample_value("batchyard_clock_held") == 1
         assert (await tenant.add_batch(a_batch(2), once)).id == made.id
         steady.ahead = 3600
         await retention.sweep()
+        assert metrics.registry.get_sample_value("batchyard_clock_held") == 0
         assert (await tenant.add_batch(a_batch(2), once)).id != made.id
 
 

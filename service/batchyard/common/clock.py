@@ -39,9 +39,10 @@ class GuardedClock:
         Where it started behind the newest time of earlier processes, time goes on from there, until the clock has come
         up or an hour has passed.
         """
-        now, passed = self._clock(), self._steady() - self._began
+        now = self._clock()
         if self._floor is None:
             return now
+        passed = self._steady() - self._began
         if now < self._floor + passed and passed < TRUST_SECONDS:
             return self._floor + passed
         self._floor = None
@@ -66,7 +67,8 @@ class GuardedClock:
     @property
     def is_held(self) -> bool:
         """Whether `expiry` waits behind `now`."""
-        return self.expiry() < self.now()
+        self.expiry()
+        return self._jumped_at is not None
 
     def newest(self) -> float:
         """The newest time that is believed, for the next process; it goes back only with a clock that stays behind."""
