@@ -187,18 +187,14 @@ class FileStore:
         if offset < 0 or length < 0 or offset + length > sum(part.size for part in parts):
             raise ValueError(f"no range of {length} bytes at {offset}")
         for part, start, end in _ranges(parts, offset, length):
-            step = piece_bytes if part.sums is None else checksums.BLOCK
-            for at in range(start if part.sums is None else start - start % step, end, step):
-                if part.sums is None:
-                    yield await self._range(part.key, at, min(at + step, end))
-                    continue
-                block = await self._block(part, at, part.sums)
-                whole = block if start <= at and at + len(block) <= end else block[max(0, start - at) : end - at]
-                if len(whole) <= piece_bytes:
-                    yield whole
-                else:
-                    for cut in range(0, len(whole), piece_bytes):
-                        yield whole[cut : cut + piece_bytes]
+            if part.sums is None:
+                for at in range(start, end, piece_bytes):
+                    yield await self._range(part.key, at, min(at + piece_bytes, end))
+                continue
+            for at in range(start - start % checksums.BLOCK, end, checksums.BLOCK):
+                block = (await self._block(part, at, part.sums))[max(0, start - at) : end - at]
+                for cut in range(0, len(block), piece_bytes):
+                    yield block[cut : cut + piece_bytes]
 
     async def _block(self, part: Part, start: int, sums: bytes) -> bytes:
         """The block of an object that begins at `start`, compared with its checksum."""
