@@ -171,6 +171,16 @@ class TestThePage:
         assert plain
         assert plain <= set(documented("both", "service", "shim"))
 
+    def test_asks_for_labels_that_there_are(self) -> None:
+        asked = re.findall(r"(batchyard_\w+?)(?:_bucket|_count)?\{(\w+)", PAGE)
+        labels = documented("both", "service", "shim")
+        assert len(asked) > 3
+        assert [(name, label) for name, label in asked if label not in labels[name]] == []
+
+    def test_has_lines_stand_still_where_lines_are_counted_as_they_run(self) -> None:
+        (rule,) = (line for line in PAGE.splitlines() if "batchyard_batches_in_progress{" in line)
+        assert rule.count('{provider="local"}') == 2
+
     def test_has_rules_that_are_yaml(self) -> None:
         _, rules = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
         (group,) = yaml.safe_load(rules)["groups"]

@@ -18,6 +18,7 @@ from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
+from batchyard.common.metrics import Metrics
 from batchyard.service.settings import Group, GroupSettings, Member, Quotas
 from batchyard.v1 import Placement
 
@@ -117,6 +118,7 @@ async def scene(
     clock: Callable[[], float] = time,
     groups: Mapping[str, Any] = {},
     tenant_limits: Quotas = Quotas(),  # noqa: B008
+    metrics: Metrics | None = None,
     **upstream: Any,
 ) -> AsyncIterator[Yard]:
     """A group of one member at a fake of each kind, two of Azure's where none is named.
@@ -132,7 +134,7 @@ async def scene(
         more: dict[str, Any] = {"upstream": replace(QUICK, **upstream), "groups": replace(PACE, **groups)}
         more["tenant_limits"] = tenant_limits
         settings = settings_of(list(zip(kinds, fakes, strict=True)), members) | more
-        door = await stack.enter_async_context(opened(folder, clock=clock, **settings))
+        door = await stack.enter_async_context(opened(folder, clock=clock, metrics=metrics, **settings))
         yield Yard(door, fakes, Census(*fakes), folder)
 
 

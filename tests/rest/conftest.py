@@ -15,6 +15,7 @@ from tests.ways import alone, pytest_generate_tests, shim_is  # noqa: F401
 
 from batchyard.common.calls import Caller
 from batchyard.common.listeners import listening
+from batchyard.common.metrics import Metrics
 from batchyard.service.server import Server
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
@@ -85,12 +86,17 @@ def _calling(server: Server, secret: str) -> AbstractAsyncContextManager[Caller]
 
 @asynccontextmanager
 async def opened(
-    folder: Path, *, clock: Callable[[], float] = time, steady: Any = None, **changes: Any
+    folder: Path,
+    *,
+    clock: Callable[[], float] = time,
+    steady: Any = None,
+    metrics: Metrics | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Door]:
     """A front door with its data in `folder`; `changes` are settings."""
     settings = settings_for(folder, **changes)
     async with (
-        service(settings, clock=clock, steady=steady) as (server, grpc),
+        service(settings, metrics, clock=clock, steady=steady) as (server, grpc),
         _calling(server, settings.shim_secret or "") as caller,
         listening(create_app(caller), "127.0.0.1", 0, max_requests=1000) as listener,
         rest_client(listener.port) as rest,

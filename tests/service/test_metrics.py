@@ -22,6 +22,7 @@ from batchyard.service.settings import LocalSettings, Retention
 from batchyard.v1 import CancelBatchRequest, UploadFileMetadata, UploadFileRequest
 
 RPCS = "batchyard_rpc_duration_seconds_count"
+LINES = "batchyard_lines_total"
 
 
 @pytest.fixture
@@ -110,7 +111,8 @@ class TestLines:
         await client.run([*chat_lines(3), chat_line("bad", messages="none")])
         seen = await scrape(metrics)
         outcomes = ("completed", "failed", "not_run")
-        assert [seen("batchyard_lines_total", outcome=outcome) for outcome in outcomes] == [3, 1, 0]
+        assert [seen(LINES, provider="local", outcome=outcome) for outcome in outcomes] == [3, 1, 0]
+        assert [seen(LINES, provider="groups", outcome=outcome) for outcome in outcomes] == [0, 0, 0]
         assert seen("batchyard_batches", status="completed") == 1
         assert seen("batchyard_lines_running") == 0
 
@@ -126,6 +128,7 @@ class TestLines:
             runs = await client.create(file.id)
             seen = await found(metrics, "batchyard_lines_running", 2)
             assert (seen("batchyard_lines_running"), seen("batchyard_line_slots")) == (2, 2)
+            assert seen("batchyard_batches_in_progress", provider="local") == 1
             waits = await client.create(file.id)
             await client.stub.CancelBatch(CancelBatchRequest(batch_id=waits.id), metadata=client.metadata)
             await client.ended(waits.id)
@@ -133,7 +136,7 @@ class TestLines:
             await client.ended(runs.id)
             seen = await scrape(metrics)
         outcomes = ("completed", "failed", "not_run")
-        assert [seen("batchyard_lines_total", outcome=outcome) for outcome in outcomes] == [5, 0, 5]
+        assert [seen(LINES, provider="local", outcome=outcome) for outcome in outcomes] == [5, 0, 5]
         assert [seen("batchyard_batches", status=status) for status in ("completed", "cancelled")] == [1, 1]
 
 

@@ -4,7 +4,7 @@ docs/metrics.md says what each means to an operator.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram, Metric
@@ -45,8 +45,9 @@ class ServiceMetrics:
         self.downloaded = Counter(
             "batchyard_download_bytes", "Bytes of content that downloads took.", registry=registry
         )
-        lines = Counter("batchyard_lines", "Lines of batches that have a result.", ("outcome",), registry=registry)
-        self.lines = {kind: lines.labels(kind.name.lower()) for kind in Kind}
+        self._lines = Counter(
+            "batchyard_lines", "Lines of batches that have a result.", ("provider", "outcome"), registry=registry
+        )
         self.lines_running = Gauge("batchyard_lines_running", "Lines in flight now.", registry=registry)
         self.line_slots = Gauge("batchyard_line_slots", "The most lines in flight.", registry=registry)
         upstream_seconds = Histogram(
@@ -81,23 +82,34 @@ class ServiceMetrics:
             "batchyard_files_expired", "Files that were deleted because their time had come.", registry=registry
         )
 
+    def lines(self, provider: str) -> Mapping[Kind, Counter]:
+        """The counters of lines that this provider of our own has results for, each from 0 on."""
+        return {kind: self._lines.labels(provider, kind.name.lower()) for kind in Kind}
+
 
 def method_label(path: str) -> str:
     """The method of a call's path, `OTHER` for one that is not ours: a caller may send any."""
     return _METHODS.get(path, OTHER)
 
 
-def batches_look(work: WorkRegistry, clock: Callable[[], float]) -> Look:
-    """Batches of all tenants by status, and how long the oldest has waited for its lines to start."""
+def batches_look(work: WorkRegistry, clock: Callable[[], float], providers: Iterable[str] = ()) -> Look:
+    """Batches of all tenants: by status, those in progress by provider, and how long the oldest has waited to start.
+
+    `providers` are shown also where nothing is in progress.
+    """
 
     async def look() -> list[Metric]:
-        counts, oldest = await work.standing()
+        counts, running, oldest = await work.standing()
         batches = GaugeMetricFamily("batchyard_batches", "Batches in the registry.", labels=("status",))
         for status in Status:
             batches.add_metric((status,), counts.get(status, 0))
+        text = "Batches in progress, by their provider."
+        in_progress = GaugeMetricFamily("batchyard_batches_in_progress", text, labels=("provider",))
+        for provider in {**dict.fromkeys(providers, 0), **running}:
+            in_progress.add_metric((provider,), running.get(provider, 0))
         age = 0.0 if oldest is None else max(0.0, clock() - oldest)
         text = "How long the oldest batch whose lines have not started has waited."
-        return [batches, GaugeMetricFamily("batchyard_queue_age_seconds", text, age)]
+        return [batches, in_progress, GaugeMetricFamily("batchyard_queue_age_seconds", text, age)]
 
     return look
 

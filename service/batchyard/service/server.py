@@ -228,12 +228,13 @@ async def _ground(
     pair, aside = Pair(settings.data_dir, work), Aside(settings.data_dir / "aside", disk)
     guarded = GuardedClock(clock, steady, await pair.check(accept=accept))
     database.expiry = guarded.expiry
+    used = [*(name for name in configured if name not in idle), *(one.provider for one in settings.deployments)]
     limits, folder = settings.limits, settings.data_dir / "store"
     store = FileStore(folder, disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes)
     await sweep.sweep(store, work.known_keys, aside, accept=accept)
     await leftovers.sweep(settings.data_dir / "work", work, aside)
     await pair.advance(int(guarded.newest()))  # not before all that may refuse the registry
-    stack.enter_context(metrics.asking(batches_look(work, guarded.now)))
+    stack.enter_context(metrics.asking(batches_look(work, guarded.now, used)))
     stack.enter_context(metrics.asking(store_look(store, disk, folder)))
     return _Ground(guarded, aside, pair, database, work, store, changes, reserve, starting)
 
@@ -277,7 +278,7 @@ async def _work(
     scanner = partial(Scanner, limits, chunk_lines=own.chunk_lines, chunk_bytes=own.chunk_bytes, models=own.models)
     local = stored("local", limits=limits, scanner=scanner)
     providers: list[Provider] = [local] if settings.local else []
-    groups = Groups(settings, database, work, store, changes, mutations, remote, clock, steady, expiry)
+    groups = Groups(settings, database, work, store, changes, mutations, figures, remote, clock, steady, expiry)
     if settings.model_groups:
         lives[GROUPS] = groups.life
         providers.append(

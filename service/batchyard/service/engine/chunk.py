@@ -60,7 +60,8 @@ class ChunkRunner:
         self._disk = disk
         self._folder = folder
         self._runner = runner
-        self._metrics = metrics
+        self._running = metrics.lines_running
+        self._lines = metrics.lines("local")
         self._tracing = tracing
         metrics.line_slots.set(line_slots)
         self._slots = asyncio.Semaphore(line_slots)
@@ -123,7 +124,7 @@ class ChunkRunner:
             for request in missing:
                 if job.control.go_on():
                     await self._slots.acquire()
-                    self._metrics.lines_running.inc()
+                    self._running.inc()
                     line = group.create_task(self._run_line(job, request, journal))
                     line.add_done_callback(self._free_slot)  # also of a task that is cancelled before its first step
                 else:
@@ -149,7 +150,7 @@ class ChunkRunner:
 
     def _free_slot(self, _: asyncio.Task[None]) -> None:
         self._slots.release()
-        self._metrics.lines_running.dec()
+        self._running.dec()
 
     async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
         until = asyncio.get_running_loop().time() + self._line_seconds
@@ -168,7 +169,7 @@ class ChunkRunner:
 
     async def _keep(self, journal: Journal, found: Result) -> None:
         await journal.append(found)
-        self._metrics.lines[found.kind].inc()
+        self._lines[found.kind].inc()
 
     async def _publish(self, chunk: ChunkRecord, journal: Journal) -> None:
         shown = journal.counts

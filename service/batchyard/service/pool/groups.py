@@ -6,11 +6,13 @@ from dataclasses import replace
 from functools import partial
 
 from batchyard.service.deployed import MemberState
+from batchyard.service.deployments import GROUPS
 from batchyard.service.engine.engine import LEASE_SECONDS
 from batchyard.service.engine.steps import Steps
 from batchyard.service.errors import InvalidArgument
 from batchyard.service.filestore import FileStore
 from batchyard.service.jsonl import LineError, Scan, Scanner
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.pool.cleaning import Cleaner
 from batchyard.service.pool.context import Context
@@ -46,6 +48,7 @@ class Groups:
         store: FileStore,
         changes: Changes,
         mutations: Mutations,
+        metrics: ServiceMetrics,
         providers: Mapping[str, RemoteProvider],
         clock: Callable[[], float],
         steady: Callable[[], float],
@@ -64,7 +67,7 @@ class Groups:
             store=store,
             changes=changes,
             mutations=mutations,
-            harvest=Harvest(work, store),
+            harvest=Harvest(work, store, metrics.lines(GROUPS)),
             transfers=Transfers(settings.groups.max_transfers),
             suspect=self._cleaner.suspect,
             settings=settings.groups,

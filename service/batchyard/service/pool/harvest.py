@@ -4,9 +4,11 @@ Each line of the shard gets exactly one result. What the deployment says nothing
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import NamedTuple
+
+from prometheus_client import Counter
 
 from batchyard.service.engine.results import Failure, Kind, Result, result
 from batchyard.service.engine.segments import ERROR, OUTPUT, Segments, segments
@@ -47,17 +49,18 @@ class Interrupted(Exception):
 
 
 class Harvest:
-    """Writes segments and commits them."""
+    """Writes segments and commits them; `lines` count each line once, when its result is committed."""
 
-    def __init__(self, work: WorkRegistry, store: FileStore) -> None:
+    def __init__(self, work: WorkRegistry, store: FileStore, lines: Mapping[Kind, Counter]) -> None:
         self._work = work
         self._store = store
+        self._lines = lines
 
     async def gather(self, wanted: Yield, sources: Iterable[Source], lost: Lost) -> None:
         """Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged."""
         sources = list(sources)
         index = await self._index(wanted) if sources else None
-        counts = Counts()
+        counts, written = Counts(), 0
         async with segments(self._store, wanted.batch_id, wanted.chunk, bounded=not wanted.stopped) as made:
             if index is not None:
                 reader = ResultReader(wanted.batch_id, wanted.group, index, stopped=wanted.stopped)
@@ -68,13 +71,18 @@ class Harvest:
                             found = await asyncio.to_thread(_read, reader, block, source.succeeded)
                             counts += await _write(made, found)
                             read += len(found)
+                    written += read
                     if read < source.least:
                         raise Interrupted(f"of {source.least} results there are {read}")
             missing = None if index is None else await asyncio.to_thread(lambda: set(index.missing()))
             async for number, block in self._input(wanted):
                 found = await asyncio.to_thread(_missing, wanted.batch_id, block, number, missing, lost)
                 counts += await _write(made, found)
+                written += len(found)
             await made.seal(self._work, wanted.chunk, counts)
+        not_run = written - counts.completed - counts.failed
+        for kind, count in zip(Kind, (counts.completed, counts.failed, not_run), strict=True):
+            self._lines[kind].inc(count)
 
     async def _index(self, wanted: Yield) -> LineIndex:
         index = LineIndex()

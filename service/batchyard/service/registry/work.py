@@ -286,13 +286,19 @@ class WorkRegistry:
         values = {"keys": list(keys)}
         return await self._database.read(lambda c: {key for query in queries for key in c.scalars(query, values)})
 
-    async def standing(self) -> tuple[dict[str, int], int | None]:
-        """How many batches have each status, and when the oldest was created whose lines have not started."""
+    async def standing(self) -> tuple[dict[str, int], dict[str, int], int | None]:
+        """How many batches have each status, how many in progress each provider has, and when the oldest was created
+        whose lines have not started.
+        """
         counts = select(batches.c.status, func.count()).where(batches.c.tenant != INTERNAL)
         oldest = select(func.min(batches.c.created_at)).where(batches.c.status == Status.VALIDATING)
         oldest = oldest.where(batches.c.tenant != INTERNAL)
         counted = counts.group_by(batches.c.status)
-        return await self._database.read(lambda c: (dict(c.execute(counted).all()), c.scalar(oldest)))
+        running = select(batches.c.provider, func.count()).where(batches.c.tenant != INTERNAL)
+        running = running.where(batches.c.status == Status.IN_PROGRESS).group_by(batches.c.provider)
+        return await self._database.read(
+            lambda c: (dict(c.execute(counted).all()), dict(c.execute(running).all()), c.scalar(oldest))
+        )
 
     async def known_batches(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that are batches."""
