@@ -6,20 +6,23 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from functools import cache
 from itertools import accumulate, takewhile
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
 from grpc._cython.cygrpc import ExecuteBatchError
 
 from batchyard.common.calls import DETAILS
 from batchyard.common.tracing import OFF, Span, Tracing
-from batchyard.service.audit.calls import Auditor, Entry
+from batchyard.service.audit.calls import Auditor, Entry, printable_id
 from batchyard.service.auth import PUBLIC_SERVICES, Continuation, Handler, MaybeHandler, current_caller, metadata_value
 from batchyard.service.errors import BatchyardError, Busy, Defect, Late, Refused, Unavailable
 from batchyard.service.intake import MESSAGE_SECONDS, Context, Messages, PublicCalls, perform, read_here, streams
@@ -32,6 +35,16 @@ _CUT = " [...] "
 # Bytes; a message travels three times, and gRPC drops more than 7.5 KB.
 _MOST_MESSAGE, _MOST_PARAM, _MOST_JSON = 1200, 300, 1000
 _MOST_DETAILS = 3200  # beside the status' own message, before it is written in base64
+# What a log line names of requests and answers, and how it calls that; `key` is already the caller's own.
+_LOGGED = {
+    "input_file_id": "file",
+    "file_id": "file",
+    "file.id": "file",
+    "batch_id": "batch",
+    "batch.id": "batch",
+    "key_id": "named_key",
+    "key.id": "named_key",
+}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _HEARD_SECONDS = 0.1
@@ -61,10 +74,15 @@ class _Call:
         self._entry = entry
         self._metadata = details.invocation_metadata or ()
         self._label = method_label(details.method)
+        self._logged: dict[str, str] = {}
         self._started = perf_counter()
 
     def saw(self, message: object) -> None:
-        """Notes what a request or an answer names, for the audit log."""
+        """Notes what a request or an answer names, for the log line and the audit log."""
+        if isinstance(message, Message):
+            for name, read in _ids_of(type(message)):
+                if value := read(message):
+                    self._logged[name] = printable_id(value)
         if self._entry:
             self._entry.saw(message)
 
@@ -140,8 +158,20 @@ class _Call:
             "request_id": self.request_id,
             "tenant": caller.tenant if caller else None,
             "key": caller.key.id if caller and caller.key else None,
+            **self._logged,
         }
         _log.log(logging.ERROR if ours else logging.INFO, "call", extra=fields)
+
+
+@cache
+def _ids_of(kind: type[Message]) -> tuple[tuple[str, Callable[[Message], str]], ...]:
+    """How to read the ids that messages of this kind name, each with what the log calls it."""
+    fields = kind.DESCRIPTOR.fields_by_name
+    return tuple(
+        (name, attrgetter(path))
+        for path, name in _LOGGED.items()
+        if (first := path.partition(".")[0]) in fields and ("." in path) == bool(fields[first].message_type)
+    )
 
 
 class CallInterceptor(aio.ServerInterceptor):

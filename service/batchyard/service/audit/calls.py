@@ -119,7 +119,7 @@ class Entry:
         """Notes what a request or an answer names."""
         for kind, value in _named(message) if isinstance(message, Message) else ():
             known = self._touched.setdefault(kind, [])
-            shown = value if _ID.fullmatch(value) else _NO_ID
+            shown = printable_id(value)
             if shown not in known:
                 known.append(shown)
 
@@ -148,6 +148,11 @@ class Entry:
             "duration_ms": round(seconds * 1000, 1),
         }
         self._auditor.keep(record, refused=caller is None, spare=not self._waits and code != _OK)
+
+
+def printable_id(value: str) -> str:
+    """The id that a caller wrote, unless it can't be one, or looks like a key."""
+    return value if _ID.fullmatch(value) else _NO_ID
 
 
 def _named(message: Message) -> Iterator[tuple[str, str]]:
