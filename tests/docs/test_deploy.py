@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_the_dockerfile_copies_what_is_there() -> None:
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     assert copied
     assert all((ROOT / name).exists() for line in copied for name in line.split())
+
+
+def test_the_image_has_every_extra_that_a_service_may_need() -> None:
+    (installed,) = re.findall(r"'\.\[(.*)\]'", (DEPLOY / "Dockerfile").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (everything,) = (re.findall(r"\[(.*)\]", one) for one in extras["all"])
+    assert {*installed.split(","), *everything[0].split(",")} == extras.keys() - {"dev"}
 
 
 def test_every_stop_leaves_more_time_than_a_drain_takes() -> None:
