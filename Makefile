@@ -1,4 +1,4 @@
-PYTHON ?= python3
+PYTHON ?=
 VENV ?= .venv
 ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
@@ -7,6 +7,9 @@ PROTOS := .venv-protos
 SDKS := .venv-openai2 .venv-openai3 .venv-node .venv-schemathesis .venv-deploy
 PINS := .ci/constraints.txt
 PIP := .venv-pip
+TOOLS := $(PROTOS) $(SDKS) .venv-litellm
+# Of the Python that PYTHON names, else of one that fits; what is half made, moved or broken is made again.
+ENVIRONMENT = MAKE_GOALS="$(MAKECMDGOALS)" sh .ci/environment $(@D)
 # One new pip fills every environment: several times faster than each Python's own, and than copying that into each.
 INSTALL = $(PIP)/bin/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --no-compile
 NPM_INSTALL = PATH="$(CURDIR)/.venv-node/bin:$$PATH" npm install --no-package-lock --no-audit --no-fund \
@@ -63,21 +66,29 @@ torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at 
 clean: ## Remove the environments and caches; batchyard-data stays
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(PIP)/.ready: $(PINS)
-	@$(PYTHON) -m venv $(@D)
+.PHONY: FORCE
+$(VENV)/pyvenv.cfg: FORCE
+	@$(ENVIRONMENT) own $(PYTHON)
+
+$(PIP)/pyvenv.cfg: FORCE
+	@$(ENVIRONMENT) pip $(PYTHON)
+
+$(TOOLS:%=%/pyvenv.cfg): %/pyvenv.cfg: FORCE
+	@$(ENVIRONMENT) tool $(PYTHON)
+
+$(PIP)/.ready: $(PINS) $(PIP)/pyvenv.cfg
+	@rm -f $@
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PINS) pip
 	@touch $@
 
 # With a pip of its own, for those who work in it.
-$(VENV)/.ready: pyproject.toml $(PINS) | $(PIP)/.ready
-	@echo "setting up $(@D)"
-	@$(PYTHON) -m venv --without-pip $(@D)
+$(VENV)/.ready: pyproject.toml $(PINS) $(VENV)/pyvenv.cfg | $(PIP)/.ready
+	@rm -f $@
 	@$(INSTALL) -c $(PINS) --build-constraint $(PINS) pip -e '.[all,dev]'
 	@touch $@
 
-.venv-%/.ready: .ci/%.txt | $(PIP)/.ready
-	@echo "setting up $(@D)"
-	@$(PYTHON) -m venv --without-pip $(@D)
+.venv-%/.ready: .ci/%.txt .venv-%/pyvenv.cfg | $(PIP)/.ready
+	@rm -f $@
 	@$(INSTALL) -r $<
 	@touch $@
 
@@ -90,9 +101,8 @@ $(VENV)/.ready: pyproject.toml $(PINS) | $(PIP)/.ready
 	@touch $@
 
 # Node.js from a wheel, and beside it the packages that the tests need.
-.venv-node/.ready: .ci/node.txt .ci/package.json | $(PIP)/.ready
-	@echo "setting up $(@D)"
-	@$(PYTHON) -m venv --without-pip $(@D)
+.venv-node/.ready: .ci/node.txt .ci/package.json .venv-node/pyvenv.cfg | $(PIP)/.ready
+	@rm -f $@
 	@$(INSTALL) -r $<
 	@cp .ci/package.json $(@D)
 	@$(NPM_INSTALL) $(@D) >/dev/null
