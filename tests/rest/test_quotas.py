@@ -89,7 +89,7 @@ async def held(
     """A front door with two keys of a tenant and one of another; `limits` are the keys'."""
     keys = tuple(Key(name=n, key=f"sk-{n}", tenant=t, limits=limits.get(n, Quotas())) for n, t in WHO.items())
     async with AsyncExitStack() as stack:
-        settings = {"keys": keys, "tenants": tenants, "tenant_limits": usual, "local": local}
+        settings: dict[str, Any] = {"keys": keys, "tenants": tenants, "tenant_limits": usual, "local": local}
         door = await stack.enter_async_context(opened(folder, clock=clock, **settings))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{door.server.grpc_port}"))
         holders = {}

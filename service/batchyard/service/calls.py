@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
@@ -80,7 +81,7 @@ class _Call:
     def saw(self, message: object) -> None:
         """Notes what a request or an answer names, for the log line and the audit log."""
         if isinstance(message, Message):
-            for name, read in _ids_of(type(message)):
+            for name, read in _ids_of(message.DESCRIPTOR):
                 if value := read(message):
                     self._logged[name] = printable_id(value)
         if self._entry:
@@ -164,9 +165,9 @@ class _Call:
 
 
 @cache
-def _ids_of(kind: type[Message]) -> tuple[tuple[str, Callable[[Message], str]], ...]:
+def _ids_of(kind: Descriptor) -> tuple[tuple[str, Callable[[Message], str]], ...]:
     """How to read the ids that messages of this kind name, each with what the log calls it."""
-    fields = kind.DESCRIPTOR.fields_by_name
+    fields = kind.fields_by_name
     return tuple(
         (name, attrgetter(path))
         for path, name in _LOGGED.items()
