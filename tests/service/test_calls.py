@@ -11,10 +11,9 @@ import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.harness import KEY, chat_lines, figures, jsonl, keys_of, refused, service, settings_for, until
+from tests.harness import KEY, figures, keys_of, refused, service, settings_for, until
 from tests.statuses import told, trailer
 
-from batchyard.admin.v1 import RevokeKeyRequest
 from batchyard.service import errors
 from batchyard.service.auth import KeyInterceptor, current_caller
 from batchyard.service.calls import CallInterceptor
@@ -26,8 +25,6 @@ from batchyard.v1 import (
     Batch,
     BatchServiceServicer,
     BatchServiceStub,
-    CancelBatchRequest,
-    DeleteFileRequest,
     DownloadFileRequest,
     DownloadFileResponse,
     GetBatchRequest,
@@ -37,7 +34,6 @@ from batchyard.v1 import (
     UploadFileMetadata,
     UploadFileRequest,
     UploadFileResponse,
-    WatchBatchRequest,
     add_BatchServiceServicer_to_server,
 )
 
@@ -399,40 +395,3 @@ class TestABound:
 
 async def _answer(call: Any) -> Any:
     return await call
-
-
-class TestTheLogLine:
-    async def test_names_what_each_call_is_about(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO)
-        async with service(settings_for(tmp_path)) as (_, client):
-            file = await client.upload(jsonl(chat_lines(1)))
-            batch = await client.create(file.id)
-            call: Any = {"metadata": client.metadata}
-            async for _ in client.stub.WatchBatch(WatchBatchRequest(batch_id=batch.id), **call):
-                pass
-            await client.read(file.id)
-            await client.stub.GetFile(GetFileRequest(file_id=file.id), **call)
-            await client.stub.DeleteFile(DeleteFileRequest(file_id=file.id), **call)
-            async with refused(StatusCode.FAILED_PRECONDITION):
-                await client.stub.CancelBatch(CancelBatchRequest(batch_id=batch.id), **call)
-            key_id, _ = await client.new_key("team-a")
-            await client.admin.RevokeKey(RevokeKeyRequest(key_id=key_id), **call)
-            async with refused(StatusCode.NOT_FOUND):
-                await client.get("sk-not-an-id")
-            records = await calls_in(caplog, 10)
-        ids = [
-            (line["method"], {name: line[name] for name in ("file", "batch", "named_key") if name in line})
-            for line in map(vars, records)
-        ]
-        assert sorted(ids) == [
-            ("CancelBatch", {"batch": batch.id}),
-            ("CreateBatch", {"file": file.id, "batch": batch.id}),
-            ("CreateKey", {"named_key": key_id}),
-            ("DeleteFile", {"file": file.id}),
-            ("DownloadFile", {"file": file.id}),
-            ("GetBatch", {"batch": "(not an id)"}),
-            ("GetFile", {"file": file.id}),
-            ("RevokeKey", {"named_key": key_id}),
-            ("UploadFile", {"file": file.id}),
-            ("WatchBatch", {"batch": batch.id}),
-        ]
