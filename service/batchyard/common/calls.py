@@ -14,6 +14,13 @@ Metadata = Sequence[tuple[str, str]]
 ACCEPTED = "batchyard-accepted"
 """The initial metadata by which the service says that it has let an upload in."""
 
+BOUNDS = "batchyard-input-bounds"
+"""Beside it, what each provider of the service's own takes as a batch's input: `local=50000/209715200`, the most lines
+and bytes, with spaces between them; without a name in front: of the default provider."""
+
+NOTE = "batchyard-note"
+"""The initial metadata of CreateBatch with something that its caller should know, if there is any."""
+
 DETAILS = "grpc-status-details-bin"
 """The trailer with a `google.rpc.Status`."""
 

@@ -48,6 +48,9 @@ def back_up(data_dir: Path, destination: Path) -> int:
     except (OSError, sqlite3.Error, BackupError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise BackupError(f"The copy to {destination} failed: {error}.") from error
+    except BaseException:  # Ctrl-C
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return size
 
 

@@ -53,7 +53,7 @@ from batchyard.service.objects import sweep
 from batchyard.service.places import UploadPlaces
 from batchyard.service.pool.groups import Groups, limits_of, scanner_of
 from batchyard.service.providers.base import Provider
-from batchyard.service.providers.echo import Echo
+from batchyard.service.providers.echo import ECHO, Echo
 from batchyard.service.providers.endpoint import LineRunner, open_endpoint
 from batchyard.service.providers.identity import MissingExtra
 from batchyard.service.providers.opening import Opener
@@ -309,6 +309,8 @@ async def _work(
         clock,
         upload_idle_seconds=limits.upload_idle_seconds,
         create_seconds=min(settings.upstream.call_seconds + _LOOK_SECONDS, UNARY_SECONDS - _LOOK_SECONDS),
+        bounds=_input_bounds(settings),
+        notes={"local": ECHO} if settings.local and settings.local.echo else {},
     )
     desk = KeyDesk(keys, router, names, clock, changes.wake)
     return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members), desk)
@@ -396,3 +398,11 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         if "bind" not in str(error):
             raise
         raise StartupError(f"gRPC can't listen on {settings.host}:{settings.grpc_port}.") from None
+
+
+def _input_bounds(settings: Settings) -> str:
+    """The most lines and bytes of a batch's input, at each provider of our own and at the default if it is one."""
+    limits = {"local": settings.limits} if settings.local else {}
+    limits |= {GROUPS: limits_of(settings)} if settings.model_groups else {}
+    limits |= {"": limits[settings.default_provider]} if settings.default_provider in limits else {}
+    return " ".join(f"{name}={one.max_batch_lines}/{one.max_batch_file_bytes}" for name, one in limits.items())

@@ -1,10 +1,11 @@
 """The RPCs of `batchyard.v1.BatchService`, a few lines each: who asks, what exactly, and which provider does it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-from batchyard.common.calls import ACCEPTED
+from batchyard.common.calls import ACCEPTED, BOUNDS, NOTE
 from batchyard.service.auth import current_caller
 from batchyard.service.deployments import GROUPS
 from batchyard.service.errors import InvalidArgument, NotFound, Unsure
@@ -83,8 +84,13 @@ class Servicer(BatchServiceServicer):
         *,
         upload_idle_seconds: float,
         create_seconds: float,
+        bounds: str = "",
+        notes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """A creation that takes more than `create_seconds` goes on, and its caller is told not to repeat it."""
+        """A creation that takes more than `create_seconds` goes on, and its caller is told not to repeat it.
+
+        `bounds` are those of inputs, as `BOUNDS` has them; `notes` are for those who create a batch at a provider.
+        """
         self._database = database
         self._keys = keys
         self._router = router
@@ -96,6 +102,8 @@ class Servicer(BatchServiceServicer):
         self._metrics = metrics
         self._clock = clock
         self._upload_idle_seconds = upload_idle_seconds
+        self._bounds = bounds
+        self._notes = notes
         self._create_seconds = create_seconds
 
     async def CreateBatch(self, request: CreateBatchRequest, context: Context) -> CreateBatchResponse:
@@ -105,6 +113,8 @@ class Servicer(BatchServiceServicer):
         provider = self._router.of(file) if file else self._router.provider(place, key)
         if key and provider.name == GROUPS:
             check_groups(key, new, file)
+        if provider.name in self._notes:
+            await context.send_initial_metadata(((NOTE, self._notes[provider.name]),))
         creating = self._mutations.run(provider.create_batch(self._owner(), new, file))
         try:
             async with asyncio.timeout(self._create_seconds):
@@ -149,7 +159,7 @@ class Servicer(BatchServiceServicer):
     async def UploadFile(
         self, request_iterator: AsyncIterator[UploadFileRequest], context: Context
     ) -> UploadFileResponse:
-        await context.send_initial_metadata(((ACCEPTED, "1"),))
+        await context.send_initial_metadata(((ACCEPTED, "1"), (BOUNDS, self._bounds)))
         stream = UploadStream(
             self._router,
             current_caller.get(),

@@ -13,6 +13,9 @@ import msgspec
 from batchyard.service.engine.results import Answer, Failure
 from batchyard.service.providers.endpoint import error_body, tokens_in
 
+ECHO = "The echo model answers; nothing is sent to a provider."
+"""For those who send it something."""
+
 _DIMENSIONS = 16
 _CREATED = 0  # the model has no clock: the same request has the same answer
 _CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
