@@ -97,8 +97,8 @@ class Person:
                 process.kill()
             await process.wait()
 
-    async def run_on_terminal(self, *arguments: str, **environ: str) -> str:
-        """What the terminal has got when the command has ended well; only stderr is one."""
+    async def run_on_terminal(self, *arguments: str, both: bool = False, code: int = 0, **environ: str) -> str:
+        """What the terminal has got when the command has ended with `code`; stderr is one, stdout only with `both`."""
         ours, theirs = pty.openpty()
         loop = asyncio.get_running_loop()
 
@@ -107,13 +107,13 @@ class Person:
 
         reading = asyncio.create_task(asyncio.to_thread(_read_terminal, ours, tell))
         try:
-            process = await self._spawn(arguments, {"TERM": "xterm", **environ}, PIPE, theirs)
+            process = await self._spawn(arguments, {"TERM": "xterm", **environ}, theirs if both else PIPE, theirs)
         finally:
             os.close(theirs)
         async with asyncio.timeout(PATIENCE):
             await process.communicate()
             shown = await reading
-        assert process.returncode == 0, shown
+        assert process.returncode == code, shown
         return shown
 
     async def _spawn(

@@ -17,7 +17,8 @@ HTTP = {"uvicorn", "httptools", "prometheus_client", "msgspec"}
     ("module", "unneeded"),
     [
         ("batchyard.v1", SERVICE | SHIM | HTTP | {"yaml", "uvloop"}),
-        ("batchyard.cli.main", SERVICE | SHIM | HTTP | {"grpc"}),  # whose core reads what main says of its log
+        ("batchyard.cli.main", SERVICE | SHIM | HTTP | {"grpc", "argparse", "asyncio"}),  # Ctrl-C has no traceback yet
+        ("batchyard.cli.command", SERVICE | SHIM | HTTP | {"grpc"}),  # whose core reads what this says of its log
         ("batchyard.cli.service", SHIM),
         ("batchyard.cli.shim", SERVICE),
     ],

@@ -317,7 +317,9 @@ class TestUsage:
 
     async def test_the_base_install_calls_a_service(self) -> None:
         code, err = await ran_bare(HALVES, "list", "--server", "127.0.0.1:1", "--patience", "0")
-        assert (code, err) == (1, "batchyard: no answer from the service at 127.0.0.1:1: Connection refused\n")
+        said, advice = err.splitlines()
+        assert (code, said) == (1, "batchyard: no answer from the service at 127.0.0.1:1: Connection refused")
+        assert "--server HOST:PORT" in advice
 
     @pytest.mark.parametrize(
         ("command", "missing", "extra"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class TestSubmit:
         (batch,) = (await rest(door, "/v1/batches"))["data"]
         assert (code, out) == (0, f"{batch['id']}\n")
         assert custom_ids(person.folder / "results.jsonl") == ["request-0", "request-1", "request-2"]
-        assert err.endswith(f"{batch['id']} completed: 3 of 3 lines\n")
+        assert f"{batch['id']} completed: 3 of 3 lines\n" in err
+        assert re.fullmatch(r"3 ok, 0 failed in \d+ s -> results\.jsonl", err.splitlines()[-1])
 
     async def test_without_a_place_the_results_go_to_stdout_alone(self, person: Person) -> None:
         ran = await person.run("submit", "-", "--wait", "--quiet", stdin=jsonl(chat_lines(2)))
@@ -133,17 +135,19 @@ class TestSubmit:
         [
             ["-o", "results.jsonl"], ["--errors", "errors.jsonl"], ["--wait", "-o", "same", "--errors", "./same"],
             ["--metadata", "novalue"], ["--expires-after", "soon"], ["--expires-after", "99999999999"],
-            ["--server", "nowhere"], ["--patience", "nan"],
+            ["--server", "nowhere"], ["--patience", "nan"], ["--patience", "long"], ["--expires-after", "1_0"],
+            ["--wait", "-o", "mydata.jsonl"], ["--wait", "--errors", "./mydata.jsonl"],
         ],
     )  # fmt: skip
     async def test_another_use_ends_with_two(self, door: Door, person: Person, arguments: list[str]) -> None:
         code, _, err = await person.run("submit", "mydata.jsonl", *arguments)
         assert (code, err.startswith("usage: batchyard submit")) == (2, True)
+        assert not re.search(r" _\w+ value|invalid \w+ value", err)
         assert (await rest(door, "/v1/files"))["data"] == []
 
     async def test_a_place_that_cant_be_written_is_found_before_the_work(self, door: Door, person: Person) -> None:
         code, _, err = await person.run("submit", "mydata.jsonl", "--wait", "-o", "none/results.jsonl")
-        assert (code, err) == (1, "batchyard: can't write to none/results.jsonl\n")
+        assert (code, err.startswith("batchyard: can't write to none/results.jsonl: there is no folder")) == (1, True)
         assert (await rest(door, "/v1/files"))["data"] == []
 
 
@@ -195,7 +199,8 @@ class TestResults:
             batch = await door.create(file["id"])
             ran = await Person(door.server.grpc_port, tmp_path).run("results", batch["id"], "-o", "out.jsonl")
         assert (ran.code, ran.out) == (5, "")
-        assert f"batchyard watch {batch['id']}" in ran.err
+        assert f"batchyard watch {batch['id']}\n" in ran.err
+        assert f"batchyard results {batch['id']} --wait -o out.jsonl\n" in ran.err
         assert not (tmp_path / "out.jsonl").exists()
 
 

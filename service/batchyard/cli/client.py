@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from random import uniform
+from threading import Event
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -22,9 +23,10 @@ from batchyard.admin.v1 import (
     RotateKeyResponse,
 )
 from batchyard.cli.console import plain
+from batchyard.cli.diagnosis import diagnose
 from batchyard.cli.errors import RunError
 from batchyard.common import channels
-from batchyard.common.calls import DETAILS
+from batchyard.common.calls import BOUNDS, DETAILS, NOTE
 from batchyard.common.certificates import CertificateError, for_channel, read
 from batchyard.common.pem import CertificateFiles
 from batchyard.v1 import (
@@ -77,12 +79,13 @@ Note = Callable[[str], None]
 class CallError(RunError):
     """A call failed; the text is the service's own message, or what is wrong with the way to it.
 
-    `passing`: the service is away, and may come back.
+    `passing`: the service is away, and may come back. `code` is gRPC's.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(plain(message))
-        self.passing = code in _PASSING
+    def __init__(self, code: grpc.StatusCode, message: str, advice: str = "", *, lasting: bool = False) -> None:
+        super().__init__(plain(message), advice)
+        self.code = code
+        self.passing = code in _PASSING and not lasting
 
 
 class Patience:
@@ -111,8 +114,16 @@ class Client:
     """The calls; each raises CallError. `provider` may be empty; `patience` (seconds) replaces both usual bounds."""
 
     def __init__(
-        self, channel: grpc.Channel, address: str, key: str | None, provider: str, patience: float | None, note: Note
+        self,
+        channel: grpc.Channel,
+        address: str,
+        files: CertificateFiles,
+        key: str | None,
+        provider: str,
+        patience: float | None,
+        note: Note,
     ) -> None:
+        self._files = files
         self.provider = provider
         self._stub = BatchServiceStub(channel)
         self._admin = AdminServiceStub(channel)
@@ -121,13 +132,28 @@ class Client:
         self._seconds = patience
         self._note = note
 
-    def upload(self, pieces: Iterable[bytes], metadata: UploadFileMetadata) -> File:
-        """Stores a file; tried once. What `pieces` raises as OSError is raised, and nothing is kept then."""
-        broken: list[OSError] = []
+    def upload(
+        self, pieces: Iterable[bytes], metadata: UploadFileMetadata, check: Callable[[str], None] = lambda _: None
+    ) -> File:
+        """Stores a file; tried once. What `pieces` raises as OSError or RunError is raised, and nothing is kept then.
+
+        Before the first piece is sent, `check` is told the bounds of inputs as the service says them in `BOUNDS`, and
+        may raise.
+        """
+        broken: list[Exception] = []
+        checked = Event()
         try:
             with self._translated():
-                messages = _upload_messages(pieces, metadata, broken)
-                return self._stub.UploadFile(messages, metadata=self._metadata).file
+                messages = _upload_messages(pieces, metadata, broken, checked)
+                call = self._stub.UploadFile.future(messages, metadata=self._metadata)
+                try:
+                    check(str(dict(call.initial_metadata() or ()).get(BOUNDS, "")))
+                    checked.set()
+                    file: File = call.result().file
+                    return file
+                finally:
+                    call.cancel()
+                    checked.set()
         except CallError:
             if broken:
                 raise broken[0] from None
@@ -135,7 +161,11 @@ class Client:
 
     def create(self, request: CreateBatchRequest) -> Batch:
         """Starts a batch; the request's `idempotency_key` keeps a second try from starting another."""
-        return self._call(self._stub.CreateBatch, request).batch
+        response, call = self._call(self._stub.CreateBatch.with_call, request)
+        if note := dict(call.initial_metadata() or ()).get(NOTE):
+            self._note(str(note))
+        batch: Batch = response.batch
+        return batch
 
     def batch(self, batch_id: str) -> Batch:
         return self._call(self._stub.GetBatch, GetBatchRequest(provider=self.provider, batch_id=batch_id)).batch
@@ -231,7 +261,7 @@ class Client:
         try:
             yield
         except grpc.RpcError as error:
-            raise _failure(error, self._address) from None
+            raise _failure(error, self._address, self._files) from None
 
 
 @contextmanager
@@ -243,7 +273,7 @@ def connected(
     `note` hears of second tries. Raises RunError for files that can't be used.
     """
     with _channel(address, files) as channel:
-        yield Client(channel, address, key, provider, patience, note)
+        yield Client(channel, address, files, key, provider, patience, note)
 
 
 def _channel(address: str, files: CertificateFiles) -> grpc.Channel:
@@ -256,31 +286,38 @@ def _channel(address: str, files: CertificateFiles) -> grpc.Channel:
 
 
 def _upload_messages(
-    pieces: Iterable[bytes], metadata: UploadFileMetadata, broken: list[OSError]
+    pieces: Iterable[bytes], metadata: UploadFileMetadata, broken: list[Exception], checked: Event
 ) -> Iterator[UploadFileRequest]:
-    """A whole upload; one without its finish where `pieces` raises, since gRPC would log that with a traceback."""
+    """A whole upload; one without its finish where `pieces` raises, since gRPC would log that with a traceback.
+
+    The pieces wait until it was `checked`.
+    """
     yield UploadFileRequest(metadata=metadata)
+    checked.wait()
     size, digest = 0, hashlib.sha256()
     try:
         for piece in pieces:
             size += len(piece)
             digest.update(piece)
             yield UploadFileRequest(data=piece)
-    except OSError as error:
+    except (OSError, RunError) as error:
         broken.append(error)
     else:
         yield UploadFileRequest(finish=UploadFileFinish(size=size, sha256=digest.digest()))
 
 
-def _failure(error: Any, address: str) -> CallError:
+def _failure(error: Any, address: str, files: CertificateFiles) -> CallError:
     code, trailer = error.code(), dict(error.trailing_metadata() or ())
     api = ApiError()
     details = status_pb2.Status.FromString(trailer.get(DETAILS, b"")).details
     if any(detail.Unpack(api) for detail in details):
         message = api.message
     elif code in _PASSING:
+        found = diagnose(address, files)
         reason = (error.details() or code.name).rpartition(": ")[2]  # before it, every address that was tried
-        message = f"no answer from the service at {address}: {reason}"
+        message = f"no answer from the service at {address}: {found.wrong if found else reason}"
+        if found:
+            return CallError(code, message, found.advice, lasting=found.lasting)
     else:
         message = f"the service at {address} failed: {code.name}: {error.details()}"
     request_id = trailer.get("x-request-id")

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import uvloop
 
-from batchyard.cli import report
+from batchyard.cli import interrupts, report
 from batchyard.cli.open_files import fitted
 from batchyard.common import logs
 from batchyard.service.loading import load_settings
@@ -27,7 +27,9 @@ def run(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     if given.command == "check-config":
         sys.stdout.write(report.settings(settings))
     elif given.command == "backup":
-        import_module(".backup", __package__).run(settings, given.destination)
+        backup = import_module(".backup", __package__)
+        interrupts.catch()
+        backup.run(settings, given.destination)
     else:
         _serve(given, settings, environ)
 

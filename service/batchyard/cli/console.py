@@ -6,22 +6,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 from google.protobuf.message import Message
 
+from batchyard.cli.outputs import Unbuffered
 from batchyard.common.jsonmap import writer
 
 _ERASE = "\r\x1b[K"
 
 
 class Console:
-    """Both streams of the command. With `quiet` only complaints are written to `err`."""
+    """Both streams of the command. With `quiet` it doesn't talk: only complaints are written to `err`.
+
+    `terminal`: stdout is one; `live`: a line can be drawn over and over on stderr.
+    """
 
     def __init__(self, out: TextIO, err: TextIO, environ: Mapping[str, str], *, quiet: bool) -> None:
         self._out = out
         self._err = err
-        self._quiet = quiet
+        self.talks = not quiet
+        self.terminal = out.isatty()
         self.live = err.isatty() and environ.get("TERM") != "dumb" and not quiet
         self._lock = threading.Lock()
         self._moving = False
@@ -44,14 +49,15 @@ class Console:
         self.print("\n".join(lines))
 
     @contextmanager
-    def bytes_out(self) -> Iterator[BinaryIO]:
+    def bytes_out(self) -> Iterator[Unbuffered]:
         """Stdout, for content."""
-        yield self._out.buffer
-        self._out.buffer.flush()
+        self._out.flush()
+        with open(self._out.fileno(), "wb", buffering=0, closefd=False) as out:
+            yield Unbuffered(out)
 
     def say(self, text: str) -> None:
         """A line for people, unless they want quiet."""
-        if not self._quiet:
+        if self.talks:
             self.complain(text)
 
     def complain(self, text: str) -> None:
@@ -60,6 +66,11 @@ class Console:
             self._erase()
             self._err.write(f"{plain(text)}\n")
             self._err.flush()
+
+    @property
+    def columns(self) -> int:
+        """How much of a line fits the terminal that `err` is."""
+        return (os.get_terminal_size(self._err.fileno()).columns or 80) - 1
 
     @contextmanager
     def moving(self) -> Iterator[Callable[[str], None]]:
@@ -76,8 +87,7 @@ class Console:
     def _draw(self, text: str) -> None:
         with self._lock:
             if self._moving and text != self._shown:
-                columns = os.get_terminal_size(self._err.fileno()).columns or 80
-                self._err.write(_ERASE + plain(text)[: columns - 1])
+                self._err.write(_ERASE + plain(text)[: self.columns])
                 self._err.flush()
                 self._shown = text
 

@@ -1,4 +1,4 @@
-"""Local files: an input that is read once, and an output that is either whole or not there."""
+"""Local files as inputs, which are read once."""
 
 import json
 import os
@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
-from pathlib import Path
-from secrets import token_hex
-from typing import BinaryIO
 
+from batchyard.cli import inputs
 from batchyard.cli.errors import RunError
+from batchyard.cli.outputs import STDIO
 
-STDIO = "-"
 _PIECE = 256 << 10
+_COUNTED = 1 << 20
 _MOST_HEAD = 16 << 20  # bytes that are read in search of a first line
 
 
 class Source:
-    """An input and its pieces. `size` is in bytes, None where it shows only at the end."""
+    """An input and its pieces. `size` is in bytes, None where it shows only at the end; `path` is as it was given."""
 
-    def __init__(self, file: FileIO, name: str) -> None:
+    def __init__(self, file: FileIO, path: str, name: str) -> None:
         found = os.fstat(file.fileno())
         self.name = name
+        self.path = path
         self.size = found.st_size if stat.S_ISREG(found.st_mode) else None
         self._pieces = iter(partial(file.read, _PIECE), b"")
         self._head = b""
@@ -34,10 +34,29 @@ class Source:
             yield self._head[start : start + _PIECE]
         yield from self._pieces
 
+    def check(self) -> None:
+        """Looks ahead. Raises RunError where it begins like something that can't be a batch's input, and OSError."""
+        self._look_ahead()
+        inputs.check_head(self._head, self.path, whole=len(self._head) < _MOST_HEAD)
+        inputs.check_name(self.name, self.path)
+
     def endpoint(self) -> str:
         """Looks ahead: see `endpoint`."""
-        self._head = head(self._pieces)
+        self._look_ahead()
         return endpoint(self._head, self.name)
+
+    def check_size(self, bounds: inputs.Bounds | None) -> None:
+        """Reads a named file through, beside its pieces. Raises RunError where it has more than `bounds`, OSError."""
+        if bounds and self.size is not None and self.path != STDIO:
+            lines = inputs.Lines()
+            with open(self.path, "rb", buffering=0) as file:
+                for piece in iter(partial(file.read, _COUNTED), b""):
+                    lines.add(piece)
+                    lines.check(bounds, self.path)
+
+    def _look_ahead(self) -> None:
+        if not self._head:
+            self._head = head(self._pieces)
 
 
 @contextmanager
@@ -46,10 +65,10 @@ def opened(path: str) -> Iterator[Source]:
     # Unbuffered: a thread that waits in a buffered stdin would abort the interpreter at its exit.
     if path == STDIO:
         with open(0, "rb", buffering=0, closefd=False) as file:
-            yield Source(file, "stdin")
+            yield Source(file, STDIO, "stdin")
     else:
         with open(path, "rb", buffering=0) as file:
-            yield Source(file, os.fsencode(os.path.basename(path)).decode(errors="replace"))
+            yield Source(file, path, os.fsencode(os.path.basename(path)).decode(errors="replace"))
 
 
 def head(pieces: Iterator[bytes]) -> bytes:
@@ -71,30 +90,3 @@ def endpoint(content: bytes, name: str) -> str:
     if not isinstance(url, str):
         raise RunError(f'{name}: the first line has no "url" to take the endpoint from; name one with --endpoint')
     return url
-
-
-def check_place(path: str) -> None:
-    """Raises RunError where no file can be made at `path`: to be known before the work, not after it."""
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise RunError(f"can't write to {path}")
-
-
-@contextmanager
-def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file that takes its place at `path` when it is whole; what ends early leaves nothing and replaces nothing."""
-    place = Path(path)
-    if place.exists() and not place.is_file():  # a pipe or a device
-        with place.open("wb") as out:
-            yield out
-        return
-    place = place.resolve()
-    part = place.with_name(f".batchyard-{token_hex(4)}.part")
-    try:
-        with part.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)

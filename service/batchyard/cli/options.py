@@ -1,6 +1,7 @@
 """The options of the subcommands for people: upload, submit, watch, results, cancel, list, keys."""
 
 import argparse
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,7 @@ def add_commands(commands: Any) -> None:
     _batch(_added(commands, "watch", "follow a batch until it has ended"))
     results = _added(commands, "results", "write the results of a batch that has ended")
     _batch(results)
+    results.add_argument("--wait", action="store_true", help="first follow the batch to its end")
     _outputs(results)
     _batch(_added(commands, "cancel", "ask for a batch to stop"))
     _list(_added(commands, "list", "show batches or files, newest first"))
@@ -51,6 +53,10 @@ def add_commands(commands: Any) -> None:
 
 def address(text: str) -> str:
     """HOST:PORT or unix:PATH. Raises ArgumentTypeError."""
+    if re.match(r"(https?|grpcs?)://", text):
+        raise argparse.ArgumentTypeError(
+            f"expected HOST:PORT of the gRPC port (50051 unless it was configured), not a URL, got {_shown(text)}"
+        )
     try:
         return str(parse(Annotated[str, Form.ADDRESS], text))
     except UnfitError as unfit:
@@ -113,7 +119,12 @@ def _batch(parser: argparse.ArgumentParser) -> None:
 
 
 def _outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", help="for the lines that succeeded; else stdout")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="for the lines that succeeded; else stdout, or where that is a terminal FILE.results.jsonl",
+    )
     parser.add_argument("--errors", metavar="FILE", help="for the lines that failed or never ran")
 
 
@@ -145,9 +156,9 @@ def _keys(actions: Any) -> None:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 11 else 0
     if not 0 < number < 1 << 31:
-        raise argparse.ArgumentTypeError(f"out of range: {text}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {(1 << 31) - 1}, got {_shown(text)}")
     return number
 
 
@@ -155,7 +166,7 @@ def _span(text: str) -> int:
     """Seconds, of `90d`."""
     unit = _UNITS.get(text[-1:], 0)
     if not unit or not text[:-1].isdecimal() or len(text) > 10:
-        raise argparse.ArgumentTypeError(f"expected a number and s, m, h or d, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number and s, m, h or d, such as 90d, got {_shown(text)}")
     return int(text[:-1]) * unit
 
 
@@ -163,19 +174,27 @@ def _limit(text: str) -> tuple[str, int]:
     name, number = _pair(text)
     name = name.replace("-", "_")
     if name not in LIMITS or not number.isdecimal() or len(number) > 18:
-        raise argparse.ArgumentTypeError(f"expected NAME=N, NAME one of {', '.join(LIMITS)}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected NAME=N, NAME one of {', '.join(LIMITS)}, got {_shown(text)}")
     return name, int(number)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
     if not 0 <= seconds <= 1e6:
-        raise argparse.ArgumentTypeError(f"out of range: {text}")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 to 1000000, got {_shown(text)}")
     return seconds
 
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {_shown(text)}")
     return key, value
+
+
+def _shown(text: str) -> str:
+    """What was given, cut where it is long."""
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -8,7 +8,7 @@ from batchyard.cli.console import Console
 from batchyard.common.jsonmap import writer
 from batchyard.v1 import Batch
 
-_WIDTH = 24
+_WIDTH, _LEAST = 24, 6
 _WRITE = writer(Batch)
 _PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
 
@@ -21,15 +21,15 @@ def status(batch: Batch) -> str:
 def counts(batch: Batch) -> str:
     """`12 of 20 lines, 2 failed`."""
     lines = batch.request_counts
-    failed = f", {lines.failed} failed" if lines.failed else ""
-    return f"{lines.completed + lines.failed} of {lines.total} lines{failed}"
+    failed = f", {lines.failed:,} failed" if lines.failed else ""
+    return f"{lines.completed + lines.failed:,} of {lines.total:,} lines{failed}"
 
 
 def transferred(verb: str, done: int, total: int | None) -> str:
     """A line for bytes that move; `total` None: nobody knows how many."""
     if total is None:
         return f"{verb} {done / 1e6:.1f} MB"
-    return f"{verb} {_bar(done, total)} {done / 1e6:.1f} of {total / 1e6:.1f} MB"
+    return f"{verb} {_bar(done, total)}{done / 1e6:.1f} of {total / 1e6:.1f} MB"
 
 
 class Follower:
@@ -49,14 +49,19 @@ class Follower:
         done = lines.completed + lines.failed
         self._began = self._began or (now, done)
         seconds, moved = now - self._began[0], done - self._began[1]
-        rate = f", {moved / seconds:.0f} lines/s" if moved and seconds else ""
+        rate = f", {moved / seconds:,.0f} lines/s" if moved and seconds else ""
         if self._console.live:
-            self._draw(f"{status(batch)} {_bar(done, lines.total)} {counts(batch)}{rate}")
+            told = f"{counts(batch)}{rate}"
+            room = self._console.columns - len(f"{status(batch)} [] {told}")
+            self._draw(f"{status(batch)} {_bar(done, lines.total, min(room, _WIDTH))}{told}")
         elif batch.status not in ENDED and (status(batch) != self._said or now >= self._next):
             self._console.say(f"{batch.id} {status(batch)}: {counts(batch)}{rate}")
             self._said, self._next = status(batch), now + _PLAIN_SECONDS
 
 
-def _bar(done: int, total: int) -> str:
-    filled = _WIDTH * done // total if total else 0
-    return f"[{'#' * filled}{'.' * (_WIDTH - filled)}]"
+def _bar(done: int, total: int, width: int = _WIDTH) -> str:
+    """A bar and a space after it; nothing where there is no room for one."""
+    if width < _LEAST:
+        return ""
+    filled = width * done // total if total else 0
+    return f"[{'#' * filled}{'.' * (width - filled)}] "
