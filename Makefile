@@ -52,7 +52,7 @@ image: $(PROTOS)/.ready ## Accept today's contract as the one that later changes
 	@$(PROTOS)/bin/python .ci/protos.py image
 
 bad-inputs: $(VENV)/.ready ## Write docs/bad-inputs.md from the cases that the tests prove
-	@$(BIN)/python -m tests.bad_input > docs/bad-inputs.md
+	@$(BIN)/python -m tests.bad_input > docs/bad-inputs.md.new && mv docs/bad-inputs.md.new docs/bad-inputs.md
 
 bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run (ARGS="--quick", "--only calls,lines")
 	@$(BIN)/python -m tests.bench $(ARGS)

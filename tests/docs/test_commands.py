@@ -11,12 +11,15 @@ from tests.processes import ROOT
 
 
 async def pasted(script: str, ports: tuple[int, int], folder: Path) -> str:
-    """What a shell prints for a script, with this server's ports, and the commands beside this Python."""
+    """What a shell prints for a script, with this server's ports.
+
+    `.venv/bin` are the commands beside this Python; without that before them the shell finds none of these.
+    """
     for printed, real in zip(("localhost:4000", "localhost:50051"), ports, strict=True):
         script = script.replace(printed, f"localhost:{real}")
     beside = os.path.dirname(sys.executable)
     script = script.replace(".venv/bin", beside).replace("docs/examples", str(ROOT / "docs/examples"))
-    path = f"{beside}:{os.environ['PATH']}"
+    path = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if folder != beside)
     environ = {**os.environ, "PATH": path, "BATCHYARD_SERVICE_ADDRESS": f"localhost:{ports[1]}"}
     ran = await asyncio.create_subprocess_exec(
         "bash", "-eu", "-c", script, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -18,7 +18,7 @@ LINE = {"custom_id": "task-0", "method": "POST", "url": "/chat/completions", "bo
 async def test_the_groups_commands_take_a_batch_through(tmp_path: Path) -> None:
     (tmp_path / "groups.yaml").write_text(block("README.md", "# groups.yaml"))
     (tmp_path / "mydata.jsonl").write_text(json.dumps(LINE) + "\n")
-    assert block("README.md", "batchyard serve --config groups.yaml")
+    assert block("README.md", ".venv/bin/batchyard serve --config groups.yaml")
     options = ["--config", str(tmp_path / "groups.yaml"), "--data-dir", str(tmp_path / "data")]
     async with fake_azure() as azure:
         environ = {"AZURE_API_KEY": azure.key, "AZURE_API_BASE": azure.api_base}

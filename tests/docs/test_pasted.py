@@ -43,7 +43,7 @@ async def test_make_run_serves(tmp_path: Path) -> None:
 async def test_the_readmes_configuration_serves(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(block("README.md", "# config.yaml").replace("/var/lib", str(tmp_path)))
-    _, *arguments = shlex.split(block("README.md", "batchyard serve --config config"))
+    _, *arguments = shlex.split(block("README.md", ".venv/bin/batchyard serve --config config"))
     environ = {"MY_BATCHYARD_KEY": "sk-mine", "MY_ENDPOINT_KEY": "x", "BATCHYARD_PORT": "0", "BATCHYARD_GRPC_PORT": "0"}
     arguments = [argument.replace("config.yaml", str(config)) for argument in arguments]
     with process(tmp_path / "log", "batchyard.cli.main", *arguments, environ=environ) as served:
@@ -85,7 +85,7 @@ def test_the_limits_that_are_shown_are_some(tmp_path: Path) -> None:
 
 async def test_a_backup_is_made_while_a_service_runs(ports: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("batchyard: {data_dir: data, local: {echo: true}}")
-    script = block("docs/operations.md", "batchyard backup ").replace("/backups", str(tmp_path))
+    script = block("docs/operations.md", ".venv/bin/batchyard backup ").replace("/backups", str(tmp_path))
     await pasted(script, ports, tmp_path)
     assert (tmp_path / "batchyard-monday/registry.sqlite3").exists()
 
@@ -108,5 +108,17 @@ async def test_openais_sdk_creates_and_lists_a_batch(ports: tuple[int, int], tmp
 
 
 def test_the_extras_that_are_installed_exist() -> None:
-    (extras,) = re.findall(r"'batchyard\[(.*)\]'", block("docs/tracing.md", "pip install "))
-    assert set(extras.split(",")) <= set(metadata("batchyard").get_all("Provides-Extra") or ())
+    shown = block("docs/tracing.md", ".venv/bin/python -m pip install ") + block("README.md", "python3 -m venv ")
+    found = re.findall(r"'\.\[(.*)\]'", shown)
+    assert len(found) == 2
+    extras = {extra for one in found for extra in one.split(",")}
+    assert extras <= set(metadata("batchyard").get_all("Provides-Extra") or ())
+
+
+async def test_azures_client_creates_a_batch(ports: tuple[int, int], tmp_path: Path) -> None:
+    lines = re.findall(r"^\{\"custom_id.*\}$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (tmp_path / "mydata.jsonl").write_text("\n".join(lines))
+    code = block("docs/sdks.md", "from openai import AzureOpenAI")
+    for sdk in (".venv-openai2", ".venv-openai3"):
+        printed = await pasted(f"{tool(f'{sdk}/bin/python')} - <<'EOF'\n{code}EOF\n", ports, tmp_path)
+        assert printed.strip() in {"validating", "in_progress", "finalizing", "completed"}

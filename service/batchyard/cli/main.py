@@ -14,9 +14,8 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     try:
         return int(import_module(".command", __package__).run(arguments, environ))
     except KeyboardInterrupt:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # else what is left goes to a reader who left too
+        # Else what is left goes to a reader who left too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stderr.write("batchyard: interrupted\n")
         return interrupts.CODE
     finally:
