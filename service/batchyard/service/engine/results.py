@@ -3,11 +3,14 @@
 import re
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
+from batchyard.service.domain.numbers import count
+
 _encode = msgspec.json.Encoder().encode
+_MOST_TOKENS = (1 << 32) - 1  # of a line; a journal's record has four bytes for it
 
 RESULT_ID = re.compile(rb"batch_req_[0-9a-f]{32}")
 """What `result_id` gives."""
@@ -90,31 +93,22 @@ def result_id(batch_id: str, line: int) -> bytes:
     return b"batch_req_" + digest.encode()
 
 
-class _Usage(msgspec.Struct):
-    """`usage` of every endpoint: chat completions, completions and embeddings first, responses second."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: dict[str, Any] | None = None
-    completion_tokens_details: dict[str, Any] | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    input_tokens_details: dict[str, Any] | None = None
-    output_tokens_details: dict[str, Any] | None = None
-
-
 def tokens_of(usage: object) -> Tokens:
-    """What a successful answer's `usage`, as JSON's own types, says; nothing where it is not in OpenAI's form."""
-    try:
-        used = msgspec.convert(usage, _Usage)
-    except ValueError:
+    """What a successful answer's `usage`, as JSON's own types, says; each number counts by itself.
+
+    Chat completions, completions and embeddings have `prompt_tokens` and `completion_tokens`, responses `input_tokens`
+    and `output_tokens`.
+    """
+    if not isinstance(usage, dict):
         return NO_TOKENS
-    read = used.prompt_tokens_details or used.input_tokens_details or {}
-    written = used.completion_tokens_details or used.output_tokens_details or {}
-    counts = (
-        used.prompt_tokens or used.input_tokens,
-        read.get("cached_tokens"),
-        used.completion_tokens or used.output_tokens,
-        written.get("reasoning_tokens"),
+    read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return Tokens(
+        _tokens(usage, "prompt_tokens") or _tokens(usage, "input_tokens"),
+        _tokens(read, "cached_tokens") or _tokens(usage.get("input_tokens_details"), "cached_tokens"),
+        _tokens(usage, "completion_tokens") or _tokens(usage, "output_tokens"),
+        _tokens(written, "reasoning_tokens") or _tokens(usage.get("output_tokens_details"), "reasoning_tokens"),
     )
-    return Tokens(*(count if isinstance(count, int) and 0 <= count < 1 << 32 else 0 for count in counts))
+
+
+def _tokens(told: object, name: str) -> int:
+    return count(told.get(name), _MOST_TOKENS) if isinstance(told, dict) else 0
