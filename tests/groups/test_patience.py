@@ -36,6 +36,21 @@ class TestResults:
             output, errors = await yard.accounted(await yard.run(LINES), LINES)
             assert (len(output), errors) == (12, [])
 
+    async def test_that_cannot_be_read_are_errors_at_once(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, "azure") as yard:
+            part = b'{"custom_id": %s, "response": {"status_code": 200, "body": {"model": "gpt-4o-mini", "x": %s}}}\n'
+            odd = {0: b"NaN", 1: b'"\xff"', 2: b"-1.5e400"}
+            names = [json.dumps(line["custom_id"]).encode() for line in LINES]
+            results = b"".join(part % (name, odd.get(n, b"0")) for n, name in enumerate(names))
+            yard.fakes[0].fault(Answer(200, results), times=10**6, where=CONTENT)
+            batch = await yard.run(LINES)
+            output, errors = await yard.accounted(batch, LINES)
+            assert len(output) == 10
+            assert {line["custom_id"]: line["error"]["code"] for line in errors} == {
+                LINES[n]["custom_id"]: "invalid_response" for n in (0, 1)
+            }
+            assert (batch["request_counts"]["completed"], batch["request_counts"]["failed"]) == (10, 2)
+
     async def test_that_never_come_are_errors_in_the_end(self, tmp_path: Path) -> None:
         async with scene(tmp_path, "azure", groups={"harvest_seconds": 0.3}) as yard:
             yard.fakes[0].fault(Answer(404), times=10**6, where=CONTENT)

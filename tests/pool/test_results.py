@@ -1,6 +1,7 @@
 """Results of a deployment that become the batch's own: whose they are, whether they count, and their bytes."""
 
 import json
+from codecs import BOM_UTF8
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchyard.service.engine.results import EXPIRED, NO_TOKENS, Answer, Failure, Kind, Result, Tokens, result
 from batchyard.service.pool.index import LineIndex
-from batchyard.service.pool.results import ResultReader
+from batchyard.service.pool.results import RESULT_MISSING, ResultReader
 
 from .lines import OBJECTS, SCALARS, joined, spelled
 
@@ -163,6 +164,44 @@ def test_the_first_result_of_a_line_counts() -> None:
 def test_half_a_surrogate_pair_is_no_reason_to_drop_an_answer() -> None:
     data = answered(body={"text": "\ud83d", "model": "gpt-4o", "usage": USAGE})
     assert b"\\ud83d" in data
+    assert read(data) == Result(3, Kind.COMPLETED, Tokens(10, 4, 7, 2), data.replace(b"gpt-4o", b"group") + b"\n")
+
+
+UNREADABLE = [
+    (b'{"custom_id":"a","response":{"body":{"x":NaN}}}', "NaN is no value of JSON"),
+    (b'{"id":"x","custom_id":"a","x":"\xff"}', "it is not in UTF-8"),
+    (b'{"custom_id":"a","response":{"bo', "unterminated string starting at character 30"),
+    (b'{"x":{"custom_id":"b"},"custom_id":"a"} {}', "extra data at character 41"),
+    (b'{"custom_id":"a","x":%s%s}' % (b"[" * 100_000, b"]" * 100_000), "it is nested too deeply"),
+    (rb'{"custom_id":"\u0061","x":tru}', "expecting value at character 27"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), UNREADABLE, ids=[reason for _, reason in UNREADABLE])
+def test_a_line_says_why_its_result_cannot_be_read(data: bytes, reason: str) -> None:
+    waiting = reader()
+    assert (waiting.read(data, succeeded=True), waiting.unreadable) == (None, 1)
+    message = f"The provider's result for this request can't be read: {reason}."
+    for rest in (RESULT_MISSING, EXPIRED):
+        assert waiting.failure("a", rest) == Failure("invalid_response", message)
+
+
+def test_what_cannot_be_read_may_be_any_lines_result() -> None:
+    waiting = reader()
+    assert waiting.failure("a", RESULT_MISSING) is RESULT_MISSING
+    waiting.read(b"<html>", succeeded=True)
+    message = "The provider's results have none for this request, and 1 that can't be read."
+    assert waiting.failure("a", RESULT_MISSING) == Failure("invalid_response", message)
+    assert waiting.failure("a", EXPIRED) is EXPIRED
+
+
+def test_a_byte_order_mark_is_no_reason_to_drop_an_answer() -> None:
+    assert read(BOM_UTF8 + answered()) == read(answered())
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "1e400", "3.0", "null"])
+def test_an_odd_number_is_no_reason_to_drop_an_answer(number: str) -> None:
+    data = answered().replace(b'"total_tokens": 17', b'"total_tokens": %s, "x": %s' % ((number.encode(),) * 2))
     assert read(data) == Result(3, Kind.COMPLETED, Tokens(10, 4, 7, 2), data.replace(b"gpt-4o", b"group") + b"\n")
 
 

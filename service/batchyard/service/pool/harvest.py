@@ -59,24 +59,24 @@ class Harvest:
     async def gather(self, wanted: Yield, sources: Iterable[Source], lost: Lost) -> None:
         """Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged."""
         sources = list(sources)
-        index = await self._index(wanted) if sources else None
+        index = await self._index(wanted) if sources else LineIndex()
+        reader = ResultReader(wanted.batch_id, wanted.group, index, stopped=wanted.stopped)
         counts, written = Counts(), 0
         async with segments(self._store, wanted.batch_id, wanted.chunk, bounded=not wanted.stopped) as made:
-            if index is not None:
-                reader = ResultReader(wanted.batch_id, wanted.group, index, stopped=wanted.stopped)
-                for source in sources:
-                    read = 0
-                    async with aclosing(_blocks(source)) as blocks:
-                        async for block in blocks:
-                            found = await asyncio.to_thread(_read, reader, block, source.succeeded)
-                            counts += await _write(made, found)
-                            read += len(found)
-                    written += read
-                    if read < source.least:
-                        raise Interrupted(f"of {source.least} results there are {read}")
-            missing = None if index is None else await asyncio.to_thread(lambda: set(index.missing()))
+            for source in sources:
+                read = -reader.unreadable
+                async with aclosing(_blocks(source)) as blocks:
+                    async for block in blocks:
+                        found = await asyncio.to_thread(_read, reader, block, source.succeeded)
+                        counts += await _write(made, found)
+                        read += len(found)
+                        written += len(found)
+                read += reader.unreadable  # they are there, and no later look will make more of them
+                if read < source.least:
+                    raise Interrupted(f"of {source.least} results there are {read}")
+            missing = await asyncio.to_thread(lambda: set(index.missing())) if sources else None
             async for number, block in self._input(wanted):
-                found = await asyncio.to_thread(_missing, wanted.batch_id, block, number, missing, lost)
+                found = await asyncio.to_thread(_missing, reader, block, number, missing, lost)
                 counts += await _write(made, found)
                 written += len(found)
             await made.seal(self._work, wanted.chunk, counts)
@@ -136,10 +136,13 @@ def _add(index: LineIndex, block: bytes, number: int) -> None:
         index.add(request.custom_id, request.line_number)
 
 
-def _missing(batch_id: str, block: bytes, number: int, missing: set[int] | None, lost: Lost) -> list[Result]:
+def _missing(reader: ResultReader, block: bytes, number: int, missing: set[int] | None, lost: Lost) -> list[Result]:
+    """The results of lines of which nothing was read; `missing` of None: of all."""
     found = []
     for request in lines(block, number):
         if missing is None or request.line_number in missing:
-            failure, ran = lost(request.line_number)
-            found.append(result(batch_id, request.line_number, request.custom_id, failure, ran=ran))
+            rest, ran = lost(request.line_number)
+            failure = reader.failure(request.custom_id, rest)
+            ran = ran or failure is not rest
+            found.append(result(reader.batch_id, request.line_number, request.custom_id, failure, ran=ran))
     return found

@@ -1,11 +1,12 @@
 """Result lines on their way back from a deployment: what they say, and how they go into the batch's own files."""
 
-import json
-from typing import Any, NoReturn
+from codecs import BOM_UTF8
+from typing import Any
 
 from msgspec import UNSET, Struct
 from msgspec.json import Decoder, Encoder
 
+from batchyard.service.domain.json_text import NotJSON, parse
 from batchyard.service.engine.results import (
     CANCELLED,
     EXPIRED,
@@ -18,7 +19,9 @@ from batchyard.service.engine.results import (
     tokens_of,
 )
 from batchyard.service.pool.index import LineIndex
-from batchyard.service.pool.spans import Edit, edited, span, string_span
+from batchyard.service.pool.spans import Edit, edited, first_string, span, string_span
+
+RESULT_MISSING = Failure("result_missing", "The provider returned no result for this request.")
 
 _MODEL = ("response", "body", "model")
 _UNFINISHED = (CANCELLED.code, EXPIRED.code)
@@ -57,36 +60,59 @@ class ResultReader:
 
     Where `stopped` is given, that is why we cancelled the shard: it takes the place of what the deployment says of
     lines that did not run. Where it isn't, lines that somebody else cancelled have failed. `dropped` counts what was no
-    result of a line that waits for one.
+    result of a line that waits for one, `unreadable` those of them that are no JSON, and so may have been one.
     """
 
     def __init__(self, batch_id: str, group: str, index: LineIndex, *, stopped: Failure | None) -> None:
         self.dropped = 0
-        self._batch_id = batch_id
+        self.unreadable = 0
+        self._faults: dict[str, str] = {}
+        self.batch_id = batch_id
         self._group = _encode(group)
         self._index = index
         self._stopped = stopped
 
     def read(self, data: bytes, *, succeeded: bool) -> Result | None:
         """Reads one line of the output file (`succeeded`) or of the error file; None: it is dropped."""
-        found = _read(data)
+        data = data.removeprefix(BOM_UTF8)
+        found = self._parsed(data)
         number = self._index.take(found.custom_id) if found else None
         if found is None or number is None:
             self.dropped += 1
             return None
         kind = _kind(found, succeeded)
         if kind is Kind.NOT_RUN and self._stopped:
-            return result(self._batch_id, number, found.custom_id, self._stopped, ran=False)
+            return result(self.batch_id, number, found.custom_id, self._stopped, ran=False)
         if kind is Kind.NOT_RUN and found.error and found.error.code == CANCELLED.code:
             kind = Kind.FAILED
         tokens = tokens_of(_body(found).usage) if kind is Kind.COMPLETED else NO_TOKENS
         return Result(number, kind, tokens, self._text(data.rstrip(b"\n"), number, found))
 
+    def failure(self, custom_id: str, rest: Failure) -> Failure:
+        """What to say of a line for which no result was read: `rest`, or that its result can't be read."""
+        reason = self._faults.get(custom_id)
+        if reason:
+            return Failure("invalid_response", f"The provider's result for this request can't be read: {reason}.")
+        if self.unreadable and rest is RESULT_MISSING:
+            message = f"The provider's results have none for this request, and {self.unreadable} that can't be read."
+            return Failure("invalid_response", message)
+        return rest
+
+    def _parsed(self, data: bytes) -> _Line | None:
+        try:
+            return _read(data)
+        except NotJSON as error:
+            self.unreadable += 1
+            custom_id = first_string(data, "custom_id")
+            if custom_id is not None and len(self._faults) < len(self._index):
+                self._faults[custom_id] = error.reason
+            return None
+
     def _text(self, data: bytes, number: int, found: _Line) -> bytes:
         edits = []
         if isinstance(_body(found).model, str) and (place := string_span(data, _MODEL)):
             edits.append(Edit(*place, self._group))
-        identity = b'"%s"' % result_id(self._batch_id, number)
+        identity = b'"%s"' % result_id(self.batch_id, number)
         if found.id is UNSET:
             start = data.index(b"{") + 1
             edits.append(Edit(start, start, b'"id":%s,' % identity))
@@ -96,7 +122,7 @@ class ResultReader:
 
 
 def _read(data: bytes) -> _Line | None:
-    """What a line says; None where it is no result, or no JSON in UTF-8."""
+    """What a line says; None where it is no result. Raises NotJSON."""
     try:
         if not data.isascii():
             data.decode()
@@ -106,11 +132,8 @@ def _read(data: bytes) -> _Line | None:
 
 
 def _read_leniently(data: bytes) -> _Line | None:
-    """Takes halves of surrogate pairs, and members of other types than they should be."""
-    try:
-        found = json.loads(data.decode(), parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
+    """Takes halves of surrogate pairs, and members of other types than they should be. Raises NotJSON."""
+    found = parse(data)
     if not isinstance(found, dict) or not isinstance(found.get("custom_id"), str):
         return None
     response, error = _object(found, "response"), _object(found, "error")
@@ -140,7 +163,3 @@ def _body(found: _Line) -> _Body:
 def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
     found = value.get(name)
     return found if isinstance(found, dict) else {}
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)

@@ -28,6 +28,7 @@ from batchyard.service.pool.cleaning import input_name
 from batchyard.service.pool.context import Context, Work
 from batchyard.service.pool.harvest import Interrupted, Lost, Source, Yield
 from batchyard.service.pool.refusals import Moved, by_line, failure, refusal, whole
+from batchyard.service.pool.results import RESULT_MISSING
 from batchyard.service.pool.rewriting import Rewriter
 from batchyard.service.pool.seats import Seat
 from batchyard.service.providers.base import FileDescription, NewBatch, Span
@@ -36,7 +37,6 @@ from batchyard.service.registry.records import ENDED, BatchRecord, ChunkRecord, 
 _log = logging.getLogger("batchyard.groups")
 
 _AGAIN_SECONDS = (0.25, 30.0)
-_NO_RESULT = Failure("result_missing", "The provider returned no result for this request.")
 _CANCELLED_THERE = Failure(CANCELLED.code, "This part of the batch was cancelled at its provider.")
 _BEGUN = {"in_progress", "finalizing", "completed"}
 
@@ -320,4 +320,4 @@ def _rest(shard: BatchRecord) -> Failure:
         case "expired":
             return EXPIRED
         case _:
-            return _NO_RESULT
+            return RESULT_MISSING

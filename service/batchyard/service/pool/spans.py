@@ -45,6 +45,21 @@ def span(line: bytes, path: tuple[str, ...]) -> tuple[int, int] | None:
     return found
 
 
+def first_string(data: bytes, name: str) -> str | None:
+    """The first string that a member of the outer object has, of bytes that need not be JSON; None where there is none.
+
+    What follows it is not looked at, so that a line that is cut off or damaged further on still says what it is about.
+    """
+    try:
+        for raw, (start, end) in _members(data, 0):
+            value = data[start:end]
+            if raw == b'"%s"' % name.encode() and value.startswith(b'"'):
+                return _unescaped(value)
+    except ValueError:
+        pass
+    return None
+
+
 def string_span(line: bytes, path: tuple[str, ...]) -> tuple[int, int] | None:
     """As `span`, and faster: for a string that the caller has read from there. The last name is of small letters."""
     name = b'"%s"' % path[-1].encode()
