@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -71,6 +71,31 @@ async def fake_endpoint(behaviour: Behaviour) -> AsyncIterator[FakeEndpoint]:
     async with listening(app, "127.0.0.1", 0, max_requests=1000) as listener:
         fake.api_base = f"http://127.0.0.1:{listener.port}/v1"
         yield fake
+
+
+class Going:
+    """The control of a batch that goes on as long as `wanted` says, and until it is stopped."""
+
+    def __init__(self, wanted: Callable[[], bool] = lambda: True) -> None:
+        self._wanted = wanted
+        self._stopped = False
+        self._waiting: set[asyncio.Future[bool]] = set()
+
+    def stop(self) -> None:
+        self._stopped = True
+        for waiting in self._waiting:
+            waiting.set_result(False)
+
+    def go_on(self) -> bool:
+        return not self._stopped and self._wanted()
+
+    @contextmanager
+    def interrupting(self, waiting: asyncio.Future[bool]) -> Iterator[None]:
+        self._waiting.add(waiting)
+        try:
+            yield
+        finally:
+            self._waiting.discard(waiting)
 
 
 class Gate:

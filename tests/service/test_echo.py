@@ -7,8 +7,11 @@ import struct
 from typing import Any
 
 import pytest
+from tests.fakes import Going
+from tests.harness import figures
 
 from batchyard.service.engine.results import Answer, Tokens
+from batchyard.service.engine.runners.slots import LineSlots
 from batchyard.service.providers.echo import Echo
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -23,9 +26,13 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
+def echo() -> Echo:
+    return Echo(LineSlots(1, figures()))
+
+
 async def answer_to(path: str, body: Any) -> Answer:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    outcome = await Echo().run(path, raw, until=asyncio.get_running_loop().time() + 60, wanted=lambda: True)
+    outcome = await echo().run(path, raw, until=asyncio.get_running_loop().time() + 60, control=Going())
     assert isinstance(outcome, Answer)
     return outcome
 
@@ -169,4 +176,5 @@ async def test_a_bad_shape_is_answered_with_400_in_openais_envelope(path: str, b
 
 async def test_a_line_that_is_not_wanted_any_more_is_not_answered() -> None:
     until = asyncio.get_running_loop().time() + 60
-    assert await Echo().run(CHAT, json.dumps(GOOD[CHAT]).encode(), until=until, wanted=lambda: False) is None
+    stopped = Going(lambda: False)
+    assert await echo().run(CHAT, json.dumps(GOOD[CHAT]).encode(), until=until, control=stopped) is None

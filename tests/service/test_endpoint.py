@@ -5,14 +5,15 @@ import gzip
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from codecs import BOM_UTF8
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import Response
-from tests.fakes import Gate, completion, failure, fake_endpoint
+from tests.fakes import Gate, Going, completion, failure, fake_endpoint
 from tests.harness import chat_lines, figures, jsonl, service, settings_for, until
 
 from batchyard.service.engine.results import TIMEOUT, Answer, Failure, Tokens
@@ -20,11 +21,11 @@ from batchyard.service.providers.endpoint import open_endpoint
 from batchyard.service.settings import LocalSettings
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-REFUSALS = [408, 409, 425, 429, 500, 502, 503, 504, 529]
+REFUSALS = [408, 409, 425, 429, 500, 502, 503, 504, 507, 508, 511, *range(520, 528), 529, 530, 561, 598, 599]
 FINAL = [400, 401, 403, 404, 413, 422, 501, 505]
 
 Outcome = Answer | Failure | None
-Run = Callable[..., Awaitable[Outcome]]
+Run = Callable[..., Coroutine[Any, Any, Outcome]]
 
 
 @asynccontextmanager
@@ -34,11 +35,16 @@ async def runner(api_base: str, **changes: Any) -> AsyncIterator[Run]:
     async with open_endpoint(settings, figures()) as endpoint:
 
         async def run(
-            content: str = "question", path: str = CHAT, seconds: float = 30, wanted: Callable[[], bool] = lambda: True
+            content: str = "question", path: str = CHAT, seconds: float = 30, control: Going | None = None
         ) -> Outcome:
+            control = control or Going()
             body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
-            end = asyncio.get_running_loop().time() + seconds
-            return await endpoint.run(path, body, until=end, wanted=wanted)
+            assert await endpoint.slots.acquire(control)
+            try:
+                end = asyncio.get_running_loop().time() + seconds
+                return await endpoint.run(path, body, until=end, control=control)
+            finally:
+                endpoint.slots.release()
 
         yield run
 
@@ -108,10 +114,28 @@ class TestAnAnswer:
         assert outcome.body == b'{"a":1}'
 
     @pytest.mark.parametrize(
-        "content", [b"<html>", b"", b'{"a": 1', b'"\xff"', b"[" * 50_000 + b"]" * 50_000], ids=lambda c: repr(c[:8])
+        ("content", "reason"),
+        [
+            (b"<html>", "expecting value at character 1"),
+            (b"", "it is empty"),
+            (b'{"a": 1', "expecting ',' delimiter at character 8"),
+            (b'{"a": 1} x', "extra data at character 10"),
+            (b'"\xff"', "it is not in UTF-8"),
+            (b'{"a": NaN}', "NaN is no value of JSON"),
+            (b"[" * 50_000 + b"]" * 50_000, "it is nested too deeply"),
+        ],
+        ids=lambda value: repr(value[:12]),
     )
-    async def test_that_is_not_json_is_a_failure(self, content: bytes) -> None:
-        assert await outcome_of(content) == Failure("invalid_response", "The endpoint's answer (200) is not JSON.")
+    async def test_that_is_not_json_is_a_failure_with_the_reason(self, content: bytes, reason: str) -> None:
+        message = f"The endpoint's answer can't be used: its body (200) is not JSON: {reason}."
+        assert await outcome_of(content) == Failure("invalid_response", message)
+
+    @pytest.mark.parametrize("content", [rb'{"a":"\ud800"}', b'{"a":1,"a":2}', b'{"a":%s}' % (b"9" * 400)])
+    async def test_that_the_rfc_permits_is_kept_to_the_byte(self, content: bytes) -> None:
+        usage = b',"usage":{"prompt_tokens":3}}'
+        outcome = await outcome_of(BOM_UTF8 + b" " + content[:-1] + usage)
+        assert isinstance(outcome, Answer)
+        assert (outcome.body, outcome.tokens.input) == (content[:-1] + usage, 3)
 
     async def test_that_redirects_is_a_failure_and_not_followed(self) -> None:
         outcome = await outcome_of(b"{}", 307, location="/v1/elsewhere")
@@ -170,12 +194,12 @@ class TestARepeat:
 
     async def test_ends_with_the_last_answer_after_max_attempts(self) -> None:
         async def never(body: dict[str, Any], before: int) -> Response:
-            return failure((500, 502, 503)[before])
+            return failure((500, 502, 504)[before])
 
         async with fake_endpoint(never) as fake, runner(fake.api_base, max_attempts=3) as run:
             outcome = await run()
             assert isinstance(outcome, Answer)
-            assert outcome.status_code == 503
+            assert outcome.status_code == 504
             assert sum(fake.calls.values()) == 3
 
     async def test_never_follows_a_refusal_for_good(self) -> None:
@@ -197,7 +221,7 @@ class TestARepeat:
             return failure(503)
 
         async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
-            assert await run(wanted=lambda: not fake.calls) is None
+            assert await run(control=Going(lambda: not fake.calls)) is None
             assert sum(fake.calls.values()) == 1
 
 
@@ -221,20 +245,13 @@ class TestABrokenConnection:
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))  # not listening: refuses
             async with runner(f"http://127.0.0.1:{bound.getsockname()[1]}/v1") as run:
-                assert await run(path=path, wanted=lambda: next(asked, False)) is None
-
-    async def test_that_was_never_made_is_a_failure_in_the_end(self) -> None:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))  # not listening: refuses
-            async with runner(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", max_attempts=1) as run:
-                outcome = await run()
-        assert outcome == Failure("connection_error", "The endpoint could not be reached.")
+                assert await run(path=path, control=Going(lambda: next(asked, False))) is None
 
     async def test_with_something_that_does_not_speak_http_is_a_failure(self) -> None:
         async with raw_endpoint(b"SSH-2.0-x\r\n") as (api_base, _), runner(api_base, max_attempts=1) as run:
             outcome = await run()
-        assert isinstance(outcome, Failure)
-        assert outcome.code == "connection_error"
+        reason = "it is no HTTP that can be read (Bad status line: Expected HTTP/, RTSP/ or ICE/)"
+        assert outcome == Failure("invalid_response", f"The endpoint's answer can't be used: {reason}.")
 
 
 class TestADeadline:
@@ -267,12 +284,12 @@ class TestADeadline:
 
     async def test_leaves_the_last_refusal_as_the_answer(self) -> None:
         async def refuse(body: dict[str, Any], before: int) -> Response:
-            return failure(503, headers={"retry-after": "600"})
+            return failure(500)
 
-        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
+        async with fake_endpoint(refuse) as fake, runner(fake.api_base, max_attempts=100) as run:
             outcome = await run(seconds=2)
             assert isinstance(outcome, Answer)
-            assert outcome.status_code == 503
+            assert outcome.status_code == 500
 
 
 class TestTheKey:

@@ -20,6 +20,7 @@ from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Lifecycle
 from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.engine.runners.slots import Control, LineSlots
 from batchyard.service.engine.steps import Steps
 from batchyard.service.errors import LeaseLost
 from batchyard.service.filestore import FileStore, Part
@@ -229,6 +230,7 @@ class Lines:
     """A `LineRunner` that answers lines `below` a number, and the others after `thaw`."""
 
     def __init__(self, below: int) -> None:
+        self.slots = LineSlots(2 * LINES, figures())
         self.asked: list[int] = []
         self._below = below
         self._gate = Gate()
@@ -236,7 +238,7 @@ class Lines:
     def thaw(self) -> None:
         self._gate.open()
 
-    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
         number = int(json.loads(body)["messages"][-1]["content"].split()[1])
         self.asked.append(number)
         if number >= self._below:
@@ -258,7 +260,6 @@ async def engine(
         folder,
         lines,
         figures(),
-        line_slots=2 * LINES,
         line_seconds=600,
         lease_seconds=lease,
         clock=clock,

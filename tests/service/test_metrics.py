@@ -190,8 +190,8 @@ class TestUpstream:
         metrics = Metrics()
         away = LocalSettings(api_base="http://127.0.0.1:9/v1", max_attempts=1)
         async with service(settings_for(tmp_path / "b", local=away), metrics) as (_, client):
-            await client.run(chat_lines(1))
-            assert (await scrape(metrics))("batchyard_upstream_errors_total", kind="connection_error") == 1
+            await client.create((await client.upload(jsonl(chat_lines(1)))).id)
+            await found(metrics, "batchyard_upstream_errors_total", kind="connection_error")
 
 
 class TestDeployments:

@@ -40,6 +40,7 @@ from batchyard.service.engine import leftovers
 from batchyard.service.engine.chunk import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.lifecycle import Life, Lifecycle
+from batchyard.service.engine.runners.slots import LineSlots
 from batchyard.service.engine.steps import Steps
 from batchyard.service.errors import BatchyardError
 from batchyard.service.filestore import FileStore
@@ -337,7 +338,6 @@ async def _lines(
         await _line_runner(own, figures, tracing, stack),
         figures,
         tracing,
-        line_slots=own.max_concurrency,
         line_seconds=own.line_timeout_seconds,
         lease_seconds=LEASE_SECONDS,
         clock=clock,
@@ -356,7 +356,7 @@ async def _line_runner(
     settings: LocalSettings, figures: ServiceMetrics, tracing: Tracing, stack: AsyncExitStack
 ) -> LineRunner:
     if settings.echo:
-        return Echo(settings.echo_delay_ms / 1000)
+        return Echo(LineSlots(settings.max_concurrency, figures), settings.echo_delay_ms / 1000)
     return await stack.enter_async_context(open_endpoint(settings, figures, tracing))
 
 

@@ -35,7 +35,7 @@ class Job(NamedTuple):
 
 
 class ChunkRunner:
-    """Runs chunks of any batches; `line_slots` bounds the lines in flight over all of them.
+    """Runs chunks of any batches; the places of `runner` bound the lines in flight over all of them.
 
     `folder` holds the journals, which only this data directory's process touches.
     """
@@ -50,7 +50,6 @@ class ChunkRunner:
         metrics: ServiceMetrics,
         tracing: Tracing = OFF,
         *,
-        line_slots: int,
         line_seconds: float,
         lease_seconds: float,
         clock: Callable[[], float],
@@ -60,15 +59,17 @@ class ChunkRunner:
         self._disk = disk
         self._folder = folder
         self._runner = runner
-        self._running = metrics.lines_running
         self._lines = metrics.lines("local")
         self._tracing = tracing
-        metrics.line_slots.set(line_slots)
-        self._slots = asyncio.Semaphore(line_slots)
         self._endings = asyncio.Semaphore(_ENDINGS)
         self._line_seconds = line_seconds
         self._lease_seconds = lease_seconds
         self._clock = clock
+
+    @property
+    def waiting(self) -> str | None:
+        """Why no line of any batch runs now; None: lines run."""
+        return self._runner.slots.waiting
 
     async def run_chunk(self, job: Job, chunk: ChunkRecord) -> None:
         """Takes the chunk's lease, runs the lines that no earlier epoch has, seals them and commits.
@@ -122,9 +123,7 @@ class ChunkRunner:
             await self._store.room.check()  # without room, answers would be paid for and lost
         async with tasks() as group:
             for request in missing:
-                if job.control.go_on():
-                    await self._slots.acquire()
-                    self._running.inc()
+                if job.control.go_on() and await self._runner.slots.acquire(job.control):
                     line = group.create_task(self._run_line(job, request, journal))
                     line.add_done_callback(self._free_slot)  # also of a task that is cancelled before its first step
                 else:
@@ -149,12 +148,11 @@ class ChunkRunner:
         return [request for request in missing if request.line_number not in lost]
 
     def _free_slot(self, _: asyncio.Task[None]) -> None:
-        self._slots.release()
-        self._running.dec()
+        self._runner.slots.release()
 
     async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
         until = asyncio.get_running_loop().time() + self._line_seconds
-        call = self._runner.run(job.endpoint, request.body, until=until, wanted=job.control.go_on)
+        call = self._runner.run(job.endpoint, request.body, until=until, control=job.control)
         outcome = await job.control.before_expiry(call)
         if outcome is None:
             await self._not_run(job, request, journal)

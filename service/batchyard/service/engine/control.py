@@ -1,8 +1,8 @@
 """What a batch's running work must know: whether it goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
@@ -25,6 +25,7 @@ class Control:
         self._clock = clock
         self._stopped = asyncio.Event()
         self._running: set[asyncio.Timeout] = set()
+        self._waiting: set[asyncio.Future[bool]] = set()
         self.see(batch)
 
     def see(self, batch: BatchRecord) -> None:
@@ -36,11 +37,11 @@ class Control:
             for bound in self._running:
                 bound.reschedule(0)  # at once
         if self.reason:
-            self._stopped.set()
+            self._stop()
 
     def drain(self) -> None:
         self.drained = True
-        self._stopped.set()
+        self._stop()
 
     def go_on(self) -> bool:
         return not self._stopped.is_set()
@@ -57,6 +58,17 @@ class Control:
         finally:
             self._running.discard(bound)
 
+    @contextmanager
+    def interrupting(self, waiting: asyncio.Future[bool]) -> Iterator[None]:
+        """A context in which `waiting` gets the result False as soon as the batch is stopped."""
+        self._waiting.add(waiting)
+        if self._stopped.is_set():
+            self._stop()
+        try:
+            yield
+        finally:
+            self._waiting.discard(waiting)
+
     async def first(self, waiting: Awaitable[Any]) -> bool:
         """Whether `waiting` ended; it is cancelled when the batch is stopped before."""
         tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopped.wait())]
@@ -66,6 +78,12 @@ class Control:
         finally:
             for task in tasks:
                 task.cancel()
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(False)
 
 
 @asynccontextmanager

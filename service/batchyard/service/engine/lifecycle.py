@@ -7,17 +7,20 @@ validating | in_progress | finalizing -> cancelling -> cancelled
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Any, Protocol
 
+from batchyard.service.background import in_background
 from batchyard.service.engine.chunk import ChunkRunner, Job
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.steps import Input, Steps
-from batchyard.service.errors import DataLoss
+from batchyard.service.errors import BatchyardError, DataLoss
 from batchyard.service.filestore import Part
 from batchyard.service.registry.records import BatchRecord, Status
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requestline import endpoint_of
 
+_SHOW_SECONDS = 0.5
 _CHUNKS_AT_ONCE = 2  # the second fills the slots that the first one's last lines leave
 
 
@@ -109,9 +112,20 @@ class Lifecycle:
                     deque(remaining, maxlen=0)  # no more are begun; those that run end, for their lines are paid for
                     raise
 
-        ended = await asyncio.gather(*(runner() for _ in range(_CHUNKS_AT_ONCE)), return_exceptions=True)
+        async with in_background(self._show_waits(batch, control)):
+            ended = await asyncio.gather(*(runner() for _ in range(_CHUNKS_AT_ONCE)), return_exceptions=True)
         for failure in filter(None, ended):
             raise failure
+
+    async def _show_waits(self, batch: BatchRecord, control: Control) -> None:
+        """Writes down why no line of the batch runs, while that is so."""
+        shown = batch.waiting
+        while control.go_on():
+            if (why := self._chunks.waiting) != shown:
+                with suppress(BatchyardError):  # the lines themselves meet the same failure, and report it
+                    await self._work.show_waiting(batch, why)
+                    shown = why
+            await asyncio.sleep(_SHOW_SECONDS)
 
 
 class _Turn:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.engine.runners.slots import Control, LineSlots
 from batchyard.service.providers.endpoint import error_body, tokens_in
 
 ECHO = "The echo model answers; nothing is sent to a provider."
@@ -32,7 +33,8 @@ class _Refusal(Exception):
 class Echo:
     """A `LineRunner` that answers with what it was asked, after `delay` seconds."""
 
-    def __init__(self, delay: float = 0) -> None:
+    def __init__(self, slots: LineSlots, delay: float = 0) -> None:
+        self.slots = slots
         self._delay = delay
         self._answers: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
             "/v1/chat/completions": _chat,
@@ -42,9 +44,9 @@ class Echo:
             "/v1/moderations": _moderation,
         }
 
-    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
         await asyncio.sleep(self._delay)
-        if not wanted():
+        if not control.go_on():
             return None
         digest = blake2b(path.encode() + body, digest_size=16).hexdigest()
         try:

@@ -1,8 +1,9 @@
 """Runs lines against an OpenAI-compatible endpoint: retries, back-off, and a deadline for each line."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from enum import Enum, auto
 from random import Random
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -12,141 +13,204 @@ import aiohttp
 import msgspec
 
 from batchyard.common.tracing import OFF, Tracing
+from batchyard.service.domain.json_text import NotJSON, compact, parse
 from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens, tokens_of
+from batchyard.service.engine.runners.slots import Control, LineSlots
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import LocalSettings
 from batchyard.service.upstream import answers, http
+from batchyard.service.upstream.body import Body, End
+from batchyard.service.upstream.body import read as body_of
 
-_REFUSED = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # answered, so the line did not succeed: safe to repeat
-_NOT_BEGUN = {409, 425, 429, 503, 529}  # of these, the ones that say that nothing was begun
+_AWAY = {503, 521, 523, 525, 526, 529, 530}
+"""Answers by which nothing was begun, since the server behind takes nothing or can't be reached (52x: Cloudflare's)."""
+_BEHIND = {502, 504, 520, 522, 524, 527, 598, 599}
+"""Answers of what stands before a server that failed, or was too slow: it may have begun."""
+_NEVER = {501, 505}
+"""Of 500 and above, those that say that no repeat helps; the SDKs repeat all others."""
+_LINES_OWN = {408, 409, 425}
+"""Below 500, what the SDKs repeat besides 429."""
+_CERTAIN = {409, 425}
+"""Of answers that count as attempts, those that say that nothing was begun."""
 STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
+_NEVER_FITS = b"Request too large"  # OpenAI's words for a 429 that no waiting helps
 _BACKOFF_SECONDS = (0.5, 30.0)
-_LONGEST_HINT = 600.0  # seconds; a longer Retry-After is taken for this
+_ALONE_SECONDS = (0.5, 60.0)
+_MOST_ALONE = 1  # times in a row that a line is refused while others are answered: then it is not the endpoint's state
+_MOST_ERROR = 8 << 10  # bytes of an error's body that are kept as they are
+_MOST_MESSAGE, _MOST_WORD = 1000, 100  # characters of what is left of a longer one
+_MOST_ERROR_READ = 1 << 20
 
 
 class LineRunner(Protocol):
     """What runs a line: the endpoint's path, and the request body as it stands in the input."""
 
-    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+    slots: LineSlots
+    """The places of its lines; each run is in one, which its caller takes and gives back."""
+
+    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
         """The line's answer, or why there is none; at the event loop's time `until` at the latest.
 
-        `wanted` is asked before each call; None: it said no. Never raises but for cancellation.
+        What it waits for together with other lines is not its own time, and moves that end. `control` is asked before
+        each call; None: it said no. Never raises but for cancellation.
         """
+
+
+class _Repeat(Enum):
+    NO = auto()
+    COUNTED = auto()  # it may have begun, and costs one of the line's attempts
+    FREE = auto()  # nothing was begun
+    ELSEWHERE = auto()  # the connection had been kept, and may have been closed before: a new one will tell
+
+
+class _Health(Enum):
+    """What a call says of the endpoint."""
+
+    ANSWERED = auto()
+    LIMITED = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
 
 
 class _Attempt(NamedTuple):
     outcome: Answer | Failure
-    repeatable: bool
+    health: _Health = _Health.ANSWERED
+    repeat: _Repeat = _Repeat.NO
+    why: str = ""
     hint: float | None = None  # seconds that the endpoint asked us to wait
 
 
 class Endpoint:
-    """An endpoint at `api_base` (which ends in /v1, as the SDKs write it), over one bounded pool of connections."""
+    """An endpoint at `api_base` (which ends in /v1, as the SDKs write it), over one bounded pool of connections.
+
+    Lines of endpoints that keep what they make get a connection each: one that was kept may be closed by the server at
+    the moment that a request is sent, and nobody knows then whether it was received (RFC 9110, 9.2.2).
+    """
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        kept: aiohttp.ClientSession,
+        fresh: aiohttp.ClientSession,
         settings: LocalSettings,
         metrics: ServiceMetrics,
         tracing: Tracing,
         random: Random,
     ) -> None:
-        self._session = session
+        """`kept` keeps connections, `fresh` makes one for each call."""
+        self.slots = LineSlots(settings.max_concurrency, metrics, random)
+        self._kept = kept
+        self._fresh = fresh
         self._base = (settings.api_base or "").rstrip("/")
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
         self._random = random
-        self._resume_at = 0.0
 
-    async def run(self, path: str, body: bytes, *, until: float, wanted: Callable[[], bool]) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
+        clock, slots = asyncio.get_running_loop().time, self.slots
         outcome: Answer | Failure = TIMEOUT
-        error = ""
-        until += await self._pause(0, wanted)  # what all lines wait for is not the line's own time
-        try:
-            async with asyncio.timeout_at(until):
-                for attempt in range(self._settings.max_attempts):
-                    if attempt:
-                        await self._pause(attempt, wanted)
-                    if not wanted():
-                        return None
-                    if error:
-                        self._metrics.upstream_retries(error).inc()
-                    outcome, repeatable, hint = await self._attempt(path, body)
-                    if error := error_kind(outcome):
-                        self._metrics.upstream_errors(error).inc()
-                    if not repeatable:
-                        break
-                    self._hold(hint)
-        except TimeoutError:  # the last answer, if there was one, says more than the clock
-            self._metrics.upstream_errors("timeout").inc()
-        return outcome
+        attempts = alone = 0
+        fresh = path in STATEFUL
+        answered = slots.answers
+        while control.go_on():
+            sent, began = slots.round, clock()
+            try:
+                async with asyncio.timeout_at(until):
+                    attempt = await self._attempt(path, body, fresh)
+            except TimeoutError:  # the last answer, if there was one, says more than the clock
+                self._metrics.upstream_errors("timeout").inc()
+                return outcome
+            outcome, free = attempt.outcome, attempt.repeat is _Repeat.FREE
+            alone = alone + 1 if free and slots.answers != answered else 0
+            if alone <= _MOST_ALONE:
+                self._tell(sent, attempt)
+            error = error_kind(outcome)
+            if error:
+                self._metrics.upstream_errors(error).inc()
+            if attempt.repeat is _Repeat.NO:
+                return outcome
+            attempts += not free
+            delay = self._delay(_ALONE_SECONDS, alone) if free else self._backoff(attempt, attempts)
+            if not free and self._is_last(attempt, attempts, until - delay):
+                return outcome
+            fresh = fresh or attempt.repeat is _Repeat.ELSEWHERE
+            answered, ended = slots.answers, clock()
+            if not await slots.again(control, delay):
+                return None
+            # What began nothing, and what all lines wait for, is not the line's own time.
+            until += clock() - (began if free else ended + delay)
+            self._metrics.upstream_retries(error).inc()
+        return None
 
-    async def _pause(self, attempt: int, wanted: Callable[[], bool]) -> float:
-        """Waits for the back-off of a repeat, and while the endpoint asked everybody to wait; how many seconds."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        least, most = _BACKOFF_SECONDS
-        backoff = min(most, least * 2**attempt) * self._random.uniform(0.5, 1) if attempt else 0.0
-        held = self._resume_at + self._random.uniform(0, 0.25) if self._resume_at > clock() else 0.0
-        wake = max(clock() + backoff, held)
-        while clock() < wake and wanted():  # noqa: ASYNC110 - the clock ends it too
-            await asyncio.sleep(min(wake - clock(), 0.5))
-        return clock() - began
+    def _is_last(self, attempt: _Attempt, attempts: int, until: float) -> bool:
+        """Whether a line has no more attempts, or no time for one."""
+        most = self._settings.max_attempts + (attempt.repeat is _Repeat.ELSEWHERE)
+        return attempts >= most or asyncio.get_running_loop().time() >= until
 
-    def _hold(self, hint: float | None) -> None:
-        if hint is not None:
-            resume_at = asyncio.get_running_loop().time() + min(hint, _LONGEST_HINT)
-            self._resume_at = max(self._resume_at, resume_at)
+    def _tell(self, sent: int, attempt: _Attempt) -> None:
+        """Tells the places how the endpoint does."""
+        match attempt.health:
+            case _Health.ANSWERED:
+                self.slots.answered(sent)
+            case _Health.LIMITED:
+                self.slots.limited(sent, attempt.why)
+            case _Health.FAILED:
+                self.slots.failed(sent, attempt.why)
+        if attempt.hint is not None and attempt.repeat is not _Repeat.NO:
+            self.slots.hold(attempt.hint, attempt.why)
 
-    async def _attempt(self, path: str, body: bytes) -> _Attempt:
+    def _backoff(self, attempt: _Attempt, attempts: int) -> float:
+        """Seconds before a line is tried again, beside what all lines wait for."""
+        if attempt.health is _Health.FAILED or attempt.repeat is _Repeat.ELSEWHERE:
+            return 0.0
+        return self._delay(_BACKOFF_SECONDS, attempts)
+
+    def _delay(self, bounds: tuple[float, float], times: int) -> float:
+        least, most = bounds
+        return min(most, least * 2 ** min(times, 16)) * self._random.uniform(0.5, 1) if times else 0.0
+
+    async def _attempt(self, path: str, body: bytes, fresh: bool) -> _Attempt:
         with self._tracing.span(f"POST {path}", "client") as span:
             span.mark(http__request__method="POST", url__path=path)
-            attempt = await self._call(path, body)
+            attempt = await self._call(path, body, fresh)
             if isinstance(attempt.outcome, Failure):
                 span.failed(attempt.outcome.code)
             else:
                 span.mark(http__response__status_code=attempt.outcome.status_code)
             return attempt
 
-    async def _call(self, path: str, body: bytes) -> _Attempt:
+    async def _call(self, path: str, body: bytes, fresh: bool) -> _Attempt:
         url, headers = self._base + path.removeprefix("/v1"), self._tracing.carrier()
+        session = self._fresh if fresh else self._kept
         began, status = perf_counter(), "none"
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 status = f"{response.status // 100}xx"
-                return self._judged(path, response.status, response.headers, await self._read(response))
+                most = self._settings.max_response_bytes if response.status < 400 else _MOST_ERROR_READ
+                read = await body_of(response, most)
+                return await self._judged(path, response.status, response.headers, read)
+        except aiohttp.ClientResponseError as error:  # it came, and is no HTTP that can be read
+            return _Attempt(_unreadable(http.fault(error)))
         except http.BROKEN as error:
-            if http.unreached(error):
-                return _Attempt(Failure("connection_error", "The endpoint could not be reached."), repeatable=True)
-            broken = Failure("connection_error", "The connection to the endpoint broke before it answered.")
-            return _Attempt(broken, repeatable=path not in STATEFUL)
+            return _broken(error, path, fresh)
         finally:
             self._metrics.upstream_seconds(path, status).observe(perf_counter() - began)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
-        data = bytearray()
-        async for piece in response.content.iter_any():
-            data += piece
-            if len(data) > self._settings.max_response_bytes:
-                return None
-        return bytes(data)
-
-    def _judged(self, path: str, status: int, headers: Mapping[str, str], data: bytes | None) -> _Attempt:
-        if data is None:
+    async def _judged(self, path: str, status: int, headers: Mapping[str, str], read: Body) -> _Attempt:
+        if status >= 400:
+            return _refused(path, status, headers, read.data)
+        if read.end is End.TOO_LARGE:
             message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
-            return _Attempt(Failure("response_too_large", message), repeatable=False)
-        body = compact_json(data)
-        request_id = answers.request_id(headers) or f"req_{uuid4().hex}"
-        if 200 <= status < 300 and body is not None:
-            return _Attempt(Answer(status, request_id, body, tokens_in(body)), repeatable=False)
-        if status < 400:
-            return _Attempt(
-                Failure("invalid_response", f"The endpoint's answer ({status}) is not JSON."), repeatable=False
-            )
-        body = body or error_body(data.decode(errors="replace")[:1000] or f"HTTP status {status}", "upstream_error")
-        repeatable = status in (_NOT_BEGUN if path in STATEFUL else _REFUSED) and b'"insufficient_quota"' not in body
-        return _Attempt(Answer(status, request_id, body), repeatable, http.retry_after(headers))
+            return _Attempt(Failure("response_too_large", message))
+        try:
+            body = await _kept_json(read.data)
+        except NotJSON as error:
+            if read.end is End.BROKEN:
+                return _Attempt(_BROKE, _Health.UNKNOWN, _Repeat.NO if path in STATEFUL else _Repeat.COUNTED)
+            return _Attempt(_unreadable(f"its body ({status}) is not JSON: {read.fault or error.reason}"))
+        if not 200 <= status < 300:
+            return _Attempt(_unreadable(f"its status is {status}"))
+        return _Attempt(Answer(status, _request_id(headers), body, tokens_in(body)))
 
 
 @asynccontextmanager
@@ -158,8 +222,9 @@ async def open_endpoint(
     key = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     headers = {"content-type": "application/json", **key}
     connections = settings.max_concurrency  # the line's own deadline bounds what comes after the connection
-    async with http.bare(headers, connections=connections, connect=10) as session:
-        yield Endpoint(session, settings, metrics, tracing, Random())  # noqa: S311 - jitter
+    fresh = http.bare(headers, connections=connections, connect=10, keep=False)
+    async with http.bare(headers, connections=connections, connect=10) as kept, fresh as fresh_session:
+        yield Endpoint(kept, fresh_session, settings, metrics, tracing, Random())  # noqa: S311 - jitter
 
 
 def error_kind(outcome: Answer | Failure) -> str:
@@ -173,16 +238,81 @@ def error_kind(outcome: Answer | Failure) -> str:
     return "server_error" if outcome.status_code >= 500 else "client_error"
 
 
-def compact_json(data: bytes) -> bytes | None:
-    """The same JSON value, to the digit, without white space; None where it isn't JSON in UTF-8, or too deep."""
+_BROKE = Failure("connection_error", "The connection to the endpoint broke before it answered.")
+
+
+def _broken(error: Exception, path: str, fresh: bool) -> _Attempt:
+    """A call that brought no answer."""
+    if http.unreached(error):
+        outcome = Failure("connection_error", "The endpoint could not be reached.")
+        return _Attempt(outcome, _Health.FAILED, _Repeat.FREE, http.why_unreached(error))
+    if not fresh and http.is_silent(error):
+        return _Attempt(_BROKE, _Health.UNKNOWN, _Repeat.ELSEWHERE)
+    repeat = _Repeat.NO if path in STATEFUL else _Repeat.COUNTED
+    return _Attempt(_BROKE, _Health.FAILED, repeat, "it closes connections without an answer")
+
+
+def _refused(path: str, status: int, headers: Mapping[str, str], data: bytes) -> _Attempt:
+    """An answer of 400 and above."""
+    outcome = Answer(status, _request_id(headers), _error_kept(data, status))
+    why = f"it answers with HTTP status {status}"
+    health, repeat = _Health.ANSWERED, _Repeat.NO
+    told = headers.get("x-should-retry")
+    if status == 429 and not (b'"insufficient_quota"' in data or _NEVER_FITS in data):
+        health, repeat = _Health.LIMITED, _Repeat.FREE
+    elif status in _AWAY:
+        health, repeat = _Health.FAILED, _Repeat.FREE
+    elif status in _LINES_OWN or (status >= 500 and status not in _NEVER):
+        health = _Health.FAILED if status in _BEHIND else health
+        repeat = _Repeat.NO if path in STATEFUL and status not in _CERTAIN else _Repeat.COUNTED
+    if told == "false":
+        repeat = _Repeat.NO
+    elif told == "true" and repeat is _Repeat.NO:
+        repeat = _Repeat.COUNTED
+    return _Attempt(outcome, health, repeat, why, http.retry_after(headers))
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    return answers.request_id(headers) or f"req_{uuid4().hex}"
+
+
+def _unreadable(reason: str) -> Failure:
+    return Failure("invalid_response", f"The endpoint's answer can't be used: {reason}.")
+
+
+async def _kept_json(data: bytes) -> bytes:
+    """The same JSON value, to the digit, in one line. Raises NotJSON."""
     try:
-        data.decode()
+        if not data.isascii():
+            data.decode()
         return msgspec.json.format(data, indent=-1)
     except (ValueError, RecursionError):
-        return None
+        return await asyncio.to_thread(compact, data)
 
 
-def error_body(message: str, type_: str, param: str | None = None, code: str | None = None) -> bytes:
+def _error_kept(data: bytes, status: int) -> bytes:
+    """The body of an error in one line: as it is where it is short, else what matters of it, cut."""
+    try:
+        body = compact(data)
+    except NotJSON:
+        text = data.decode(errors="replace")[:_MOST_MESSAGE]
+        return error_body(text or f"HTTP status {status}", "upstream_error")
+    if len(body) <= _MOST_ERROR:
+        return body
+    whole = parse(body)
+    error = whole.get("error", whole) if isinstance(whole, dict) else None
+    told = error if isinstance(error, dict) else {"message": error if isinstance(error, str) else body.decode()}
+    message = told.get("message")
+    message = message if isinstance(message, str) else body.decode()
+    words = (_word(told.get(name)) for name in ("type", "param", "code"))
+    return error_body(f"{message[:_MOST_MESSAGE]} (cut: it had {len(message)} characters)", *words)
+
+
+def _word(value: object) -> str | None:
+    return value[:_MOST_WORD] if isinstance(value, str) else None
+
+
+def error_body(message: str, type_: str | None, param: str | None = None, code: str | None = None) -> bytes:
     """OpenAI's error envelope."""
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
@@ -196,4 +326,9 @@ def tokens_in(body: bytes) -> Tokens:
     try:
         return tokens_of(msgspec.json.decode(body, type=_Body).usage)
     except (ValueError, RecursionError):
+        pass
+    try:
+        whole = parse(body)
+    except NotJSON:
         return NO_TOKENS
+    return tokens_of(whole.get("usage")) if isinstance(whole, dict) else NO_TOKENS

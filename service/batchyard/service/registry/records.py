@@ -81,8 +81,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A batch. `output_seconds` is how long its result files are kept; `epoch` is the lease's.
 
     `traceparent` is the step of a trace that created it (W3C Trace Context), if there was one. `waiting` says why lines
-    of a group's batch are at no deployment. `estimated_tokens` and `estimated_lines` are what it was reckoned at when
-    it was created. For a batch at a deployment, and its key, see `FileRecord`.
+    of a group's batch are at no deployment, or why none of `local` run. `estimated_tokens` and `estimated_lines` are
+    what it was reckoned at when it was created. For a batch at a deployment, and its key, see `FileRecord`.
     """
 
     seq: int

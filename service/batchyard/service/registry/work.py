@@ -216,6 +216,11 @@ class WorkRegistry:
         """Commits a step of the batch's life, if its status is still the one that `batch` has. Raises LeaseLost."""
         return await self._written(batch.seq, lambda connection: self._step(connection, batch, values))
 
+    async def show_waiting(self, batch: BatchRecord, why: str | None) -> None:
+        """Shows why none of the batch's lines runs now; None: they do."""
+        query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch).values(waiting=why)
+        await self._written(batch.seq, lambda connection: connection.execute(query))
+
     async def plan(
         self, batch: BatchRecord, planned: Sequence[dict[str, Any]], *, bounds: Iterable[Enqueued] = (), **values: Any
     ) -> BatchRecord:

@@ -20,6 +20,8 @@ PIECE = 256 << 10
 _USER_AGENT = "batchyard"
 _HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": _USER_AGENT}
 _KEEP_ALIVE_SECONDS = 30
+_MOST_FAULT = 100
+_MOST_HEADER, _MOST_HEADERS = 256 << 10, 10_000  # bytes of a header, and headers: an answer that came is worth reading
 
 
 class Outgoing:
@@ -77,24 +79,59 @@ async def opened(*, connections: int, connect: float, read: float) -> AsyncItera
 
 
 @asynccontextmanager
-async def bare(headers: Mapping[str, str], *, connections: int, connect: float) -> AsyncIterator[aiohttp.ClientSession]:
+async def bare(
+    headers: Mapping[str, str], *, connections: int, connect: float, keep: bool = True
+) -> AsyncIterator[aiohttp.ClientSession]:
     """What such a client speaks through, for calls that are small and many: httpx costs four times what aiohttp does.
 
-    It follows redirects unless a call says otherwise; nothing bounds the wait for an answer.
+    It follows redirects unless a call says otherwise, and leaves bodies as they were sent, for `read`; nothing bounds
+    the wait for an answer. `keep`: connections serve one call after the other.
     """
     timeout = aiohttp.ClientTimeout(sock_connect=connect)
-    async with _session(connections, headers={"user-agent": _USER_AGENT, **headers}, timeout=timeout) as session:
+    whole = {**_HEADERS, **headers}
+    async with _session(connections, keep=keep, headers=whole, timeout=timeout, auto_decompress=False) as session:
         yield session
 
 
-def _session(connections: int, **options: Any) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options)
+def _session(connections: int, *, keep: bool = True, **options: Any) -> aiohttp.ClientSession:
+    kept = {"keepalive_timeout": _KEEP_ALIVE_SECONDS} if keep else {"force_close": True}
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, **kept),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=_MOST_HEADER,
+        max_field_size=_MOST_HEADER,
+        max_headers=_MOST_HEADERS,
+        **options,
+    )
 
 
 def unreached(error: Exception) -> bool:
     """Whether a call failed before anything of it was sent."""
     return isinstance(error, UNREACHED)
+
+
+def why_unreached(error: Exception) -> str:
+    """The same in words that show no address."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name can't be resolved"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "no TLS connection to it can be made"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "it does not accept connections in time"
+    return "it can't be reached"
+
+
+def is_silent(error: Exception) -> bool:
+    """Whether a connection ended before a byte of an answer came."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is what came of the answer's head
+    return isinstance(error, aiohttp.ClientOSError)
+
+
+def fault(error: aiohttp.ClientResponseError) -> str:
+    """What is wrong with the head of an answer, without its bytes."""
+    text = " ".join(error.message.split()).partition(" b'")[0].rstrip(": ")
+    return f"it is no HTTP that can be read ({text[:_MOST_FAULT]})"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
