@@ -167,6 +167,37 @@ class TestAnAnswer:
         assert error["message"].startswith("<html>nono")
         assert len(error["message"]) == 1000
 
+    async def test_that_refuses_at_length_is_cut_and_keeps_its_code(self) -> None:
+        told = {"message": "prompt " * 150_000, "type": "invalid_request_error", "param": "input", "code": "too_long"}
+        outcome = await outcome_of(json.dumps({"error": told}).encode() + b" " * 100, 400)
+        assert isinstance(outcome, Answer)
+        assert len(outcome.body) < 2000
+        error = json.loads(outcome.body)["error"]
+        assert (outcome.status_code, error | {"message": ""}) == (400, told | {"message": ""})
+        assert error["message"].startswith("prompt prompt")
+        assert error["message"].endswith("(cut: it had 1050000 characters)")
+
+    @pytest.mark.parametrize("size", [3_000_000, 20_000_000])
+    @pytest.mark.parametrize("told", [b'{"error":"%s"}', b'{"detail":[{"input":"%s"}]}', b'["%s"]', b'"%s"', b"%s"])
+    async def test_that_refuses_in_any_form_is_cut(self, told: bytes, size: int) -> None:
+        outcome = await outcome_of(told % (b"x" * size), 422)
+        assert isinstance(outcome, Answer)
+        assert (outcome.status_code, len(outcome.body) < 2000) == (422, True)
+        assert set(json.loads(outcome.body)["error"]) == {"message", "type", "param", "code"}
+
+    async def test_that_refuses_in_8_kib_is_kept(self) -> None:
+        told = json.dumps({"error": {"message": "x" * 8000}}, separators=(",", ":")).encode()
+        outcome = await outcome_of(told, 400)
+        assert isinstance(outcome, Answer)
+        assert outcome.body == told
+
+    async def test_that_refuses_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG):
+            await outcome_of(b'{"error":{"message":"you asked: hunter2"}}', 400)
+            await outcome_of(b"<html>hunter2", 400)
+            await outcome_of(b"<html>hunter2")
+        assert "hunter2" not in caplog.text
+
     async def test_that_refuses_without_a_body_names_the_status(self) -> None:
         outcome = await outcome_of(b"", 404)
         assert isinstance(outcome, Answer)
@@ -191,6 +222,31 @@ class TestARepeat:
             outcome = await run(path=RESPONSES)
             assert isinstance(outcome, Answer)
             assert outcome.status_code == 200
+
+    @pytest.mark.parametrize(("told", "calls"), [("true", 2), ("false", 1), ("maybe", 1)])
+    async def test_follows_a_refusal_that_says_so(self, told: str, calls: int) -> None:
+        async def once(body: dict[str, Any], before: int) -> Response:
+            return completion(body) if before else failure(400, headers={"x-should-retry": told})
+
+        async with fake_endpoint(once) as fake, runner(fake.api_base) as run:
+            await run()
+            assert sum(fake.calls.values()) == calls
+
+    @pytest.mark.parametrize("status", [429, 500, 503])
+    async def test_never_follows_a_refusal_that_says_not_to(self, status: int) -> None:
+        outcome = await outcome_of(b"{}", status, x_should_retry="false")
+        assert isinstance(outcome, Answer)
+        assert outcome.status_code == status
+
+    @pytest.mark.parametrize("status", [408, 500, 502, 504, 507, 520, 522, 524, 599])
+    async def test_is_not_made_for_stateful_endpoints_where_something_may_have_begun(self, status: int) -> None:
+        async def refuse(body: dict[str, Any], before: int) -> Response:
+            return failure(status)
+
+        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
+            outcome = await run(path=RESPONSES)
+            assert isinstance(outcome, Answer)
+            assert (outcome.status_code, sum(fake.calls.values())) == (status, 1)
 
     async def test_ends_with_the_last_answer_after_max_attempts(self) -> None:
         async def never(body: dict[str, Any], before: int) -> Response:

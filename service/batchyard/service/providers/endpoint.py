@@ -33,13 +33,15 @@ _LINES_OWN = {408, 409, 425}
 _CERTAIN = {409, 425}
 """Of answers that count as attempts, those that say that nothing was begun."""
 STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
-_NEVER_FITS = b"Request too large"  # OpenAI's words for a 429 that no waiting helps
+_NO_WAITING = (b'"insufficient_quota"', b"Request too large")
+"""What OpenAI says in a 429 that no waiting helps."""
 _BACKOFF_SECONDS = (0.5, 30.0)
 _ALONE_SECONDS = (0.5, 60.0)
 _MOST_ALONE = 1  # times in a row that a line is refused while others are answered: then it is not the endpoint's state
 _MOST_ERROR = 8 << 10  # bytes of an error's body that are kept as they are
 _MOST_MESSAGE, _MOST_WORD = 1000, 100  # characters of what is left of a longer one
-_MOST_ERROR_READ = 1 << 20
+_MOST_ERROR_READ = 4 << 20
+_INLINE = 64 << 10  # bytes that are read without a thread
 
 
 class LineRunner(Protocol):
@@ -198,7 +200,7 @@ class Endpoint:
 
     async def _judged(self, path: str, status: int, headers: Mapping[str, str], read: Body) -> _Attempt:
         if status >= 400:
-            return _refused(path, status, headers, read.data)
+            return _refused(path, Answer(status, _request_id(headers), await _error_kept(read.data, status)), headers)
         if read.end is End.TOO_LARGE:
             message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
             return _Attempt(Failure("response_too_large", message))
@@ -252,13 +254,13 @@ def _broken(error: Exception, path: str, fresh: bool) -> _Attempt:
     return _Attempt(_BROKE, _Health.FAILED, repeat, "it closes connections without an answer")
 
 
-def _refused(path: str, status: int, headers: Mapping[str, str], data: bytes) -> _Attempt:
-    """An answer of 400 and above."""
-    outcome = Answer(status, _request_id(headers), _error_kept(data, status))
+def _refused(path: str, outcome: Answer, headers: Mapping[str, str]) -> _Attempt:
+    """What an answer of 400 and above means."""
+    status = outcome.status_code
     why = f"it answers with HTTP status {status}"
     health, repeat = _Health.ANSWERED, _Repeat.NO
     told = headers.get("x-should-retry")
-    if status == 429 and not (b'"insufficient_quota"' in data or _NEVER_FITS in data):
+    if status == 429 and not any(word in outcome.body for word in _NO_WAITING):
         health, repeat = _Health.LIMITED, _Repeat.FREE
     elif status in _AWAY:
         health, repeat = _Health.FAILED, _Repeat.FREE
@@ -290,8 +292,14 @@ async def _kept_json(data: bytes) -> bytes:
         return await asyncio.to_thread(compact, data)
 
 
-def _error_kept(data: bytes, status: int) -> bytes:
+async def _error_kept(data: bytes, status: int) -> bytes:
     """The body of an error in one line: as it is where it is short, else what matters of it, cut."""
+    if len(data) <= _INLINE:
+        return _cut_error(data, status)
+    return await asyncio.to_thread(_cut_error, data, status)
+
+
+def _cut_error(data: bytes, status: int) -> bytes:
     try:
         body = compact(data)
     except NotJSON:
