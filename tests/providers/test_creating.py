@@ -36,7 +36,7 @@ BUSY = Answer(429, headers={"retry-after": "20"})  # a list that nobody tries ag
 
 def lost(acts: bool) -> list[Fault]:
     """Every way in which the answer to a creation is lost."""
-    return [*(Answer(status, acts=acts) for status in (500, 502, 504)), Reset(acts=acts), Hang(acts=acts)]
+    return [*(Answer(status, acts=acts) for status in (500, 502, 504, 524)), Reset(acts=acts), Hang(acts=acts)]
 
 
 async def by_itself(found: Scene, count: int = 1) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ class TestAnIntent:
             found.fake.faults.clear()
             assert [batch["id"] for batch in await by_itself(found)] == [made]
 
-    @pytest.mark.parametrize("status", [400, 404, 429, 503])
+    @pytest.mark.parametrize("status", [400, 404, 429, 503, 501, 521, 529])
     async def test_is_forgotten_when_it_is_refused(self, tmp_path: Path, status: int) -> None:
         async with scene(tmp_path) as found:
             file_id = await found.input()

@@ -199,7 +199,9 @@ class TestAzuresWords:
 
 
 class TestTryingAgain:
-    @pytest.mark.parametrize("fault", [Answer(500), Answer(503), Answer(429, headers={"retry-after": "0"}), Reset()])
+    @pytest.mark.parametrize(
+        "fault", [Answer(500), Answer(503), Answer(520), Answer(429, headers={"retry-after": "0"}), Reset()]
+    )
     async def test_a_read_is(self, tmp_path: Path, fault: Answer | Reset) -> None:
         async with scene(tmp_path) as found:
             file_id = await found.input()

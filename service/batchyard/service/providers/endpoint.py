@@ -18,20 +18,10 @@ from batchyard.service.engine.results import NO_TOKENS, TIMEOUT, Answer, Failure
 from batchyard.service.engine.runners.slots import Control, LineSlots
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import LocalSettings
-from batchyard.service.upstream import answers, http
+from batchyard.service.upstream import answers, http, statuses
 from batchyard.service.upstream.body import Body, End
 from batchyard.service.upstream.body import read as body_of
 
-_AWAY = {503, 521, 523, 525, 526, 529, 530}
-"""Answers by which nothing was begun, since the server behind takes nothing or can't be reached (52x: Cloudflare's)."""
-_BEHIND = {502, 504, 520, 522, 524, 527, 598, 599}
-"""Answers of what stands before a server that failed, or was too slow: it may have begun."""
-_NEVER = {501, 505}
-"""Of 500 and above, those that say that no repeat helps; the SDKs repeat all others."""
-_LINES_OWN = {408, 409, 425}
-"""Below 500, what the SDKs repeat besides 429."""
-_CERTAIN = {409, 425}
-"""Of answers that count as attempts, those that say that nothing was begun."""
 STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
 _NO_WAITING = (b'"insufficient_quota"', b"Request too large")
 """What OpenAI says in a 429 that no waiting helps."""
@@ -262,11 +252,11 @@ def _refused(path: str, outcome: Answer, headers: Mapping[str, str]) -> _Attempt
     told = headers.get("x-should-retry")
     if status == 429 and not any(word in outcome.body for word in _NO_WAITING):
         health, repeat = _Health.LIMITED, _Repeat.FREE
-    elif status in _AWAY:
+    elif status in statuses.AWAY:
         health, repeat = _Health.FAILED, _Repeat.FREE
-    elif status in _LINES_OWN or (status >= 500 and status not in _NEVER):
-        health = _Health.FAILED if status in _BEHIND else health
-        repeat = _Repeat.NO if path in STATEFUL and status not in _CERTAIN else _Repeat.COUNTED
+    elif status in statuses.PASSING and status != 429:
+        health = _Health.FAILED if status in statuses.BEHIND else health
+        repeat = _Repeat.NO if path in STATEFUL and status in statuses.UNSURE else _Repeat.COUNTED
     if told == "false":
         repeat = _Repeat.NO
     elif told == "true" and repeat is _Repeat.NO:

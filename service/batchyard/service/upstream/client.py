@@ -17,12 +17,12 @@ from batchyard.common.tracing import Tracing
 from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import Deployment, Upstream
-from batchyard.service.upstream import answers, http
+from batchyard.service.upstream import answers, http, statuses
 from batchyard.service.upstream.condition import Condition
 
-LOST = {408, 500, 502, 504}
+LOST = statuses.UNSURE
 """Answers by which a change may have happened all the same."""
-_PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_PASSING = statuses.PASSING
 _LIMITED = 429
 _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
