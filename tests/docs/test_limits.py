@@ -9,10 +9,13 @@ from tests.processes import ROOT
 from batchyard.common import clock, http1
 from batchyard.service import intake, requestline, requests, server, servicer, uploads
 from batchyard.service.datadir import aside
+from batchyard.service.engine.runners import slots
 from batchyard.service.keys import desk
 from batchyard.service.objects import checksums, sweep
+from batchyard.service.providers import endpoint
 from batchyard.service.registry import integrity, tenant
 from batchyard.service.settings import GroupSettings, Limits, Quotas
+from batchyard.service.upstream import http
 from batchyard.shim import files, inbound, transcoding
 
 PAGE = (ROOT / "docs/limits.md").read_text()
@@ -33,6 +36,11 @@ CONSTANTS = {
     "files of a page": servicer.MOST_FILES,
     "characters of a `custom_id`": requestline.MAX_CUSTOM_ID,
     "characters of a model's name": requestline.MAX_MODEL,
+    "bytes of an error that [a line](local.md#how-a-line-runs) is answered with": endpoint.MOST_ERROR,
+    "bytes of a header of an endpoint's or a provider's answer": http.MOST_HEADER,
+    "headers of such an answer": http.MOST_HEADERS,
+    "most seconds that an endpoint is left alone between two tries": slots.LONGEST_PAUSE,
+    "most seconds that its `Retry-After` counts for": slots.LONGEST_HINT,
     "bytes of a piece of an upload": uploads.MOST_PIECE,
     "metadata messages of an upload": uploads.MOST_DESCRIPTIONS,
     "bytes of a JSON body": transcoding.MAX_BODY,

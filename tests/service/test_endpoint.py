@@ -1,83 +1,21 @@
-"""How lines are run against an endpoint, over real HTTP: what is repeated, what is kept, and what never leaves."""
+"""How lines are run against an endpoint, over real HTTP: what is kept, and what never leaves."""
 
-import asyncio
 import gzip
 import json
 import logging
-import socket
 from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import Response
-from tests.fakes import Gate, Going, completion, failure, fake_endpoint
-from tests.harness import chat_lines, figures, jsonl, service, settings_for, until
+from tests.fakes import Gate, completion, failure, fake_endpoint
+from tests.harness import chat_lines, jsonl, service, settings_for, until
 
 from batchyard.service.engine.results import TIMEOUT, Answer, Failure, Tokens
-from batchyard.service.providers.endpoint import open_endpoint
 from batchyard.service.settings import LocalSettings
 
-CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-REFUSALS = [408, 409, 425, 429, 500, 502, 503, 504, 507, 508, 511, *range(520, 528), 529, 530, 561, 598, 599]
-FINAL = [400, 401, 403, 404, 413, 422, 501, 505]
-
-Outcome = Answer | Failure | None
-Run = Callable[..., Coroutine[Any, Any, Outcome]]
-
-
-@asynccontextmanager
-async def runner(api_base: str, **changes: Any) -> AsyncIterator[Run]:
-    """Runs a line whose last message is its argument; `max_attempts` is 2 unless it is said."""
-    settings = LocalSettings(api_base=api_base, **{"max_attempts": 2, **changes})
-    async with open_endpoint(settings, figures()) as endpoint:
-
-        async def run(
-            content: str = "question", path: str = CHAT, seconds: float = 30, control: Going | None = None
-        ) -> Outcome:
-            control = control or Going()
-            body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
-            assert await endpoint.slots.acquire(control)
-            try:
-                end = asyncio.get_running_loop().time() + seconds
-                return await endpoint.run(path, body, until=end, control=control)
-            finally:
-                endpoint.slots.release()
-
-        yield run
-
-
-@asynccontextmanager
-async def raw_endpoint(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Reads a request's head and a piece of its body, writes `answer`, and cuts the connection."""
-    heads: list[bytes] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer)
-        writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", heads
-
-
-def answering(content: bytes, status_code: int = 200, **headers: str) -> Callable[[Any, int], Awaitable[Response]]:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    async def behaviour(body: dict[str, Any], before: int) -> Response:
-        return Response(content, status_code, named, media_type="application/json")
-
-    return behaviour
-
-
-async def outcome_of(content: bytes, status_code: int = 200, **headers: str) -> Outcome:
-    async with fake_endpoint(answering(content, status_code, **headers)) as fake, runner(fake.api_base) as run:
-        outcome = await run()
-        assert sum(fake.calls.values()) == 1
-        return outcome
+from .running import CHAT, answering, outcome_of, runner
 
 
 class TestAnAnswer:
@@ -202,112 +140,6 @@ class TestAnAnswer:
         outcome = await outcome_of(b"", 404)
         assert isinstance(outcome, Answer)
         assert json.loads(outcome.body)["error"]["message"] == "HTTP status 404"
-
-
-class TestARepeat:
-    async def test_follows_every_refusal_that_may_pass(self) -> None:
-        async def once(body: dict[str, Any], before: int) -> Response:
-            return completion(body) if before else failure(int(body["messages"][-1]["content"]))
-
-        async with fake_endpoint(once) as fake, runner(fake.api_base) as run:
-            outcomes = await asyncio.gather(*(run(str(status)) for status in REFUSALS))
-            assert [outcome.status_code for outcome in outcomes if isinstance(outcome, Answer)] == [200] * len(REFUSALS)
-            assert fake.calls == dict.fromkeys(map(str, REFUSALS), 2)
-
-    async def test_is_made_for_stateful_endpoints_too_where_there_was_an_answer(self) -> None:
-        async def once(body: dict[str, Any], before: int) -> Response:
-            return completion(body) if before else failure(503)
-
-        async with fake_endpoint(once) as fake, runner(fake.api_base) as run:
-            outcome = await run(path=RESPONSES)
-            assert isinstance(outcome, Answer)
-            assert outcome.status_code == 200
-
-    @pytest.mark.parametrize(("told", "calls"), [("true", 2), ("false", 1), ("maybe", 1)])
-    async def test_follows_a_refusal_that_says_so(self, told: str, calls: int) -> None:
-        async def once(body: dict[str, Any], before: int) -> Response:
-            return completion(body) if before else failure(400, headers={"x-should-retry": told})
-
-        async with fake_endpoint(once) as fake, runner(fake.api_base) as run:
-            await run()
-            assert sum(fake.calls.values()) == calls
-
-    @pytest.mark.parametrize("status", [429, 500, 503])
-    async def test_never_follows_a_refusal_that_says_not_to(self, status: int) -> None:
-        outcome = await outcome_of(b"{}", status, x_should_retry="false")
-        assert isinstance(outcome, Answer)
-        assert outcome.status_code == status
-
-    @pytest.mark.parametrize("status", [408, 500, 502, 504, 506, 520, 522, 524, 599])
-    async def test_is_not_made_for_stateful_endpoints_where_something_may_have_begun(self, status: int) -> None:
-        async def refuse(body: dict[str, Any], before: int) -> Response:
-            return failure(status)
-
-        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
-            outcome = await run(path=RESPONSES)
-            assert isinstance(outcome, Answer)
-            assert (outcome.status_code, sum(fake.calls.values())) == (status, 1)
-
-    async def test_ends_with_the_last_answer_after_max_attempts(self) -> None:
-        async def never(body: dict[str, Any], before: int) -> Response:
-            return failure((500, 502, 504)[before])
-
-        async with fake_endpoint(never) as fake, runner(fake.api_base, max_attempts=3) as run:
-            outcome = await run()
-            assert isinstance(outcome, Answer)
-            assert outcome.status_code == 504
-            assert sum(fake.calls.values()) == 3
-
-    async def test_never_follows_a_refusal_for_good(self) -> None:
-        async def refuse(body: dict[str, Any], before: int) -> Response:
-            return failure(int(body["messages"][-1]["content"]))
-
-        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
-            outcomes = await asyncio.gather(*(run(str(status)) for status in FINAL))
-            assert [outcome.status_code for outcome in outcomes if isinstance(outcome, Answer)] == FINAL
-            assert fake.calls == dict.fromkeys(map(str, FINAL), 1)
-
-    async def test_never_follows_an_exhausted_quota(self) -> None:
-        outcome = await outcome_of(b'{"error": {"code": "insufficient_quota"}}', 429)
-        assert isinstance(outcome, Answer)
-        assert outcome.status_code == 429
-
-    async def test_is_not_made_for_a_line_that_is_not_wanted_any_more(self) -> None:
-        async def refuse(body: dict[str, Any], before: int) -> Response:
-            return failure(503)
-
-        async with fake_endpoint(refuse) as fake, runner(fake.api_base) as run:
-            assert await run(control=Going(lambda: not fake.calls)) is None
-            assert sum(fake.calls.values()) == 1
-
-
-class TestABrokenConnection:
-    @pytest.mark.parametrize(("path", "calls"), [(CHAT, 2), (RESPONSES, 1)])
-    @pytest.mark.parametrize(
-        "answer", [b"", b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"a":'], ids=["no answer", "half an answer"]
-    )
-    async def test_is_repeated_only_where_nothing_can_have_been_made(
-        self, path: str, calls: int, answer: bytes
-    ) -> None:
-        async with raw_endpoint(answer) as (api_base, heads), runner(api_base) as run:
-            outcome = await run(path=path)
-            message = "The connection to the endpoint broke before it answered."
-            assert outcome == Failure("connection_error", message)
-            assert len(heads) == calls
-
-    @pytest.mark.parametrize("path", [CHAT, RESPONSES])
-    async def test_that_was_never_made_is_repeated(self, path: str) -> None:
-        asked = iter([True, False])  # wanted before the first call, not any more while the repeat waits
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))  # not listening: refuses
-            async with runner(f"http://127.0.0.1:{bound.getsockname()[1]}/v1") as run:
-                assert await run(path=path, control=Going(lambda: next(asked, False))) is None
-
-    async def test_with_something_that_does_not_speak_http_is_a_failure(self) -> None:
-        async with raw_endpoint(b"SSH-2.0-x\r\n") as (api_base, _), runner(api_base, max_attempts=1) as run:
-            outcome = await run()
-        reason = "it is no HTTP that can be read (Bad status line: Expected HTTP/, RTSP/ or ICE/)"
-        assert outcome == Failure("invalid_response", f"The endpoint's answer can't be used: {reason}.")
 
 
 class TestADeadline:

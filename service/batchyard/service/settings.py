@@ -53,9 +53,9 @@ class LocalSettings:
     max_active_batches: Count = 16
     """Batches whose lines run at once; more wait in `validating` or `in_progress`."""
     line_timeout_seconds: SomeSeconds = 600.0
-    """For a line, all its retries included."""
+    """For a line, its retries included, but not the time in which the endpoint takes nothing."""
     max_attempts: Annotated[int, Bounds(1, 100)] = 8
-    """Calls that a line may cost, the first included."""
+    """Calls of a line that may have begun something, the first included."""
     max_response_bytes: Count = 16 * MIB
     """The largest answer to a line that is kept."""
     chunk_lines: Annotated[int, Bounds(1, 10_000)] = 500

@@ -28,7 +28,7 @@ _NO_WAITING = (b'"insufficient_quota"', b"Request too large")
 _BACKOFF_SECONDS = (0.5, 30.0)
 _ALONE_SECONDS = (0.5, 60.0)
 _MOST_ALONE = 1  # times in a row that a line is refused while others are answered: then it is not the endpoint's state
-_MOST_ERROR = 8 << 10  # bytes of an error's body that are kept as they are
+MOST_ERROR = 8 << 10  # bytes of an error's body that are kept as they are
 _MOST_MESSAGE, _MOST_WORD = 1000, 100  # characters of what is left of a longer one
 _MOST_ERROR_READ = 4 << 20
 _INLINE = 64 << 10  # bytes that are read without a thread
@@ -295,7 +295,7 @@ def _cut_error(data: bytes, status: int) -> bytes:
     except NotJSON:
         text = data.decode(errors="replace")[:_MOST_MESSAGE]
         return error_body(text or f"HTTP status {status}", "upstream_error")
-    if len(body) <= _MOST_ERROR:
+    if len(body) <= MOST_ERROR:
         return body
     whole = parse(body)
     error = whole.get("error", whole) if isinstance(whole, dict) else None

@@ -21,7 +21,7 @@ _USER_AGENT = "batchyard"
 _HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": _USER_AGENT}
 _KEEP_ALIVE_SECONDS = 30
 _MOST_FAULT = 100
-_MOST_HEADER, _MOST_HEADERS = 256 << 10, 10_000  # bytes of a header, and headers: an answer that came is worth reading
+MOST_HEADER, MOST_HEADERS = 256 << 10, 10_000  # bytes of a header, and headers: an answer that came is worth reading
 
 
 class Outgoing:
@@ -98,9 +98,9 @@ def _session(connections: int, *, keep: bool = True, **options: Any) -> aiohttp.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, **kept),
         cookie_jar=aiohttp.DummyCookieJar(),
-        max_line_size=_MOST_HEADER,
-        max_field_size=_MOST_HEADER,
-        max_headers=_MOST_HEADERS,
+        max_line_size=MOST_HEADER,
+        max_field_size=MOST_HEADER,
+        max_headers=MOST_HEADERS,
         **options,
     )
 

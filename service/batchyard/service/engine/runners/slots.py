@@ -14,8 +14,8 @@ from typing import Protocol
 
 from batchyard.service.metrics import ServiceMetrics
 
-_PAUSE_SECONDS = (0.5, 60.0)  # the first, and the longest; each may last half as long
-_LONGEST_HINT = 600.0  # seconds; an endpoint that asks to wait for longer is asked again after these
+_FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; each may last half as long
+LONGEST_HINT = 600.0  # seconds; an endpoint that asks to wait for longer is asked again after these
 _PROBE_SECONDS = 2.0  # a line that tries may take long for its answer: after these another one tries too
 _SOON_SECONDS = 1.0  # a shorter pause is nothing to tell anybody
 
@@ -129,11 +129,10 @@ class LineSlots:
     def hold(self, seconds: float, why: str) -> None:
         """The endpoint asks to be left alone."""
         self.round += 1
-        self._leave_alone(min(seconds, _LONGEST_HINT) + self._random.uniform(0, 0.25), why)
+        self._leave_alone(min(seconds, LONGEST_HINT) + self._random.uniform(0, 0.25), why)
 
     def _pause(self, why: str) -> None:
-        first, longest = _PAUSE_SECONDS
-        pause = min(longest, first * 2 ** min(self._failures, 16)) * self._random.uniform(0.5, 1)
+        pause = min(LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 16)) * self._random.uniform(0.5, 1)
         self._leave_alone(pause, why)
         if self._failures == 2:
             _log.warning("the endpoint is left alone, and tried again later and later", extra={"why": why})
