@@ -188,7 +188,9 @@ class Batch(_message.Message):
 
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]:
-        """Where the shards of a model group's batch are and why, by line; last, those of its lines that wait for a place."""
+        """Where the shards of a model group's batch are and why, by line; last, why lines wait for a place, or for the
+        endpoint that runs them.
+        """
 
     def __init__(
         self,
@@ -279,7 +281,9 @@ Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):
-    """Placement is a shard of a model group's batch at a deployment, or the lines that wait for one."""
+    """Placement is a shard of a model group's batch at a deployment, or the lines that wait for one. Of a batch that we run
+    ourselves there is one while its endpoint can't be reached or takes nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
