@@ -123,6 +123,13 @@ class TestAnAnswer:
         assert (outcome.status_code, len(outcome.body) < 2000) == (422, True)
         assert set(json.loads(outcome.body)["error"]) == {"message", "type", "param", "code"}
 
+    async def test_that_refuses_with_half_a_surrogate_pair_is_cut(self) -> None:
+        told = rb'{"error":{"message":"\ud800%s","code":"\udc00"}}' % (b"x" * 9000)
+        outcome = await outcome_of(told, 400)
+        assert isinstance(outcome, Answer)
+        error = json.loads(outcome.body)["error"]
+        assert (error["message"][:3], error["code"]) == ("?xx", "?")
+
     async def test_that_refuses_in_8_kib_is_kept(self) -> None:
         told = json.dumps({"error": {"message": "x" * 8000}}, separators=(",", ":")).encode()
         outcome = await outcome_of(told, 400)

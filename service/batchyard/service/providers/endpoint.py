@@ -202,7 +202,8 @@ class Endpoint:
             return _Attempt(_unreadable(f"its body ({status}) is not JSON: {read.fault or error.reason}"))
         if not 200 <= status < 300:
             return _Attempt(_unreadable(f"its status is {status}"))
-        return _Attempt(Answer(status, _request_id(headers), body, tokens_in(body)))
+        tokens = tokens_in(body) if len(body) <= _INLINE else await asyncio.to_thread(tokens_in, body)
+        return _Attempt(Answer(status, _request_id(headers), body, tokens))
 
 
 @asynccontextmanager
@@ -303,11 +304,17 @@ def _cut_error(data: bytes, status: int) -> bytes:
     message = told.get("message")
     message = message if isinstance(message, str) else body.decode()
     words = (_word(told.get(name)) for name in ("type", "param", "code"))
-    return error_body(f"{message[:_MOST_MESSAGE]} (cut: it had {len(message)} characters)", *words)
+    text = f"{message[:_MOST_MESSAGE]} (cut: it had {len(message)} characters)"
+    return error_body(_encodable(text), *words)
 
 
 def _word(value: object) -> str | None:
-    return value[:_MOST_WORD] if isinstance(value, str) else None
+    return _encodable(value[:_MOST_WORD]) if isinstance(value, str) else None
+
+
+def _encodable(text: str) -> str:
+    """A text without halves of surrogate pairs, which JSON may have and UTF-8 has not."""
+    return text.encode(errors="replace").decode()
 
 
 def error_body(message: str, type_: str | None, param: str | None = None, code: str | None = None) -> bytes:
