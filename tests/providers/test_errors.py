@@ -106,12 +106,32 @@ class TestAnError:
             assert got.status_code == 400
             assert got.json()["error"] == {**members, "type": "invalid_request_error", "param": None}
 
-    @pytest.mark.parametrize("body", [b"", b"<html>Bad</html>", b"[]", b'"x"', b'{"error": "x"}', b"{", b"\xff"])
+    @pytest.mark.parametrize("body", [b"", b"<html>Bad</html>", b"[]", b"{", b"\xff"])
     async def test_that_is_not_as_it_should_be_is_one_all_the_same(self, tmp_path: Path, body: bytes) -> None:
         async with scene(tmp_path) as found:
             error = refusal(await over_rest(found, Answer(400, body, {"content-type": "text/html"})), 400)
             assert error["message"] == "The provider answered with HTTP status 400."
             assert error["type"] == "invalid_request_error"
+
+    @pytest.mark.parametrize(
+        "body", [{"error": "Too hot."}, {"detail": "Too hot."}, b"Too hot.", {"message": "Too hot."}]
+    )
+    async def test_in_another_form_keeps_its_words(self, tmp_path: Path, body: Any) -> None:
+        async with scene(tmp_path) as found:
+            assert refusal(await over_rest(found, Answer(422, body)), 422)["message"] == "Too hot."
+            assert (await over_grpc(found, Answer(422, body), StatusCode.INVALID_ARGUMENT)).message == "Too hot."
+
+    @pytest.mark.parametrize("member", ["9" * 400, "9" * 5000, "1e309", "NaN", '"\\ud800"', "[" * 900 + "]" * 900])
+    async def test_with_a_member_that_nothing_holds_is_one_all_the_same(self, tmp_path: Path, member: str) -> None:
+        body = b'{"error": {"message": "No.", "code": %b, "more": {"x": %b}}}' % ((member.encode(),) * 2)
+        async with scene(tmp_path) as found:
+            assert refusal(await over_rest(found, Answer(400, body)), 400)["message"] == "No."
+
+    async def test_that_shows_our_key_is_shown_without_it(self, tmp_path: Path) -> None:
+        page = b"DEBUG: Authorization was Bearer sk-upstream"
+        async with scene(tmp_path) as found:
+            message = refusal(await over_rest(found, Answer(500, page)), 500)["message"]
+            assert message == "DEBUG: Authorization was Bearer [hidden]"
 
     async def test_that_is_huge_fits_what_grpc_carries(self, tmp_path: Path) -> None:
         members = {name: f"{name}: " + "x€" * 50_000 for name in ("message", "type", "param", "code", "more")}

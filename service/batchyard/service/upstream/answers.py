@@ -1,7 +1,6 @@
 """A provider's HTTP errors as ours: the first of the three borders at which errors change type (`errors.py`)."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -9,6 +8,7 @@ from grpc import StatusCode
 
 from batchyard.service.errors import INVALID_REQUEST, SERVER_ERROR, Refused, Upstream
 from batchyard.service.settings import Deployment
+from batchyard.service.upstream.errors_text import read_error
 
 BY_HTTP: Mapping[int, StatusCode] = {
     **dict.fromkeys((400, 413, 415, 422), StatusCode.INVALID_ARGUMENT),
@@ -26,17 +26,7 @@ _KEPT = ("retry-after", "retry-after-ms")
 _KEPT_PREFIX = "x-ratelimit-"
 _MOST_HEADERS, _MOST_HEADER = 16, 200
 _REQUEST_IDS = ("x-request-id", "apim-request-id")
-_OURS = {"message", "type", "param", "code"}
-
-
-class Told(NamedTuple):
-    """The members of a provider's error, as far as it has them."""
-
-    message: str
-    type: str | None
-    param: str | None
-    code: Any
-    extra: dict[str, Any]
+_HIDDEN = b"[hidden]"
 
 
 def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Refused:
@@ -44,7 +34,7 @@ def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Re
     status, of = response.status_code, upstream(deployment, response)
     if status in {401, 403}:  # our key, not the caller's; what the provider says of it is nobody's business
         return locked_out(of)
-    told = _told(body, status)
+    told = read_error(_without_keys(deployment, body), status)
     return Refused(
         BY_HTTP.get(status, StatusCode.UNKNOWN if status >= 500 else StatusCode.FAILED_PRECONDITION),
         told.message,
@@ -101,17 +91,12 @@ def is_whole(body: bytes | bytearray) -> bool:
         return False
 
 
-def _told(body: bytes, status: int) -> Told:
-    try:
-        whole = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        whole = None
-    error = whole.get("error", whole) if isinstance(whole, dict) else None  # Azure's oldest form has no `error`
-    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        return Told(f"The provider answered with HTTP status {status}.", None, None, None, {})
-    kind, param = (error.get(name) if isinstance(error.get(name), str) else None for name in ("type", "param"))
-    extra = {name: value for name, value in error.items() if name not in _OURS | {"statusCode"}}
-    return Told(error["message"], kind, param, error.get("code"), extra)
+def _without_keys(deployment: Deployment, body: bytes) -> bytes:
+    """The body without our keys: the pages that servers show of a crash repeat the headers of a request."""
+    for secret in (deployment.api_key, deployment.ad_token, deployment.client_secret):
+        if secret:
+            body = body.replace(secret.encode(), _HIDDEN)
+    return body
 
 
 def _type(status: int) -> str:
