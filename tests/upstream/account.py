@@ -42,7 +42,7 @@ class Account(ABC):
     def __init__(self, dialect: Dialect, quirks: Quirks, key: str, clock: Callable[[], float]) -> None:
         self.api_base = ""
         self.key = key
-        self.dialect = dialect
+        self.dialect = dialect = dialect.ending_in(quirks.id_ending)
         self.quirks = quirks.settled(**dialect.usual)
         digests = Digests(f"{type(self).__name__}/{key}/ids")
         self._files = Files(dialect, self.quirks, digests, clock)
@@ -162,8 +162,9 @@ class Account(ABC):
         try:
             self._admit(exchange.seen)
             path, older = self._place(exchange.seen)
-            segments = path.split("/")
-            name = segments[1] if len(segments) > 1 else ""
+            ending = self.quirks.id_ending  # may have slashes, which came as %2F
+            segments = (path.replace(ending, "\0") if ending else path).split("/")
+            name = segments[1].replace("\0", ending) if len(segments) > 1 else ""
             shape = (exchange.seen.method, *("*" if at == 1 else one for at, one in enumerate(segments)))
             if shape not in self._routes:
                 raise self._no_route(exchange.seen)

@@ -1,7 +1,7 @@
 """What providers keep and say differently, as data."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -25,6 +25,15 @@ class Dialect:
     usual_quota: tuple[str, int]  # where a switch stands for a bound: a model, and what it allows
     fails_fast: bool  # whether it refuses to create a batch that is beyond a bound, where nothing is said
     usual: Mapping[str, Any]  # quirks where nothing is said
+
+    def ending_in(self, text: str) -> "Dialect":
+        """The same with ids that end in a text."""
+
+        def ending(made: Callable[[bytes], str]) -> Callable[[bytes], str]:
+            return lambda digest: made(digest) + text
+
+        file_id, output_id, batch_id = map(ending, (self.file_id, self.output_id, self.batch_id))
+        return replace(self, file_id=file_id, output_id=output_id, batch_id=batch_id)
 
 
 def no_room(dialect: Dialect, model: str = "", tokens: int = 0) -> Refusal:

@@ -101,7 +101,14 @@ class Slow:
     piece: int = 1
 
 
-Fault = Answer | Reset | Hang | Deaf | Held | Refuse | Broken | Stalled | Slow
+@dataclass(frozen=True)
+class Changed:
+    """The answer's JSON goes out as `change` makes it: any value, or bytes as they are."""
+
+    change: Callable[[Any], Any]
+
+
+Fault = Changed | Answer | Reset | Hang | Deaf | Held | Refuse | Broken | Stalled | Slow
 
 
 @dataclass

@@ -24,6 +24,8 @@ class Quirks:
     endpoint_null: bool = False
     endpoint_empty: bool = False
     """A batch's endpoint is "" while it is validated."""
+    id_ending: str = ""
+    """What every id of a file or a batch ends in."""
     empty_ids: bool = False
     """Ids of output and error files are "" where others say null: before the end, and for no errors."""
     zero_byte_error_file: bool | None = None

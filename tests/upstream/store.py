@@ -1,6 +1,7 @@
 """The server that both fakes are: it notes each request, and lets those go wrong that it is told to."""
 
 import asyncio
+import json
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from tests.upstream.exchange import ClientLeft, Exchange, Reply, Seen, reply
 from tests.upstream.faults import (
     Answer,
     Broken,
+    Changed,
     Deaf,
     Due,
     Fault,
@@ -146,6 +148,9 @@ class Upstream(Account):
         match fault:
             case Answer():
                 await self._send(exchange, self._told(fault))
+            case Changed() if answer.status < 300:
+                changed = fault.change(json.loads(b"".join(answer.pieces) or b"null"))
+                await self._send(exchange, reply(answer.status, changed))
             case Reset():
                 await exchange.break_off(clean=fault.clean)
             case Hang():

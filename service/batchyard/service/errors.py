@@ -16,6 +16,7 @@
      +- Unavailable              not now: starting, draining, or the registry can't be reached
      +- Refused                  a provider answered with an error; `upstream` is what it said
      +- Unsure                   ... or with nothing, so that nobody knows whether it did what it was asked
+     |   +- Unusable             ... or did it, and its answer does not name what it made
      +- LeaseLost                (never sent) somebody else holds this work now
 
 Errors change type at three borders only: upstream HTTP to these, these to a gRPC status with details
@@ -181,6 +182,10 @@ class Unsure(BatchyardError):
     status = StatusCode.UNAVAILABLE
     reason = "UNSURE"
     type = SERVER_ERROR
+
+
+class Unusable(Unsure):
+    """A change was answered as done, by an answer that can't be read or names nothing: it must not be repeated."""
 
 
 class LeaseLost(BatchyardError):

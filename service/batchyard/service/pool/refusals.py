@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchyard.service.engine.results import Failure
-from batchyard.service.errors import BatchyardError, Refused
+from batchyard.service.errors import BatchyardError, Refused, Unusable
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.upstream.http import retry_after
 
@@ -38,6 +38,8 @@ class Moved(Exception):
 
 def refusal(error: BatchyardError) -> Moved:
     """What the refusal of an upload or of a creation means, of which it is sure that it made no batch."""
+    if isinstance(error, Unusable):  # it would answer the next one likewise, and keep that too
+        return Moved(error.message, unfit=True)
     if not isinstance(error, Refused):  # it could not be reached, or was too slow
         return Moved(error.message)
     status = error.upstream.http_status

@@ -10,7 +10,7 @@ from batchyard.service.settings import GroupSettings, Member
 
 _LEARNED_SECONDS = 600.0  # how long a limit counts that we only guess; one that the provider told counts longer
 _TOLD_SECONDS = 3600.0
-_LIMIT = re.compile(r"limit(?: of|:)?\s*([\d.,]*\d)\s*([KMB])?\b", re.IGNORECASE)
+_LIMIT = re.compile(r"limit(?: of|:)?\s*([\d.,]{0,24}\d)\s*([KMB])?\b", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _MOST_WHY = 300
 _MOST_HINT = 86_400.0  # seconds; no batch waits for longer
@@ -98,5 +98,5 @@ def _told_limit(text: str) -> int | None:
         return None
     try:
         return int(float(found[1].replace(",", "")) * _UNITS[(found[2] or "").upper()])
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -22,6 +22,7 @@ from batchyard.service.errors import (
     Refused,
     Unavailable,
     Unsure,
+    Unusable,
 )
 from batchyard.service.pool.blocks import whole_lines
 from batchyard.service.pool.cleaning import input_name
@@ -74,6 +75,8 @@ class Shard:
                 raise
             if shard is None:
                 refused = Failure("no_deployment", f"No deployment takes them. The last one said: {moved.why}")
+        except Unusable as error:  # it may run there, so it must not run elsewhere
+            refused = Failure("invalid_response", error.message)
         except _Given:
             _log.warning("a shard is given up", extra={"batch": self._work.batch.id, "shard": self._placed.n})
         await self._note(open=0, **({"status": shard.status} if shard else {}))
@@ -91,11 +94,13 @@ class Shard:
         return shard
 
     async def _looked_for(self) -> BatchRecord | None:
-        """What came of an asking without an answer; None where it is sure that nothing did. Raises _Given."""
+        """What came of an asking without an answer; None where it is sure that nothing did. Raises _Given, Unusable."""
         while True:
             self._check_late()
             try:
                 return await self._provider.made(self._context.internal, self._key())
+            except Unusable:
+                raise
             except (Unsure, Refused) as error:
                 await self._pause(error.message)
 
@@ -114,12 +119,15 @@ class Shard:
             raise refusal(error) from error
 
     async def _processed(self, file_id: str) -> FileRecord:
-        """The input, when the deployment can use it."""
+        """The input, when the deployment can use it; at once where it does not say when that is."""
         loop, internal = asyncio.get_running_loop(), self._context.internal
         end = loop.time() + self._context.settings.pending_seconds
         try:
             file = await internal.get_file(file_id)
-            while (file := await self._provider.file(internal, file)).status == "uploaded":
+            while self._provider.waits_for_files:
+                file = await self._provider.file(internal, file)
+                if file.status != "uploaded":
+                    break
                 self._check_on()
                 if loop.time() > end:
                     raise Moved("its file was not processed in time")

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from batchyard.service.errors import InvalidArgument
+from batchyard.service.providers import fields
 from batchyard.service.providers.base import FileDescription, NewBatch
 from batchyard.service.providers.identity import Credential
 from batchyard.service.providers.openai import Members, OpenAI, expiry_fields
@@ -26,22 +26,13 @@ _CODES = {
     "internalFailure": None,
     "serviceUnavailable": None,
 }
-_TIMES = (
-    "created_at",
-    "in_progress_at",
-    "expires_at",
-    "finalizing_at",
-    "completed_at",
-    "failed_at",
-    "expired_at",
-    "cancelling_at",
-    "cancelled_at",
-)
-_COUNTS = ("total", "completed", "failed")
 
 
 class Azure(OpenAI):
     """Access to an Azure resource by either family of URLs, and a `Dialect`."""
+
+    waits_for_files = True
+    _list_names = ("data", "value")
 
     def __init__(self, deployment: Deployment, settings: Upstream, credential: Credential) -> None:
         super().__init__(deployment, settings)
@@ -93,36 +84,18 @@ class Azure(OpenAI):
         return {"input_blob": new.input_blob, "output_folder": {"url": new.output_folder}}
 
     def file(self, members: Members) -> Members:
-        status = str(members.get("status") or "").lower()
-        return {
-            **members,
-            "status": _FILE_STATUS.get(status, status),
-            "status_details": members.get("status_details"),
-            "bytes": members.get("bytes") or 0,
-            **{name: _seconds(members.get(name)) for name in ("created_at", "expires_at")},
-        }
+        usual: Members = {"status": "", "status_details": None, "bytes": 0, "created_at": None, "expires_at": None}
+        found = usual | super().file(members)
+        return found | {"status": _FILE_STATUS.get(found["status"], found["status"])}
 
     def batch(self, members: Members) -> Members:
-        times = {name: _seconds(members.get(name)) for name in _TIMES}
-        status = _words(str(members.get("status") or ""))
-        if status == "failed":  # facts 5.3: seen with completed_at instead
-            times["failed_at"] = times["failed_at"] or times["completed_at"]
-        counts = members.get("request_counts")
-        return {
-            **super().batch(members),
-            **times,
-            "status": status,
-            "endpoint": _endpoint(members.get("endpoint")),
-            "errors": _errors(members.get("errors")),
-            "request_counts": counts if isinstance(counts, dict) else dict.fromkeys(_COUNTS, 0),
-        }
-
-    def page(self, answer: Members) -> tuple[list[Members], bool]:
-        """Older versions don't say whether more follow: then they may, as long as something came."""
-        found = answer.get("data") or answer.get("value") or ()
-        entries = [entry for entry in found if isinstance(entry, dict)]
-        more = answer.get("has_more")
-        return entries, bool(entries) if more is None else bool(more)
+        found: Members = {**dict.fromkeys(fields.TIMES), "errors": None, "status": ""} | super().batch(members)
+        if found["status"] == "failed":  # facts 5.3: seen with completed_at instead
+            found["failed_at"] = found["failed_at"] or found["completed_at"]
+        found["endpoint"] = _endpoint(found.get("endpoint") or "")
+        found["request_counts"] = found.get("request_counts") or dict.fromkeys(fields.COUNTS, 0)
+        found["errors"] = _errors(found["errors"])
+        return found
 
     def no_errors(self, file: Members) -> bool:
         """A batch without errors has an error file all the same, with nothing in it."""
@@ -136,37 +109,16 @@ def _lies_below(url: str, prefix: str) -> bool:
     return prefix.startswith("https://") and rest != url and bool(plain)
 
 
-def _seconds(value: Any) -> int | None:
-    """A time in Unix seconds, from these or from ISO 8601."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return int(value) or None
-    if not isinstance(value, str):
-        return None
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        return int(value) if re.fullmatch(r"\d{1,12}", value) else None
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
-
-
-def _words(status: str) -> str:
-    """`InProgress` as `in_progress`."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", status).lower()
-
-
-def _endpoint(value: Any) -> str:
-    endpoint = str(value or "")
+def _endpoint(endpoint: str) -> str:
     return "/v1" + endpoint if endpoint.startswith("/") and not endpoint.startswith("/v1/") else endpoint
 
 
-def _errors(value: Any) -> Members | None:
-    listed = value.get("data") if isinstance(value, dict) else value
-    found = [_error(error) for error in listed or () if isinstance(error, dict)]
-    return {**(value if isinstance(value, dict) else {}), "object": "list", "data": found} if found else None
+def _errors(errors: Members | None) -> Members | None:
+    listed = errors["data"] if errors else []
+    return {**errors, "data": list(map(_error, listed))} if errors and listed else None
 
 
 def _error(error: Members) -> Members:
-    code, line = error.get("code"), error.get("line")
-    if isinstance(line, str):
-        line = int(line) if re.fullmatch(r"\d{1,12}", line) else None
-    return {**error, "code": _ERROR_CODES.get(str(code), code), "line": line, "param": error.get("param") or None}
+    code = error.get("code")
+    usual = {"line": None, "param": None}
+    return {**usual, **error, "code": _ERROR_CODES.get(str(code), code)}

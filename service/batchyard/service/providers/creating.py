@@ -1,19 +1,22 @@
 """Creating a batch at a deployment, at most once: what is asked for is written down before, and looked for after.
 
 An answer that is lost leaves the intent behind, and the caller is told not to repeat; the follower settles it, after
-a restart too.
+a restart too. An answer that says that it was done, and can't be read, is no sign that nothing was: it is never asked
+for again.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 from uuid import uuid4
 
-from batchyard.service.errors import Refused, Unsure
+from batchyard.service.errors import Refused, Unsure, Unusable
 from batchyard.service.providers.base import NewBatch
-from batchyard.service.providers.objects import MARK, batch_values, native_id, unfinished
-from batchyard.service.providers.openai import OpenAI
+from batchyard.service.providers.deployment_api import DeploymentApi, is_missing_route
+from batchyard.service.providers.fields import identifier
+from batchyard.service.providers.objects import MARK, batch_values, unfinished
+from batchyard.service.providers.openai import Members, OpenAI
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.registry.remote import Intent, RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry
@@ -25,9 +28,16 @@ from batchyard.service.upstream.client import LOST, UpstreamClient
 _SKEW_SECONDS = 60  # between our clock and a deployment's
 _LOOK_AFTER = (0.2, 1.0)  # seconds after a lost answer
 _PAGES = 100
+_FORGET_SECONDS = 2 * 86_400  # after which nobody asks: no window is longer, and no idempotency key is kept so long
 _UNSURE = (
     "The provider did not answer: the batch may or may not have been created. It is listed as soon as it is found."
 )
+_UNUSABLE = (
+    "The provider accepted the batch, but its answer does not say which one it is. It may run there; it is not created "
+    "again."
+)
+
+_log = logging.getLogger("batchyard.creating")
 
 
 class Creating:
@@ -45,6 +55,7 @@ class Creating:
     ) -> None:
         """A batch is looked for during `doubt_seconds`; after that it is sure that none was made."""
         self._client = client
+        self._api = DeploymentApi(client, dialect)
         self._dialect = dialect
         self._registry = registry
         self._limits = limits
@@ -69,16 +80,20 @@ class Creating:
         return await self._asked(intent, new)
 
     async def settle(self) -> None:
-        """Looks for the batches of intents that nobody waits for."""
+        """Looks for the batches of intents that nobody waits for. Raises Refused where the list can't be had."""
         for intent in await self._registry.intents():
-            with suppress(Unsure):
-                if intent.id not in self._running:
+            if intent.id in self._running:
+                continue
+            if intent.created_at < self._clock() - _FORGET_SECONDS:
+                await self._registry.drop(intent)
+            elif not (self._is_late(intent) and intent.request.get("answered")):  # nothing new is to come
+                with suppress(Unsure):
                     await self._settled(intent)
 
     async def made(self, owner: TenantRegistry, key: str) -> BatchRecord | None:
         """The batch that was created under an idempotency key; None: it is sure that none was.
 
-        Raises Unsure while that is open, Refused where the deployment can't be asked.
+        Raises Unsure while that is open, Unusable where it stays so, Refused where the deployment can't be asked.
         """
         found = await self._registry.under(owner, key)
         if not isinstance(found, Intent):
@@ -89,13 +104,24 @@ class Creating:
 
     async def _settled(self, intent: Intent) -> BatchRecord | None:
         """The batch of an intent; None: there is none, and the intent is gone. Raises Unsure as long as it is open."""
-        late = intent.created_at < min(self._clock(), self._registry.expiry()) - self._doubt_seconds
-        batch = await self._found(intent)
+        late, answered = self._is_late(intent), intent.request.get("answered")
+        try:
+            batch = await self._found(intent)
+        except Refused as error:
+            if late and answered and is_missing_route(error):
+                raise Unusable(_UNUSABLE) from None
+            raise
         if batch is None and not late:
             raise Unsure(_UNSURE)
+        if batch is None and answered:
+            raise Unusable(_UNUSABLE)
         if batch is None:
             await self._registry.drop(intent)
         return batch
+
+    def _is_late(self, intent: Intent) -> bool:
+        """Whether a list would show the batch by now."""
+        return intent.created_at < min(self._clock(), self._registry.expiry()) - self._doubt_seconds
 
     async def _asked(self, intent: Intent, new: NewBatch) -> BatchRecord:
         future = self._running[intent.id] = asyncio.get_running_loop().create_future()
@@ -118,8 +144,9 @@ class Creating:
             answer = await self._client.once(
                 "batches", "/batches", {**body, **({"metadata": metadata} if metadata else {})}
             )
-            if not native_id(answer):
-                raise Unsure("The provider's answer names no id.")
+            return await self._registered(intent, answer)
+        except Unusable:
+            return await self._looked_for(await self._registry.answered(intent), Unsure(_UNUSABLE))
         except Unsure:
             return await self._looked_for(intent, Unsure(_UNSURE))
         except Refused as error:
@@ -128,14 +155,31 @@ class Creating:
                 return await self._looked_for(intent, error)
             await self._registry.drop(intent)
             raise
-        return await self._complete(intent, answer)
+
+    async def _registered(self, intent: Intent, answer: Members) -> BatchRecord:
+        """The batch that an answer names. Raises Unusable where it names none, or one that was asked for otherwise."""
+        metadata = answer.get("metadata")
+        marked = metadata.get(MARK, intent.id) if isinstance(metadata, dict) else intent.id
+        members = self._api.read_batch(answer)
+        if members is None or marked != intent.id:
+            raise Unusable(_UNUSABLE)
+        try:
+            return await self._complete(intent, members)
+        except Unsure:
+            raise
+        except Exception as error:  # whatever it is: the batch is there
+            raise Unsure(_UNSURE) from error
 
     async def _looked_for(self, intent: Intent, error: Unsure | Refused) -> BatchRecord:
         for seconds in _LOOK_AFTER:
             await asyncio.sleep(seconds)
-            with suppress(Refused, Unsure):  # then the follower looks
+            try:
                 if found := await self._found(intent):
                     return found
+            except (Refused, Unsure):
+                continue  # then the follower looks
+            except Exception as failure:
+                _log.warning("a lost batch can't be looked for", extra={"error": type(failure).__name__})
         raise error
 
     async def _found(self, intent: Intent) -> BatchRecord | None:
@@ -143,36 +187,48 @@ class Creating:
 
         Raises Refused where it can't be asked, Unsure where it lists too many.
         """
-        after: dict[str, str] = {}
-        earliest = intent.created_at - _SKEW_SECONDS
-        for _ in range(_PAGES):
-            answer = await self._client.read("batches", "/batches", {"limit": "100", **after})
-            entries, more = self._dialect.page(answer)
-            known = set() if intent.request["marked"] else await self._registry.known(map(native_id, entries))
-            for entry in entries:
-                if native_id(entry) and self._is_of(intent, entry) and native_id(entry) not in known:
-                    return await self._complete(intent, entry)
-            if not more or not entries or self._created_at(entries[-1]) < earliest:
+        pages, earliest = 0, intent.created_at - _SKEW_SECONDS
+        async for entries in self._api.batches(_PAGES):
+            pages += 1
+            if entry := await self._entry(intent, entries):
+                return await self._complete(intent, self._named(entry))
+            if entries and self._all_before(earliest, entries):
                 return None
-            after = {"after": native_id(entries[-1])}
-        raise Unsure(_UNSURE)
+        if pages == _PAGES:
+            raise Unsure(_UNSURE)
+        return None
 
-    def _is_of(self, intent: Intent, entry: Mapping[str, Any]) -> bool:
-        """By our mark; without one, by its input and its time."""
-        metadata = entry.get("metadata")
+    async def _entry(self, intent: Intent, entries: list[Members]) -> Members | None:
+        """The one of a list that came of an intent: by our mark, whatever its id; without one, by its likeness."""
         if intent.request["marked"]:
-            return isinstance(metadata, dict) and metadata.get(MARK) == intent.id
-        members = self._dialect.batch(dict(entry))
+            return next((entry for entry in entries if _mark(entry) == intent.id), None)
+        alike = [entry for entry in entries if self._is_alike(intent, entry)]
+        known = await self._registry.known(identifier(entry.get("id")) for entry in alike) if alike else set()
+        return next((entry for entry in alike if identifier(entry.get("id")) not in known), None)
+
+    def _named(self, entry: Members) -> Members:
+        """A list's entry in OpenAI's form. Raises Unusable where it can't be asked for."""
+        members = self._api.read_batch(entry)
+        if members is None:
+            raise Unusable(_UNUSABLE)
+        return members
+
+    def _is_alike(self, intent: Intent, entry: Members) -> bool:
+        """Whether an entry has the intent's input and labels, and its time as far as it tells one."""
+        members = self._dialect.batch(entry)
         source = {name: members.get(name) for name in intent.request["source"]}
-        same = source == intent.request["source"] and (metadata or {}) == intent.request["metadata"]
-        return same and self._created_at(entry) >= intent.created_at - _SKEW_SECONDS
+        same = source == intent.request["source"] and (members.get("metadata") or {}) == intent.request["metadata"]
+        created_at = members.get("created_at")
+        return same and (created_at is None or created_at >= intent.created_at - _SKEW_SECONDS)
 
-    def _created_at(self, entry: Mapping[str, Any]) -> int:
-        return int(self._dialect.batch(dict(entry)).get("created_at") or 0)
+    def _all_before(self, earliest: int, entries: list[Members]) -> bool:
+        """Whether what follows a page is older still: it ends before `earliest`, and is not sorted the other way."""
+        first, last = (self._dialect.batch(entry).get("created_at") for entry in (entries[0], entries[-1]))
+        return last is not None and last < earliest and (first is None or first >= last)
 
-    async def _complete(self, intent: Intent, answer: Mapping[str, Any]) -> BatchRecord:
-        values = unfinished(batch_values(self._dialect.batch(dict(answer)), int(self._clock())))
-        batch = await self._registry.complete(intent, native_id(answer), values)
+    async def _complete(self, intent: Intent, members: Members) -> BatchRecord:
+        values = unfinished(batch_values(members, int(self._clock())))
+        batch = await self._registry.complete(intent, members["id"], values)
         if batch.tenant != intent.tenant:  # adopted meanwhile, or the provider's own fault
             raise Unsure("The provider's answer names a batch that was there before.")
         return batch
@@ -195,3 +251,8 @@ class Creating:
         name = uuid4().hex
         deployment = self._client.deployment.name
         return Intent(name, owner.tenant, deployment, request, None, None, int(self._clock()))
+
+
+def _mark(entry: Members) -> str | None:
+    metadata = entry.get("metadata")
+    return metadata.get(MARK) if isinstance(metadata, dict) else None

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
 from typing import Any
 
 from msgspec import structs
@@ -11,12 +11,14 @@ from msgspec import structs
 from batchyard.service.background import in_background
 from batchyard.service.errors import BatchyardError, Refused
 from batchyard.service.providers.creating import Creating
+from batchyard.service.providers.deployment_api import DeploymentApi, is_missing_route, is_unreadable
 from batchyard.service.providers.early_looks import EarlyLooks
-from batchyard.service.providers.objects import batch_values, file_values, is_id, native_id, unseen_result
-from batchyard.service.providers.openai import OpenAI
+from batchyard.service.providers.fields import identifier
+from batchyard.service.providers.objects import batch_values, file_values, unseen_result
+from batchyard.service.providers.openai import Members, OpenAI
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.registry.remote import RemoteRegistry
-from batchyard.service.upstream.client import UpstreamClient, segment
+from batchyard.service.upstream.client import UpstreamClient
 
 _RESULTS = ("output_file_id", "error_file_id")
 _PAGES = 5
@@ -37,13 +39,13 @@ class Follower:
         clock: Callable[[], float],
         early: EarlyLooks,
     ) -> None:
-        self._client = client
+        self._api = DeploymentApi(client, dialect)
         self._dialect = dialect
         self._registry = registry
         self._creating = creating
         self._clock = clock
         self._early = early
-        self._name = client.deployment.provider
+        self._name, self._deployment = client.deployment.provider, client.deployment.name
         self._woken = asyncio.Event()
         self._round = asyncio.Lock()
         self._last = -dialect.poll_seconds
@@ -72,20 +74,19 @@ class Follower:
                     await self._look()
         return True
 
-    async def seen(self, batch: BatchRecord, answer: Mapping[str, Any], *, news: bool = False) -> BatchRecord:
+    async def seen(self, batch: BatchRecord, members: Members, *, news: bool = False) -> BatchRecord:
         """Registers what the deployment said of a batch, with the result files that it names; or only `news`.
 
-        Raises Refused where it can't be asked for these.
+        `members` are in OpenAI's form. Raises Refused where it can't be asked for these.
         """
-        members = self._dialect.batch(dict(answer))
         now = int(self._clock())
-        values, results = batch_values(members, now), {}
+        values, results = batch_values(members, now, batch), {}
         same = structs.replace(batch, observed_at=now) if news else None
         if same and all(getattr(same, column) == value for column, value in values.items()):
             return same
         for column in _RESULTS:
             named = members.get(column)
-            if isinstance(named, str) and is_id(named) and getattr(batch, column) is None:
+            if named and getattr(batch, column) is None:
                 row = await self._result(named, batch, column, now)
                 if row is not None:
                     results[column] = row
@@ -94,9 +95,9 @@ class Follower:
     async def _result(self, named: str, batch: BatchRecord, column: str, now: int) -> dict[str, Any] | None:
         """Columns of a result file; none for an error file that says that there were no errors."""
         try:
-            members = self._dialect.file(await self._client.read("files", f"/files/{segment(named)}"))
+            members = await self._api.file(named)
         except Refused as error:
-            if error.upstream.http_status != 404:
+            if not (is_missing_route(error) or is_unreadable(error)):
                 raise
             return unseen_result(named, batch.id, column, self._name, now)
         if column == "error_file_id" and self._dialect.no_errors(members):
@@ -147,38 +148,47 @@ class Follower:
                 waiting: dict[str | None, BatchRecord]
                 waiting = {batch.native_id: batch for batch in await self._registry.live()}
                 if waiting:
-                    answer = await self._client.read_once("batches", "/batches", {"limit": "100"})
-                    for entry in self._dialect.page(answer)[0]:
+                    for entry in await self._api.newest_batches():
                         await self._look_at_entry(waiting, entry)
         except BatchyardError:
-            _log.info("a deployment can't be asked early", extra={"deployment": self._client.deployment.name})
+            _log.info("a deployment can't be asked early", extra={"deployment": self._deployment})
         except Exception:
             _log.exception("an early look at a deployment failed, the next round will try again")
 
     async def _look(self) -> None:
         """One round: a list as far as it shows live batches, then those that it did not show, one by one."""
         self._last = asyncio.get_running_loop().time()
-        await self._creating.settle()
-        waiting: dict[str | None, BatchRecord]
+        with suppress(Refused):  # what it lists is read below, where a batch needs it
+            await self._creating.settle()
         waiting = {batch.native_id: batch for batch in await self._registry.live()}
-        after: dict[str, str] = {}
-        for _ in range(_PAGES if waiting else 0):
-            answer = await self._client.read("batches", "/batches", {"limit": "100", **after})
-            entries, more = self._dialect.page(answer)
-            for entry in entries:
-                await self._look_at_entry(waiting, entry)
-            if not (waiting and more and entries):
-                break
-            after = {"after": native_id(entries[-1])}
+        if waiting:
+            await self._look_at_list(waiting)
         for batch in sorted(waiting.values(), key=lambda batch: batch.observed_at or 0)[:_MOST_SINGLY]:
             with self._one(batch):
-                answer = await self._client.read("batches", f"/batches/{segment(batch.native_id or '')}")
-                await self.seen(batch, answer)
+                await self.seen(batch, await self._api.batch(batch.native_id or ""))
 
-    async def _look_at_entry(self, waiting: dict[str | None, BatchRecord], entry: Mapping[str, Any]) -> None:
-        if batch := waiting.pop(native_id(entry), None):
-            with self._one(batch):
-                await self.seen(batch, entry)
+    async def _look_at_list(self, waiting: dict[str | None, BatchRecord]) -> None:
+        """Takes those out of `waiting` that a list shows. Where the deployment has no list, none are."""
+        try:
+            async with aclosing(self._api.batches(_PAGES)) as pages:
+                async for entries in pages:
+                    for entry in entries:
+                        await self._look_at_entry(waiting, entry)
+                    if not waiting:
+                        return
+        except Refused as error:
+            if not (is_missing_route(error) or is_unreadable(error)):
+                raise
+
+    async def _look_at_entry(self, waiting: dict[str | None, BatchRecord], entry: Members) -> None:
+        batch = waiting.get(identifier(entry.get("id")))
+        if batch is None:
+            return
+        with self._one(batch):
+            members = self._api.read_batch(entry)
+            if members and members.get("status"):  # else it is asked for by itself
+                del waiting[batch.native_id]
+                await self.seen(batch, members)
 
     @contextmanager
     def _one(self, batch: BatchRecord) -> Iterator[None]:
@@ -188,3 +198,6 @@ class Follower:
         except Refused as error:
             told = {"batch": batch.id, "http_status": error.upstream.http_status}
             _log.warning("a batch can't be looked at, will try again", extra=told)
+        except Exception as error:  # its text may quote what the provider said
+            told = {"batch": batch.id, "error": type(error).__name__}
+            _log.error("a look at a batch failed, will try again", extra=told)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from batchyard.service.errors import BatchyardError
+from batchyard.service.providers.deployment_api import DeploymentApi
 from batchyard.service.providers.follower import Follower
 from batchyard.service.registry.records import BatchRecord
-from batchyard.service.upstream.client import UpstreamClient, segment
 
 ROUND_SECONDS = 5.0  # how late a round of the follower may be
 PATIENCE_SECONDS = 5.0  # how long an answer is waited for where what is known will do
@@ -16,10 +16,8 @@ PATIENCE_SECONDS = 5.0  # how long an answer is waited for where what is known w
 class Looks:
     """Looks at single batches, beside the follower, which looks at all of them every `poll_seconds`."""
 
-    def __init__(
-        self, client: UpstreamClient, follower: Follower, poll_seconds: float, clock: Callable[[], float]
-    ) -> None:
-        self._client = client
+    def __init__(self, api: DeploymentApi, follower: Follower, poll_seconds: float, clock: Callable[[], float]) -> None:
+        self._api = api
         self._follower = follower
         self._poll_seconds = poll_seconds
         self._clock = clock
@@ -62,8 +60,7 @@ class Looks:
         asyncio.get_running_loop().call_later(self._poll_seconds, self._shared.pop, seq)
 
     async def _look(self, batch: BatchRecord, *, news: bool = False) -> BatchRecord:
-        answer = await self._client.read("batches", f"/batches/{segment(batch.native_id or '')}")
-        return await self._follower.seen(batch, answer, news=news)
+        return await self._follower.seen(batch, await self._api.batch(batch.native_id or ""), news=news)
 
 
 class _Look:

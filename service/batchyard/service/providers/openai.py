@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from batchyard.service.providers import fields
 from batchyard.service.providers.base import FileDescription, NewBatch
 from batchyard.service.requests import unknown
 from batchyard.service.settings import Deployment, Upstream
@@ -12,6 +13,10 @@ Members = dict[str, Any]
 
 class OpenAI:
     """Access to a deployment, and a `Dialect`."""
+
+    waits_for_files = False
+    """Whether a batch is refused while its input is `uploaded`; some servers never call one anything else."""
+    _list_names: tuple[str, ...] = ("data",)
 
     def __init__(self, deployment: Deployment, settings: Upstream) -> None:
         self.base = deployment.api_base
@@ -64,16 +69,24 @@ class OpenAI:
 
     def file(self, members: Members) -> Members:
         """A file's description in OpenAI's form."""
-        return members
+        return fields.file(members)
 
     def batch(self, members: Members) -> Members:
         """A batch in OpenAI's form; "" is no id, whoever writes it (facts 2)."""
-        return members | {name: members.get(name) or None for name in ("output_file_id", "error_file_id")}
+        return fields.batch(members)
 
-    def page(self, answer: Members) -> tuple[list[Members], bool]:
-        """A list's entries, and whether more follow."""
-        entries = [entry for entry in answer.get("data") or () if isinstance(entry, dict)]
-        return entries, bool(answer.get("has_more"))
+    def page(self, answer: Members) -> tuple[list[Members], bool] | None:
+        """A list's entries, and whether more follow; None where the answer is no list.
+
+        Some servers don't say whether more follow: then they may, as long as something came. An empty list may be null.
+        """
+        name = next((name for name in self._list_names if name in answer), None)
+        listed = answer[name] if name else ()
+        if not name or not isinstance(listed, list | None):
+            return None
+        entries = [entry for entry in listed or () if isinstance(entry, dict)]
+        more = answer.get("has_more")
+        return entries, bool(entries) if more is None else bool(more) and more not in ("false", "False")
 
     def no_errors(self, file: Members) -> bool:
         """Whether an error file stands for no errors."""

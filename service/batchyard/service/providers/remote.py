@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -11,14 +11,26 @@ import httpx
 import msgspec
 from grpc import StatusCode
 
-from batchyard.service.errors import DataLoss, FailedPrecondition, NotFound, OutOfRange, Refused, Unavailable, Unsure
+from batchyard.service.errors import (
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    OutOfRange,
+    Refused,
+    Unavailable,
+    Unsure,
+    Unusable,
+)
+from batchyard.service.identifiers import is_id
 from batchyard.service.places import UploadPlaces
 from batchyard.service.providers.base import Content, FileDescription, NewBatch, Span, Upload, span_within
 from batchyard.service.providers.creating import Creating
+from batchyard.service.providers.deployment_api import DeploymentApi
+from batchyard.service.providers.fields import identifier
 from batchyard.service.providers.follower import Follower
 from batchyard.service.providers.looking import Looks
-from batchyard.service.providers.objects import adopted_values, file_values, is_id, native_id, unfinished
-from batchyard.service.providers.openai import OpenAI
+from batchyard.service.providers.objects import adopted_values, file_values, unfinished
+from batchyard.service.providers.openai import Members, OpenAI
 from batchyard.service.providers.own import OwnBatches
 from batchyard.service.providers.sending import Sending
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
@@ -38,7 +50,8 @@ _READY_SECONDS = 10.0  # how long a creation waits for its input to be processed
 _READY_PAUSE = 0.5
 _NO_BOUND = Limits(max_file_bytes=sys.maxsize)  # the service's own inputs have their member's
 _UNRECKONED = {"epoch": 0, "estimated_tokens": 0, "estimated_lines": 0}
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_SIZE = re.compile(r"[0-9]{1,18}")  # fits 64 bits
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class RemoteProvider:
@@ -62,10 +75,11 @@ class RemoteProvider:
         self.name: str = client.deployment.provider
         self.place = client.deployment.name
         self._client = client
+        self._api = DeploymentApi(client, dialect)
         self._dialect = dialect
         self._registry = registry
         self._follower = follower
-        self._looks = Looks(client, follower, dialect.poll_seconds, clock)
+        self._looks = Looks(self._api, follower, dialect.poll_seconds, clock)
         self._batches = batches
         self._creating = creating
         self._settings = settings
@@ -79,6 +93,11 @@ class RemoteProvider:
         """Whether work may be sent there now."""
         return self.condition.state is not State.UNHEALTHY
 
+    @property
+    def waits_for_files(self) -> bool:
+        """Whether a batch can be created over an input only once that is processed."""
+        return self._dialect.waits_for_files
+
     async def probe(self, since: float = 0.0) -> None:
         """Finds out how the deployment is, unless that is known since less than `since` seconds."""
         async with self._probing:  # who comes meanwhile has the answer too
@@ -88,9 +107,11 @@ class RemoteProvider:
     @asynccontextmanager
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
         async def register(answer: dict[str, Any], stats: dict[str, Any] | None) -> FileRecord:
-            members = self._dialect.file(answer)
+            members = self._api.read_file(answer)
+            if members is None:
+                raise Unusable("The provider accepted the file, but its answer does not say which one it is.")
             values = {**self._values(members), "stats": stats}
-            file = await self._registry.add_file(owner.tenant, self._made(members), values, owner.key_id)
+            file = await self._registry.add_file(owner.tenant, members["id"], values, owner.key_id)
             if file.tenant != owner.tenant:
                 raise Unsure("The provider's answer names a file that was there before.")
             return file
@@ -119,38 +140,32 @@ class RemoteProvider:
         """Asks where the registry knows less than the deployment: a file that is not processed, or never described."""
         if file.seq == 0 or (file.upstream is not None and file.status == "processed"):
             return file
-        members = self._dialect.file(await self._client.read("files", f"/files/{segment(_native(file))}"))
-        return await self._registry.describe(file, self._values(members))
+        members = await self._api.file(_native(file))
+        return await self._registry.describe(file, self._values(members, file))
 
     async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
         """First there, then here: what fails there can be tried again, and what is gone there already is no failure."""
         if file.seq:
             await owner.check_unread(file)
-        await self._client.remove("files", f"/files/{segment(_native(file))}")
+        await self._api.delete_file(_native(file))
         if file.seq:
             await owner.delete_file(file.id, "", int(self._clock()))
 
     async def inputs(self) -> AsyncIterator[dict[str, str]]:
         """The inputs of batches that the deployment holds, whoever sent them: names by id, in pages."""
-        after: dict[str, str] = {}
-        for _ in range(_PAGES):
-            entries, more = self._dialect.page(
-                await self._client.read("files", "/files", {"purpose": "batch", **after})
-            )
-            yield {found: str(entry.get("filename")) for entry in entries if (found := native_id(entry))}
-            if not entries or not more or after == (after := {"after": native_id(entries[-1])}):
-                return
+        async for entries in self._api.inputs(_PAGES):
+            yield {found: str(entry.get("filename")) for entry in entries if (found := identifier(entry.get("id")))}
 
     async def discard(self, file_id: str) -> None:
         """Removes a file that is not registered."""
-        await self._client.remove("files", f"/files/{segment(file_id)}")
+        await self._api.delete_file(file_id)
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
         check_theirs(new)
         if file is None and not new.input_blob:  # it never gets there, so nobody else checks it
             check_ours(new)
             return await self._batches.add(owner, new, self.name, None)
-        if file:
+        if file and self.waits_for_files:
             await self._ready(owner, file)
         try:
             made = await self._creating.run(owner, new, _native(file) if file else "", Reckoned.over(file))
@@ -180,46 +195,37 @@ class RemoteProvider:
         if batch.seq and batch.status in ENDED and batch.status != "cancelled":
             message = f"Cannot cancel a batch with status '{batch.status}'."
             raise FailedPrecondition(message, reason="BATCH_ENDED")
-        answer = await self._client.again("batches.cancel", f"/batches/{segment(_native(batch))}/cancel")
+        members = await self._api.cancel(_native(batch))
         if batch.seq == 0:
-            return self._unregistered(answer)
-        return await self._follower.seen(batch, answer)
+            return self._unregistered(members)
+        return await self._follower.seen(batch, members)
 
     async def refresh(self, owner: TenantRegistry) -> bool:
         return await self._follower.refresh(owner.tenant)
 
     async def find_file(self, native_id: str) -> FileRecord:
-        members = self._dialect.file(await self._asked("files", native_id, no_file))
+        members = await _existing(self._api.file, native_id, no_file)
         ids = {"seq": 0, "id": native_id, "tenant": "", "deployment": self.place, "native_id": native_id}
         return _record(FileRecord, {**self._values(members), **ids})
 
     async def find_batch(self, native_id: str) -> BatchRecord:
-        return self._unregistered(await self._asked("batches", native_id, no_batch))
+        return self._unregistered(await _existing(self._api.batch, native_id, no_batch))
 
     async def adopt_file(self, tenant: str, native_id: str) -> FileRecord:
-        members = self._dialect.file(await self._asked("files", native_id, no_file))
+        members = await _existing(self._api.file, native_id, no_file)
         return await self._registry.add_file(tenant, native_id, self._values(members))
 
     async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
-        answer = await self._asked("batches", native_id, no_batch)
-        members = self._dialect.batch(answer)
+        members = await _existing(self._api.batch, native_id, no_batch)
         values = unfinished(adopted_values(members, self.name, int(self._clock())))
         batch = await self._registry.adopt_batch(tenant, native_id, values)
         if batch.tenant != tenant:
             return batch
         self._follower.wake()
-        return await self._follower.seen(batch, answer)
-
-    async def _asked(self, kind: str, native_id: str, missing: Callable[[str], NotFound]) -> dict[str, Any]:
-        if not is_id(native_id):
-            raise missing(native_id)
-        try:
-            return await self._client.read(kind, f"/{kind}/{segment(native_id)}")
-        except Refused as error:
-            raise missing(native_id) if error.upstream.http_status == 404 else error from None
+        return await self._follower.seen(batch, members)
 
     async def _ready(self, owner: TenantRegistry, file: FileRecord) -> None:
-        """Waits until the deployment has processed an input, without which Azure refuses the batch."""
+        """Waits until the deployment has processed an input, where it refuses the batch without that."""
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + _READY_SECONDS, _READY_PAUSE
         while (file := await self.file(owner, file)).status == "uploaded":
@@ -228,21 +234,26 @@ class RemoteProvider:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 5.0)
 
-    def _values(self, members: dict[str, Any]) -> dict[str, Any]:
-        return file_values(members, self.name, int(self._clock()))
+    def _values(self, members: Members, known: FileRecord | None = None) -> dict[str, Any]:
+        return file_values(members, self.name, int(self._clock()), known)
 
-    def _made(self, members: dict[str, Any]) -> str:
-        found = native_id(members)
-        if not found:
-            raise Unsure("The provider's answer names no id.")
-        return found
-
-    def _unregistered(self, answer: dict[str, Any]) -> BatchRecord:
-        members = self._dialect.batch(answer)
+    def _unregistered(self, members: Members) -> BatchRecord:
         values = adopted_values(members, self.name, int(self._clock()))
         named = {name: members.get(name) for name in ("output_file_id", "error_file_id")}
-        ids = {"id": native_id(members), "native_id": native_id(members), "deployment": self.place}
+        ids = {"id": members["id"], "native_id": members["id"], "deployment": self.place}
         return _record(BatchRecord, {**values, **named, **ids, "seq": 0, "tenant": "", **_UNRECKONED})
+
+
+async def _existing(
+    ask: Callable[[str], Awaitable[Members]], native_id: str, missing: Callable[[str], NotFound]
+) -> Members:
+    """What is at the deployment under an id that a caller names. Raises what `missing` gives where nothing is."""
+    if not is_id(native_id):
+        raise missing(native_id)
+    try:
+        return await ask(native_id)
+    except Refused as error:
+        raise missing(native_id) if error.upstream.http_status == 404 else error from None
 
 
 def _record(kind: type[R], values: Mapping[str, Any]) -> R:
@@ -268,18 +279,14 @@ def _range(span: Span) -> dict[str, str]:
 def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Content:
     """What is coming. A deployment that ignores ranges sends the whole file: then what wasn't asked for is left out."""
     announced = response.headers.get("content-length", "")
-    length = int(announced) if announced.isdecimal() else None
-    given = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    length = int(announced) if _SIZE.fullmatch(announced) else None
     pieces = client.pieces(response)
-    if response.status_code == 206 and given:
-        offset, total = int(given[1]), int(given[3]) if given[3] != "*" else None
-        length = int(given[2]) + 1 - offset
+    if response.status_code == 206:
+        offset, length, total = _given(response.headers.get("content-range", ""), span)
         if span.offset < 0 < span.limit:  # of an end, HTTP can't ask for the beginning only
             wanted = min(length, span.limit)
             return Content(_part(_whole(pieces, length), 0, wanted), total, offset, wanted)
         return Content(_whole(pieces, length), total, offset, length)
-    if response.status_code == 206:
-        raise DataLoss("The provider sent a part of the file without saying which.")
     if span == Span():
         return Content(_whole(pieces, length), length, 0, length)
     if length is None:
@@ -291,6 +298,21 @@ def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Co
         )
     offset, wanted = span_within(span, length)
     return Content(_part(_whole(pieces, length), offset, wanted), length, offset, wanted)
+
+
+def _given(header: str, span: Span) -> tuple[int, int, int | None]:
+    """Where a part of a file begins, its length, and the file's, if that is known. Raises DataLoss for another part."""
+    given = _CONTENT_RANGE.fullmatch(header)
+    if not given:
+        raise DataLoss("The provider sent a part of the file without saying which.")
+    first, end, total = int(given[1]), int(given[2]) + 1, int(given[3]) if given[3] != "*" else None
+    to_the_end = span.offset < 0 or not span.limit
+    last = end if to_the_end else span.offset + span.limit
+    last = last if total is None else total if to_the_end else min(last, total)
+    misplaced = first != span.offset if span.offset >= 0 else total is not None and first != max(0, total + span.offset)
+    if misplaced or end <= first or end > last or (total is not None and end < last):
+        raise DataLoss("The provider sent another part of the file than was asked for.")
+    return first, end - first, total
 
 
 async def _whole(pieces: AsyncIterator[bytes], length: int | None) -> AsyncIterator[bytes]:

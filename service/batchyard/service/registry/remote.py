@@ -6,10 +6,10 @@ Rows are found by (deployment, native id) and keep their owner: who registered a
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, delete, select, update
 
 from batchyard.service.errors import AlreadyExists
-from batchyard.service.identifiers import new_batch_id, new_file_id
+from batchyard.service.identifiers import is_id, new_batch_id, new_file_id
 from batchyard.service.registry.database import Database
 from batchyard.service.registry.prepared import Prepared, given, single
 from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, Status
@@ -21,12 +21,15 @@ from batchyard.service.settings import Rate
 
 Values = Mapping[str, Any]
 
+_NO_COLUMNS = {"source", "marked", "answered"}
+
 
 class Intent(NamedTuple):
     """A batch that a deployment was asked to create, for a tenant.
 
     `request` has `source` (the members by which it says where its input is), `marked` (whether the batch's metadata
-    carry `id`), and columns of `batches` that the caller chose, or that it is reckoned at.
+    carry `id`), `answered` (whether the deployment said that it made the batch, and did not say which), and columns of
+    `batches` that the caller chose, or that it is reckoned at.
     """
 
     id: str
@@ -112,7 +115,7 @@ class RemoteRegistry:
             batch: BatchRecord | None = _found(connection, batches, self._deployment, native_id)
             if batch is None:
                 row = {**intent.request, **values, "tenant": intent.tenant, "native_id": native_id}
-                del row["source"], row["marked"]
+                row = {name: value for name, value in row.items() if name not in _NO_COLUMNS}
                 row |= {"deployment": self._deployment, "id": _free(connection, batches, native_id, new_batch_id)}
                 batch = self._added(connection, row)
             if intent.key and batch.tenant == intent.tenant:
@@ -123,6 +126,13 @@ class RemoteRegistry:
         made = await self._database.write(work)
         self._touch(made.seq)
         return made
+
+    async def answered(self, intent: Intent) -> Intent:
+        """Writes down that the deployment said that it made the batch, though not which it is."""
+        noted = intent._replace(request={**intent.request, "answered": True})
+        query = update(intents).where(intents.c.id == intent.id).values(request=noted.request)
+        await self._database.write(lambda connection: connection.execute(query))
+        return noted
 
     async def drop(self, intent: Intent) -> None:
         """Forgets an intent of which nothing came."""
@@ -249,5 +259,5 @@ def _found(connection: Connection, table: Table, deployment: str, native_id: str
 
 
 def _free(connection: Connection, table: Table, native_id: str, new: Callable[[], str]) -> str:
-    """The provider's own id, or one of ours where another deployment's thing has that."""
-    return native_id if _TAKEN[table].one(connection, id=native_id) is None else new()
+    """The provider's own id, or one of ours where that is none that callers could use, or is another deployment's."""
+    return native_id if is_id(native_id) and _TAKEN[table].one(connection, id=native_id) is None else new()

@@ -8,6 +8,7 @@ from grpc import StatusCode
 
 from batchyard.service.errors import INVALID_REQUEST, SERVER_ERROR, Refused, Upstream
 from batchyard.service.settings import Deployment
+from batchyard.service.upstream import http
 from batchyard.service.upstream.errors_text import read_error
 
 BY_HTTP: Mapping[int, StatusCode] = {
@@ -57,9 +58,10 @@ def silence(
     code: StatusCode = StatusCode.UNAVAILABLE,
     headers: Mapping[str, str] | None = None,
     reason: str = "UPSTREAM",
+    status: int = 0,
 ) -> Refused:
-    """The error of a provider that never answered; `headers` are for the caller."""
-    nothing = Upstream(0, deployment.provider, deployment.name, headers=headers or {})
+    """The error of a provider that answered nothing, or nothing of use with `status`; `headers` are for the caller."""
+    nothing = Upstream(status, deployment.provider, deployment.name, headers=headers or {})
     return Refused(code, message, nothing, type=SERVER_ERROR, reason=reason)
 
 
@@ -74,7 +76,7 @@ def upstream(deployment: Deployment, response: httpx.Response) -> Upstream:
     kept = {
         name: value
         for name, value in response.headers.items()
-        if (name in _KEPT or name.startswith(_KEPT_PREFIX)) and len(value) <= _MOST_HEADER and value.isascii()
+        if (_is_wait(name, value) or name.startswith(_KEPT_PREFIX)) and len(value) <= _MOST_HEADER and value.isascii()
     }
     first = sorted(kept, key=lambda name: name not in _KEPT)  # when to come back is what callers need most
     headers = {name: kept[name] for name in first[:_MOST_HEADERS]}
@@ -89,6 +91,11 @@ def is_whole(body: bytes | bytearray) -> bool:
         return isinstance(msgspec.json.decode(body), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _is_wait(name: str, value: str) -> bool:
+    """Whether a header says when to come back, in a form that a client can read."""
+    return name in _KEPT and http.retry_after({name: value}) is not None
 
 
 def _without_keys(deployment: Deployment, body: bytes) -> bytes:

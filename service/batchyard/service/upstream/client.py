@@ -14,16 +14,19 @@ import msgspec
 from grpc import StatusCode
 
 from batchyard.common.tracing import Tracing
-from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure
+from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure, Unusable
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.settings import Deployment, Upstream
 from batchyard.service.upstream import answers, http, statuses
 from batchyard.service.upstream.condition import Condition
+from batchyard.service.upstream.provider_json import decode
 
 LOST = statuses.UNSURE
 """Answers by which a change may have happened all the same."""
 _PASSING = statuses.PASSING
 _LIMITED = 429
+ANSWERED = 200
+"""The status of an error that came as none: of an answer that can't be read, or is about something else."""
 _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
 _MOST_JSON = 16 << 20
@@ -80,6 +83,10 @@ class UpstreamClient:
         self._tracing = tracing
         self._random = Random()  # noqa: S311 - jitter
 
+    def misled(self, message: str) -> Refused:
+        """The error of an answer that is none to what was asked; nothing of it is to be believed."""
+        return answers.silence(self.deployment, message, status=ANSWERED)
+
     async def read(self, operation: str, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON object at a path, tried again where that may help."""
         async with self._bounded():
@@ -103,14 +110,15 @@ class UpstreamClient:
                 self.condition.failed(_NOT_THERE)
         self.condition.probed()
 
-    async def remove(self, operation: str, path: str) -> None:
+    async def remove(self, operation: str, path: str) -> dict[str, Any]:
         """Deletes what is at a path; what is gone already is fine, so that it may be tried again."""
         try:
             async with self._bounded():
-                await self._repeated(operation, "DELETE", path, None)
+                return await self._repeated(operation, "DELETE", path, None)
         except Refused as error:
             if error.upstream.http_status not in {404, 410}:
                 raise
+            return {}
 
     async def again(self, operation: str, path: str) -> dict[str, Any]:
         """POSTs to a path what does no harm when it comes twice."""
@@ -118,7 +126,10 @@ class UpstreamClient:
             return await self._repeated(operation, "POST", path, None)
 
     async def once(self, operation: str, path: str, members: Mapping[str, Any]) -> dict[str, Any]:
-        """POSTs a JSON object, one time. Raises Unsure, or Refused with a status of `LOST`: it may have worked."""
+        """POSTs a JSON object, one time.
+
+        Raises Unsure, or Refused with a status of `LOST`: it may have worked; Unusable: it has.
+        """
         async with self._bounded(changes=True):
             headers = {"content-type": "application/json"}
             content = msgspec.json.encode(members)
@@ -192,7 +203,7 @@ class UpstreamClient:
         """Waits before another try; False where none can help."""
         upstream = error.upstream if isinstance(error, Refused) else None
         hint = http.retry_after(upstream.headers) if upstream else None
-        final = upstream and upstream.http_status and upstream.http_status not in _PASSING
+        final = upstream and upstream.http_status >= 400 and upstream.http_status not in _PASSING
         useless = error.reason == _LEFT_ALONE or error.code == "insufficient_quota"
         last = attempt + 1 >= self._settings.max_attempts
         if final or useless or last or (hint or 0) > _LONGEST_HINT:
@@ -297,12 +308,12 @@ class UpstreamClient:
         with self._judged():
             body = await _read(response)
         try:
-            found = msgspec.json.decode(body) if body else {}
-        except (ValueError, RecursionError):
+            found = decode(body) if body else {}
+        except ValueError:
             found = None
         if not isinstance(found, dict):
             self.condition.failed(_NO_OBJECT)
-            raise Unsure(_NO_OBJECT)
+            raise Unusable(_NO_OBJECT)
         return found
 
     def _refuse(self, wait: float) -> None:
@@ -313,7 +324,7 @@ class UpstreamClient:
         raise answers.silence(self.deployment, message, headers=headers, reason=_LEFT_ALONE)
 
     def _silent(self, error: Unsure) -> Refused:
-        return answers.silence(self.deployment, error.message)
+        return answers.silence(self.deployment, error.message, status=ANSWERED if isinstance(error, Unusable) else 0)
 
 
 def segment(native_id: str) -> str:
@@ -349,7 +360,7 @@ async def _read_error(response: httpx.Response) -> bytes:
 
 
 def _kind(error: BatchyardError) -> str:
-    if not isinstance(error, Refused) or not error.upstream.http_status:
+    if not isinstance(error, Refused) or error.upstream.http_status < 400:
         return "connection_error"
     status = error.upstream.http_status
     return "rate_limited" if status == 429 else "server_error" if status >= 500 else "client_error"

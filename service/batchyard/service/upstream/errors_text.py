@@ -66,6 +66,11 @@ def read_error(body: bytes, status: int) -> ProviderError:
     return ProviderError(message, _word(error.get("type") or first.get("type")), param, code, _extra(error))
 
 
+def words(value: Any) -> str:
+    """The words of a value that should be a text, or an error's object; empty where it has none."""
+    return cut_text(_text(_innermost(value)))
+
+
 def error_code(value: Any) -> Any:
     """A provider's code of an error: a text, cut, or a number that 64 bits hold; anything else is none."""
     if isinstance(value, str):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from time import time
 from typing import Any
 
@@ -21,6 +22,7 @@ _USER_AGENT = "batchyard"
 _HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": _USER_AGENT}
 _KEEP_ALIVE_SECONDS = 30
 _MOST_FAULT = 100
+_MOST_WAIT = 86_400.0  # seconds; no batch waits for longer
 MOST_HEADER, MOST_HEADERS = 256 << 10, 10_000  # bytes of a header, and headers: an answer that came is worth reading
 
 
@@ -135,21 +137,26 @@ def fault(error: aiohttp.ClientResponseError) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: retry-after-ms, or Retry-After as seconds or as a date."""
+    """Seconds that a server asks to wait, at most a day: retry-after-ms, or Retry-After as seconds or as a date."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return max(0.0, milliseconds / 1000)
+        return _bounded(milliseconds / 1000)
     seconds = _number(headers.get("retry-after"))
     if seconds is not None:
-        return max(0.0, seconds)
+        return _bounded(seconds)
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
+        return _bounded(parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
     except (KeyError, ValueError, OverflowError):
         return None
 
 
+def _bounded(seconds: float) -> float:
+    return min(max(0.0, seconds), _MOST_WAIT)
+
+
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        found = float(text) if text else None
     except ValueError:
         return None
+    return found if found is not None and isfinite(found) else None

@@ -1,0 +1,348 @@
+"""What a provider says beside what it should say is neither believed nor asked for twice, and hides nothing else."""
+
+from collections.abc import Callable
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+from tests.deployments import DOUBT_SECONDS
+from tests.harness import until
+from tests.rest.conftest import refusal
+from tests.upstream.faults import Answer, Changed, Reset, to
+from tests.upstream.quirks import Quirks
+
+from .scene import CONTENT, CREATE, GET, GET_FILE, INPUT, LIST, UPLOAD, Provider, Scene, scene
+
+PATIENCE = 10.0
+CANCEL = to("POST", "/cancel")
+DELETE = to("DELETE", "/files/[^/]+")
+STUCK = Quirks(auto=False)
+ENDINGS = ["=", "==", "x" * 260, "/a/b", " a", "é", "%2F", "?a=b#c", "+", "~", "'\"\\"]
+NO_BATCH: list[Any] = [{}, [], b"<html>ok</html>", b"", {"id": "file-1", "object": "file", "status": "processed"}]
+NO_IDS: list[Any] = [None, "", {"a": 1}, [1], True, "..", "x" * 3000]
+
+
+def changed(**members: Any) -> Changed:
+    return Changed(lambda told: {**told, **members})
+
+
+async def batch_at(found: Scene, batch_id: str) -> dict[str, Any]:
+    return dict((await found.door.rest.get(f"/v1/batches/{batch_id}")).json())
+
+
+class TestAnIdOfAnotherShape:
+    @pytest.mark.parametrize("provider", ["openai", "azure"])
+    @pytest.mark.parametrize("ending", ENDINGS)
+    async def test_is_kept_exactly_and_shown_as_one_of_ours(
+        self, tmp_path: Path, ending: str, provider: Provider
+    ) -> None:
+        async with scene(tmp_path, provider, Quirks(id_ending=ending)) as found:
+            file_id = await found.input()
+            batch = await found.door.ended((await found.post(file_id)).json()["id"])
+            assert batch["status"] == "completed"
+            assert (found.calls(UPLOAD), found.calls(CREATE), found.intents()) == (1, 1, 0)
+            shown = [file_id, batch["id"], batch["output_file_id"]]
+            assert not any(ending in one for one in shown)
+            assert len(await found.door.grpc.results(batch["output_file_id"])) == 3
+            assert (await found.door.rest.get(f"/v1/files/{file_id}/content")).content == INPUT
+            assert (await found.door.rest.delete(f"/v1/files/{file_id}")).json()["deleted"]
+            assert next(file.deleted for file in found.fake.files.values())
+
+    async def test_is_found_after_a_lost_answer(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=Quirks(id_ending="=")) as found:
+            file_id = await found.input()
+            found.fake.fault(Reset(acts=True), where=CREATE)
+            answer = await found.post(file_id)
+            assert answer.status_code == 200
+            assert (found.calls(CREATE), len(found.fake.batches)) == (1, 1)
+            assert (await found.door.ended(answer.json()["id"]))["status"] == "completed"
+
+
+class TestACreationWithoutAnId:
+    @pytest.mark.parametrize("body", [*NO_BATCH, *({"id": one, "object": "batch"} for one in NO_IDS)], ids=repr)
+    async def test_is_looked_for_by_our_mark(self, tmp_path: Path, body: Any) -> None:
+        async with scene(tmp_path, quirks=STUCK) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(200, body, acts=True), where=CREATE)
+            answer = await found.post(file_id)
+            assert answer.status_code == 200, answer.text
+            assert [answer.json()["id"]] == list(found.fake.batches)
+            assert found.calls(CREATE) == 1
+
+    @pytest.mark.parametrize("body", [{}, b"<html>"], ids=repr)
+    async def test_is_never_repeated_though_no_list_shows_it(self, tmp_path: Path, body: Any) -> None:
+        late = [0.0]
+        async with scene(tmp_path, clock=lambda: time() + late[0]) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(200, body, acts=True), where=CREATE)
+            found.fake.fault(Answer(200, {"data": []}), times=1000, where=LIST)
+            answers = [await found.post(file_id, key="k")]
+            late[0] = DOUBT_SECONDS + 1
+            answers.append(await found.post(file_id, key="k"))
+            for answer in answers:
+                refusal(answer, 503)
+                assert answer.headers["x-should-retry"] == "false"
+            assert (found.calls(CREATE), found.intents()) == (1, 1)
+            late[0] = 3 * 86_400
+            found.fake.faults.clear()
+            await until(doubts(found), lambda doubt: doubt == 0, PATIENCE)
+
+    async def test_that_is_of_another_request_is_not_taken_for_it(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=STUCK) as found:
+            file_id = await found.input()
+            first = (await found.post(file_id)).json()["id"]
+            other = found.fake.batches[first]
+            found.fake.fault(Changed(lambda _: other), where=CREATE)
+            second = await found.post(file_id)
+            assert {first, second.json()["id"]} == set(found.fake.batches)
+
+
+class TestAnUploadWithoutAnId:
+    @pytest.mark.parametrize("body", [{}, b"<html>", {"id": None}, {"id": "batch_1", "object": "batch"}], ids=repr)
+    async def test_is_told_not_to_be_repeated(self, tmp_path: Path, body: Any) -> None:
+        async with scene(tmp_path) as found:
+            found.fake.fault(Answer(200, body, acts=True), where=UPLOAD)
+            form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", INPUT)}}
+            answer = await found.door.rest.post("/v1/files", **form)  # type: ignore[arg-type]
+            refusal(answer, 503)
+            assert answer.headers["x-should-retry"] == "false"
+            assert (await found.door.rest.get("/v1/files")).json()["data"] == []
+
+
+class TestAList:
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            *("2024-01-01T00:00:00Z", 1.5e9, 1_700_000_000_000, None, 10**30, "soon", {"a": 1}, True),
+        ],
+        ids=repr,
+    )
+    async def test_of_odd_times_shows_what_was_lost(self, tmp_path: Path, odd: Any) -> None:
+        def change(told: Any) -> Any:
+            return {**told, "data": [{**entry, "created_at": odd} for entry in told["data"]]}
+
+        async with scene(tmp_path, quirks=STUCK) as found:
+            file_id = await found.input()
+            for fault in (Reset(acts=False), Reset(acts=True)):
+                found.fake.fault(fault, where=CREATE)
+                found.fake.fault(Changed(change), times=3, where=LIST)
+                answer = await found.post(file_id)
+                if fault.acts:
+                    assert [answer.json()["id"]] == list(found.fake.batches)
+                else:
+                    assert (answer.status_code, answer.headers["x-should-retry"]) == (503, "false")
+
+    @pytest.mark.parametrize(
+        "body", [{}, {"data": {}}, {"data": "x"}, b"<html>", {"object": "batch", "id": "x"}], ids=repr
+    )
+    async def test_that_is_none_is_no_sign_that_nothing_was_made(self, tmp_path: Path, body: Any) -> None:
+        late = [0.0]
+        async with scene(tmp_path, quirks=STUCK, clock=lambda: time() + late[0]) as found:
+            file_id = await found.input()
+            found.fake.fault(Reset(acts=True), where=CREATE)
+            found.fake.fault(Answer(200, body), times=10_000, where=LIST)
+            assert (await found.post(file_id)).status_code == 503
+            late[0] = DOUBT_SECONDS + 1
+            looks = found.calls(LIST)
+            await until(count_of(found, LIST), lambda count: count > looks + 6, PATIENCE)
+            assert found.intents() == 1
+            found.fake.faults.clear()
+            (batch,) = await until(found.listed, lambda listed: len(listed) == 1, PATIENCE)
+            assert [batch["id"]] == list(found.fake.batches)
+
+    @pytest.mark.parametrize(
+        "answer", [Answer(404), Answer(405), Answer(501), Answer(200, {}), Answer(200, b"x")], ids=repr
+    )
+    async def test_that_is_not_there_keeps_no_batch_from_its_end(self, tmp_path: Path, answer: Answer) -> None:
+        async with scene(tmp_path) as found:
+            found.fake.fault(answer, times=10_000, where=LIST)
+            batch_id = (await found.post(await found.input())).json()["id"]
+            calls = found.calls(GET)
+            await until(count_of(found, GET), lambda count: count > calls + 2, PATIENCE)
+            assert (await found.door.ended(batch_id))["status"] == "completed"
+
+    async def test_that_says_for_ever_that_more_follow_is_no_sign_that_nothing_was_made(self, tmp_path: Path) -> None:
+        late = [0.0]
+        async with scene(tmp_path, clock=lambda: time() + late[0]) as found:
+            file_id = await found.input()
+            await found.post(file_id)
+            page = {"data": [{"id": "batch_other", "created_at": 2 * int(time())}], "has_more": True}
+            found.fake.fault(Reset(), where=CREATE)
+            found.fake.fault(Answer(200, page), times=10_000, where=LIST)
+            assert (await found.post(file_id)).status_code == 503
+            late[0] = DOUBT_SECONDS + 1
+            looks = found.calls(LIST)
+            await until(count_of(found, LIST), lambda count: count > looks + 6, PATIENCE)
+            assert found.intents() == 1
+
+    async def test_with_one_odd_entry_shows_its_neighbours(self, tmp_path: Path) -> None:
+        odd: dict[str, Any] = {
+            "id": None,
+            "created_at": "x",
+            "status": 5,
+            "request_counts": "x",
+            "usage": [],
+            "metadata": 5,
+            "errors": 1,
+        }
+        more: list[Any] = [odd, None, 7, [], "x", {**odd, "id": 10**400}, {**odd, "id": "batch_odd", "deep": [[[[]]]]}]
+
+        def change(told: Any) -> Any:
+            return {**told, "data": [*more, *told["data"], *more]}
+
+        async with scene(tmp_path) as found:
+            found.fake.fault(Changed(change), times=10_000, where=LIST)
+            found.fake.fault(Answer(500), times=10_000, where=GET)
+            ids = [(await found.post(await found.input())).json()["id"] for _ in range(2)]
+            for batch_id in ids:
+                assert (await found.door.ended(batch_id))["status"] == "completed"
+
+
+class TestABatchOfOddMembers:
+    @pytest.mark.parametrize("odd", ["x", None, 10**400, 1 << 63, -1, [], {}, float("nan")], ids=repr)
+    async def test_comes_to_its_end_can_be_read_and_cancelled(self, tmp_path: Path, odd: Any) -> None:
+        def change(told: Any) -> Any:
+            for one in told.get("data", [told]):
+                names = one.keys() - {"id", "object", "status", "metadata", "output_file_id", "input_file_id"}
+                one.update(dict.fromkeys(names, odd), unknown=odd)
+            return told
+
+        async with scene(tmp_path, quirks=STUCK) as found:
+            for where in (CREATE, GET, LIST, CANCEL):
+                found.fake.fault(Changed(change), times=10_000, where=where)
+            file_id = await found.input()
+            ids = [(await found.post(file_id)).json()["id"] for _ in range(2)]
+            assert (await found.door.rest.post(f"/v1/batches/{ids[0]}/cancel")).json()["status"] == "cancelling"
+            for batch_id in ids:
+                found.fake.run(batch_id)
+            ended = [(await found.door.ended(batch_id))["status"] for batch_id in ids]
+            assert ended == ["cancelled", "completed"]
+
+    async def test_that_is_in_an_unknown_state_can_be_cancelled(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=STUCK) as found:
+            batch_id = (await found.post(await found.input())).json()["id"]
+            found.fake.batches[batch_id]["status"] = "paused by " + "x" * 300
+            await until(lambda: batch_at(found, batch_id), lambda batch: "paused" in batch["status"], PATIENCE)
+            found.fake.fault(Changed(lambda _: {}), where=CANCEL)
+            cancelled = await found.door.rest.post(f"/v1/batches/{batch_id}/cancel")
+            assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelling")
+
+
+class TestAnAnswerAboutSomethingElse:
+    async def _two(self, found: Scene) -> list[str]:
+        file_id = await found.input()
+        return [(await found.post(file_id)).json()["id"] for _ in range(2)]
+
+    @pytest.mark.parametrize("body", ["other", *NO_BATCH, {"object": "error", "message": "No."}], ids=repr)
+    @pytest.mark.parametrize("where", [GET, CANCEL], ids=["get", "cancel"])
+    async def test_is_not_believed_of_a_batch(self, tmp_path: Path, body: Any, where: Callable[..., bool]) -> None:
+        async with scene(tmp_path, quirks=STUCK, openai_poll_seconds=3600) as found:
+            one, other = await self._two(found)
+            said = found.fake.batches[other] | {"status": "completed"} if body == "other" else body
+            found.fake.fault(Answer(200, said), times=3, where=where)
+            if where is CANCEL:
+                answer = await found.door.rest.post(f"/v1/batches/{one}/cancel")
+            else:
+                answer = await found.door.rest.get(f"/v1/batches/{one}", headers={"cache-control": "no-cache"})
+            refusal(answer, 503)
+            found.fake.faults.clear()
+            assert [batch["status"] for batch in await found.listed()] == ["validating"] * 2
+            answer = await found.door.rest.get(f"/v1/batches/{one}", headers={"cache-control": "no-cache"})
+            assert (answer.json()["id"], answer.json()["status"]) == (one, "validating")
+
+    async def test_that_is_empty_is_looked_behind_after_a_cancel(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=STUCK) as found:
+            one, _ = await self._two(found)
+            found.fake.fault(Answer(200, b"", acts=True), where=CANCEL)
+            assert (await found.door.rest.post(f"/v1/batches/{one}/cancel")).json()["status"] == "cancelling"
+
+    async def test_is_not_believed_of_a_file(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, "azure") as found:
+            one, other = [await found.input() for _ in range(2)]
+            bodies: list[Any] = [found.fake.files[other].description, {}, [], {"id": one, "object": "batch"}]
+            for body in bodies:
+                found.fake.fault(Answer(200, body), times=3, where=GET_FILE)
+                refusal(await found.door.rest.get(f"/v1/files/{one}"), 503)
+                found.fake.faults.clear()
+            assert (await found.door.rest.get(f"/v1/files/{one}")).json()["id"] == one
+
+    @pytest.mark.parametrize("body", [{"id": "file-other", "deleted": True}, {"deleted": False}], ids=repr)
+    async def test_is_not_believed_of_a_delete(self, tmp_path: Path, body: Any) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(200, body), where=DELETE)
+            refusal(await found.door.rest.delete(f"/v1/files/{file_id}"), 503)
+            assert (await found.door.rest.get(f"/v1/files/{file_id}")).status_code == 200
+            assert (await found.door.rest.delete(f"/v1/files/{file_id}")).json()["deleted"]
+
+    async def test_is_not_believed_of_a_result(self, tmp_path: Path) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(200, {"id": file_id, "object": "file", "bytes": 1}), times=10_000, where=GET_FILE)
+            batch = await found.door.ended((await found.post(file_id)).json()["id"])
+            assert len(await found.door.grpc.results(batch["output_file_id"])) == 3
+
+
+class TestAContent:
+    @pytest.mark.parametrize(
+        "given",
+        [
+            *("bytes 5-3/10", "bytes 0-1/99999999999999999999", "bytes 0-9223372036854775807/9223372036854775808"),
+            *("bytes 7-9/10", "bytes 0-9/5", "bytes 4-5/10", "bytes 9-9/*", "bytes */10", "x", "bytes 0-" + "9" * 400),
+        ],
+    )
+    async def test_of_another_range_than_was_asked_for_is_no_content(self, tmp_path: Path, given: str) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(206, b"0123456789", {"content-range": given}), where=CONTENT)
+            answer = await found.door.rest.get(f"/v1/files/{file_id}/content", headers={"range": "bytes=4-9"})
+            assert answer.status_code in {500, 502, 503}, answer.text
+            assert answer.headers["content-type"] == "application/json"
+
+    async def test_of_which_nobody_asked_for_a_part_must_be_whole(self, tmp_path: Path) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(206, b"01234", {"content-range": "bytes 0-4/10"}), where=CONTENT)
+            assert (await found.door.rest.get(f"/v1/files/{file_id}/content")).status_code >= 500
+
+
+class TestAFileThatStaysUploaded:
+    async def test_is_a_batchs_input_all_the_same(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=Quirks(pending_reads=10**9)) as found:
+            file_id = await found.input()
+            asked = found.calls(GET_FILE)
+            answer = await found.post(file_id)
+            assert answer.status_code == 200, answer.text
+            assert found.calls(GET_FILE) == asked
+
+    async def test_is_waited_for_at_azure(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, "azure", Quirks(pending_reads=3)) as found:
+            assert (await found.post(await found.input())).status_code == 200
+            assert found.calls(GET_FILE) == 3
+
+
+class TestAWait:
+    @pytest.mark.parametrize("given", ["1e309", "nan", "-inf", "soon", "9" * 400])
+    @pytest.mark.parametrize("name", ["retry-after", "retry-after-ms"])
+    async def test_that_is_none_is_not_passed_on(self, tmp_path: Path, name: str, given: str) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            found.fake.fault(Answer(429, {"error": {"message": "Later."}}, {name: given}), where=CREATE)
+            answer = await found.post(file_id)
+            refusal(answer, 429)
+            assert name not in answer.headers
+
+
+def doubts(found: Scene) -> Callable[[], Any]:
+    async def look() -> int:
+        return found.intents()
+
+    return look
+
+
+def count_of(found: Scene, where: Callable[..., bool]) -> Callable[[], Any]:
+    async def look() -> int:
+        return found.calls(where)
+
+    return look
