@@ -12,10 +12,10 @@ from batchyard.service.datadir import aside
 from batchyard.service.engine.runners import slots
 from batchyard.service.keys import desk
 from batchyard.service.objects import checksums, sweep
-from batchyard.service.providers import endpoint
+from batchyard.service.providers import endpoint, fields
 from batchyard.service.registry import integrity, tenant
 from batchyard.service.settings import GroupSettings, Limits, Quotas
-from batchyard.service.upstream import http
+from batchyard.service.upstream import errors_text, http
 from batchyard.shim import files, inbound, transcoding
 
 PAGE = (ROOT / "docs/limits.md").read_text()
@@ -41,6 +41,8 @@ CONSTANTS = {
     "headers of such an answer": http.MOST_HEADERS,
     "most seconds that an endpoint is left alone between two tries": slots.LONGEST_PAUSE,
     "most seconds that its `Retry-After` counts for": slots.LONGEST_HINT,
+    "characters of a provider's text, in an error, a batch or a line's result": errors_text.MOST_TEXT,
+    "characters of a provider's id": fields.MOST_ID,
     "bytes of a piece of an upload": uploads.MOST_PIECE,
     "metadata messages of an upload": uploads.MOST_DESCRIPTIONS,
     "bytes of a JSON body": transcoding.MAX_BODY,

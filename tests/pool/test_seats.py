@@ -67,6 +67,12 @@ def test_a_limit_is_learned_from_what_is_said(said: str, limit: int) -> None:
     assert member.limit == 5_000_000
 
 
+def test_a_limit_that_no_number_holds_is_none() -> None:
+    member = seat(Clock())
+    member.full(f"token_limit_exceeded: the limit of {'9' * 400} is exceeded", wanted=1000, enqueued=400)
+    assert member.limit == 900
+
+
 def test_a_limit_that_is_not_said_or_not_it_is_guessed_until_more_works() -> None:
     clock = Clock()
     member = seat(clock)

@@ -1,5 +1,6 @@
 """What a deployment's refusal of a shard, or the failure of one that it took, means for shard and member."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from batchyard.service.errors import BatchyardError, Refused, Unusable
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.upstream.http import retry_after
 
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 QUOTA = "token_limit_exceeded"
 _QUOTA_WORDS = "enqueued token"
 _SOON = {"rate_limit_exceeded", "internal_error", "server_error", "service_unavailable"}
@@ -22,14 +24,23 @@ class Moved(Exception):
     """A shard of which nothing came has to go elsewhere, or be tried again later.
 
     `full`: its member has too many tokens enqueued; `unfit`: its member will never take it; `unasked`: its member was
-    not asked at all; `hint`: seconds to wait.
+    not asked at all; `hint`: seconds to wait. `logged` is said in the log instead of `why`, which may quote a prompt
+    where it is a provider's.
     """
 
     def __init__(
-        self, why: str, *, full: bool = False, unfit: bool = False, unasked: bool = False, hint: float | None = None
+        self,
+        why: str,
+        *,
+        full: bool = False,
+        unfit: bool = False,
+        unasked: bool = False,
+        hint: float | None = None,
+        logged: str = "",
     ) -> None:
-        super().__init__(why)
+        super().__init__(logged or why)
         self.why = why
+        self.logged = logged or why
         self.full = full
         self.unfit = unfit
         self.unasked = unasked
@@ -44,8 +55,9 @@ def refusal(error: BatchyardError) -> Moved:
         return Moved(error.message)
     status = error.upstream.http_status
     if is_quota(error.code, error.message):
-        return Moved(f"{QUOTA}: {error.message}", full=True)
-    return Moved(error.message, unfit=status in _OURS, hint=retry_after(error.upstream.headers))
+        return Moved(f"{QUOTA}: {error.message}", full=True, logged=QUOTA)
+    hint, logged = retry_after(error.upstream.headers), _logged(error)
+    return Moved(error.message, unfit=status in _OURS, hint=hint, logged=logged)
 
 
 def failure(shard: BatchRecord) -> Moved | None:
@@ -57,8 +69,19 @@ def failure(shard: BatchRecord) -> Moved | None:
     first = errors[0] if errors else {}
     code, message = str(first.get("code") or "failed"), str(first.get("message") or "The provider says not why.")
     if is_quota(code, message):
-        return Moved(f"{QUOTA}: {message}", full=True)
-    return Moved(f"{code}: {message}", unfit=code not in _SOON)
+        return Moved(f"{QUOTA}: {message}", full=True, logged=QUOTA)
+    return Moved(f"{code}: {message}", unfit=code not in _SOON, logged=_word(code))
+
+
+def _logged(error: Refused) -> str:
+    """What the log says of a refusal: ours where nothing was answered, else the status and the provider's word."""
+    status = error.upstream.http_status
+    return f"HTTP status {status} {_word(error.code)}".rstrip() if status >= 400 else error.message
+
+
+def _word(code: Any) -> str:
+    """A code that is one, rather than a text."""
+    return str(code) if _CODE.fullmatch(str(code)) and code is not None else ""
 
 
 def is_quota(code: Any, message: str) -> bool:

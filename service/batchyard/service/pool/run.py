@@ -143,12 +143,13 @@ class Run:
             await self._without_deployment(placed, chunk)
             return
         told = {"batch": self.batch.id, "shard": placed.n, "member": placed.member, "lines": placed.lines}
-        _log.info("a shard runs", extra={**told, "reason": placed.reason})
+        own = placed.reason.rpartition("; ")[2]  # why it moved before may be in a provider's words
+        _log.info("a shard runs", extra={**told, "reason": own})
         try:
             await Shard(self._context, self, seat, placed, chunk).run()
         except Moved as moved:
             self._moved = f"moved from {placed.member} ({moved.why})"[:300] + "; "
-            _log.warning("a shard moves", extra={**told, "reason": moved.why})
+            _log.warning("a shard moves", extra={**told, "reason": moved.logged})
         except (LeaseLost, StorageFull, DataLoss, Unavailable):
             raise
         except BatchyardError:

@@ -101,8 +101,8 @@ class Shard:
                 return await self._provider.made(self._context.internal, self._key())
             except Unusable:
                 raise
-            except (Unsure, Refused) as error:
-                await self._pause(error.message)
+            except (Unsure, Refused):
+                await self._pause("nobody knows whether it was created")
 
     async def _created(self) -> BatchRecord | None:
         """The batch, None where an answer was lost and nothing came of it. Raises Moved."""
@@ -133,9 +133,10 @@ class Shard:
                     raise Moved("its file was not processed in time")
                 await self._pause("its file is not processed yet")
         except (Refused, NotFound) as error:
-            raise Moved(error.message) from error
+            raise Moved(error.message, logged="its file can't be looked at") from error
         if file.status == "error":
-            raise Moved(f"its file could not be processed: {file.status_details or 'nobody says why'}", unfit=True)
+            why = f"its file could not be processed: {file.status_details or 'nobody says why'}"
+            raise Moved(why, unfit=True, logged="its file could not be processed")
         return file
 
     async def _sent(self) -> str:
@@ -144,7 +145,8 @@ class Shard:
             return self._placed.file_id
         async with self._context.transfers.sending(self._provider.place):
             if not self._seat.ready:
-                raise Moved(self._seat.refusal or "it can't be reached", unasked=True)
+                before = self._seat.refusal or "it can't be reached"
+                raise Moved(before, unasked=True, logged="its member is not ready")
             try:
                 file_id = await self._send()
             except BaseException as error:
@@ -237,13 +239,13 @@ class Shard:
                 async with self._context.transfers.fetching():
                     sources = await self._sources(shard, complete=loop.time() < end) if shard else []
                     await self._context.harvest.gather(wanted, sources, self._lost(shard, rest))
-            except Interrupted as error:
+            except Interrupted:
                 try:
                     self._check_late()
                 except _Given:
                     shard = None
                 else:
-                    await self._pause(str(error))
+                    await self._pause("its results are not all there")
             else:
                 return
 
