@@ -70,7 +70,7 @@ class TestACreationWithoutAnId:
             assert [answer.json()["id"]] == list(found.fake.batches)
             assert found.calls(CREATE) == 1
 
-    @pytest.mark.parametrize("body", [{}, b"<html>"], ids=repr)
+    @pytest.mark.parametrize("body", [{}, {"id": None}, {"id": "file-1", "object": "file"}], ids=repr)
     async def test_is_never_repeated_though_no_list_shows_it(self, tmp_path: Path, body: Any) -> None:
         late = [0.0]
         async with scene(tmp_path, clock=lambda: time() + late[0]) as found:

@@ -19,7 +19,7 @@ from batchyard.service.providers.objects import MARK, batch_values, unfinished
 from batchyard.service.providers.openai import Members, OpenAI
 from batchyard.service.registry.records import BatchRecord
 from batchyard.service.registry.remote import Intent, RemoteRegistry
-from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.tenant import INTERNAL, TenantRegistry
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.requests import MOST_METADATA
 from batchyard.service.settings import Limits
@@ -36,6 +36,8 @@ _UNUSABLE = (
     "The provider accepted the batch, but its answer does not say which one it is. It may run there; it is not created "
     "again."
 )
+
+_NAMELESS, _UNREADABLE = "nameless", "unreadable"  # answers that say that a batch was made, and not which
 
 _log = logging.getLogger("batchyard.creating")
 
@@ -86,7 +88,7 @@ class Creating:
                 continue
             if intent.created_at < self._clock() - _FORGET_SECONDS:
                 await self._registry.drop(intent)
-            elif not (self._is_late(intent) and intent.request.get("answered")):  # nothing new is to come
+            elif not (self._is_late(intent) and _is_kept(intent)):  # nothing new is to come
                 with suppress(Unsure):
                     await self._settled(intent)
 
@@ -104,16 +106,16 @@ class Creating:
 
     async def _settled(self, intent: Intent) -> BatchRecord | None:
         """The batch of an intent; None: there is none, and the intent is gone. Raises Unsure as long as it is open."""
-        late, answered = self._is_late(intent), intent.request.get("answered")
+        late, kept = self._is_late(intent), _is_kept(intent)
         try:
             batch = await self._found(intent)
         except Refused as error:
-            if late and answered and is_missing_route(error):
+            if late and kept and is_missing_route(error):
                 raise Unusable(_UNUSABLE) from None
             raise
         if batch is None and not late:
             raise Unsure(_UNSURE)
-        if batch is None and answered:
+        if batch is None and kept:
             raise Unusable(_UNUSABLE)
         if batch is None:
             await self._registry.drop(intent)
@@ -144,9 +146,8 @@ class Creating:
             answer = await self._client.once(
                 "batches", "/batches", {**body, **({"metadata": metadata} if metadata else {})}
             )
-            return await self._registered(intent, answer)
         except Unusable:
-            return await self._looked_for(await self._registry.answered(intent), Unsure(_UNUSABLE))
+            return await self._looked_for(await self._registry.answered(intent, _UNREADABLE), Unsure(_UNUSABLE))
         except Unsure:
             return await self._looked_for(intent, Unsure(_UNSURE))
         except Refused as error:
@@ -155,6 +156,12 @@ class Creating:
                 return await self._looked_for(intent, error)
             await self._registry.drop(intent)
             raise
+        try:
+            return await self._registered(intent, answer)
+        except Unusable:
+            return await self._looked_for(await self._registry.answered(intent, _NAMELESS), Unsure(_UNUSABLE))
+        except Unsure:
+            return await self._looked_for(intent, Unsure(_UNSURE))
 
     async def _registered(self, intent: Intent, answer: Members) -> BatchRecord:
         """The batch that an answer names. Raises Unusable where it names none, or one that was asked for otherwise."""
@@ -251,6 +258,16 @@ class Creating:
         name = uuid4().hex
         deployment = self._client.deployment.name
         return Intent(name, owner.tenant, deployment, request, None, None, int(self._clock()))
+
+
+def _is_kept(intent: Intent) -> bool:
+    """Whether it stands for a batch that was made, though no list shows it.
+
+    That is so where an object answered. A page may be a proxy's, so that a caller may ask again in the end; a group
+    does not, since it would be at it all day.
+    """
+    answered = intent.request.get("answered")
+    return answered == _NAMELESS or (answered is not None and intent.tenant == INTERNAL)
 
 
 def _mark(entry: Members) -> str | None:

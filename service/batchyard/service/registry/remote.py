@@ -28,7 +28,7 @@ class Intent(NamedTuple):
     """A batch that a deployment was asked to create, for a tenant.
 
     `request` has `source` (the members by which it says where its input is), `marked` (whether the batch's metadata
-    carry `id`), `answered` (whether the deployment said that it made the batch, and did not say which), and columns of
+    carry `id`), `answered` (how the deployment said that it made the batch, where it did not say which), and columns of
     `batches` that the caller chose, or that it is reckoned at.
     """
 
@@ -127,9 +127,9 @@ class RemoteRegistry:
         self._touch(made.seq)
         return made
 
-    async def answered(self, intent: Intent) -> Intent:
+    async def answered(self, intent: Intent, how: str) -> Intent:
         """Writes down that the deployment said that it made the batch, though not which it is."""
-        noted = intent._replace(request={**intent.request, "answered": True})
+        noted = intent._replace(request={**intent.request, "answered": how})
         query = update(intents).where(intents.c.id == intent.id).values(request=noted.request)
         await self._database.write(lambda connection: connection.execute(query))
         return noted
