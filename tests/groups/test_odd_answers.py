@@ -8,7 +8,7 @@ import pytest
 from tests.harness import until
 from tests.providers.scene import CREATE, GET_FILE, LIST, UPLOAD
 from tests.upstream.exchange import Seen
-from tests.upstream.faults import Answer
+from tests.upstream.faults import Answer, Broken, Fault, Stalled
 from tests.upstream.quirks import Quirks
 
 from batchyard.service.upstream.errors_text import MOST_TEXT, MOST_WORD
@@ -43,10 +43,15 @@ async def test_a_creation_that_is_answered_by_nothing_is_looked_for(tmp_path: Pa
 
 
 @pytest.mark.parametrize("no_list", [Answer(200, {"data": []}), Answer(404)], ids=["an empty list", "no list"])
-async def test_a_creation_that_is_not_to_be_found_ends_its_lines(tmp_path: Path, no_list: Answer) -> None:
-    async with scene(tmp_path, doubt_seconds=0.5) as yard:
+@pytest.mark.parametrize(
+    "answer", [Answer(200, {}, acts=True), Answer(200, b"<html>", acts=True), Broken(10), Stalled(10)], ids=repr
+)
+async def test_a_creation_that_is_not_to_be_found_ends_its_lines(
+    tmp_path: Path, answer: Fault, no_list: Answer
+) -> None:
+    async with scene(tmp_path, doubt_seconds=0.5, call_seconds=1.0) as yard:
         for fake in yard.fakes:
-            fake.fault(Answer(200, {}, acts=True), times=1000, where=CREATE)
+            fake.fault(answer, times=1000, where=CREATE)
             fake.fault(no_list, times=100_000, where=LIST)
         lines = lines_of(4)
         batch = await yard.run(lines)

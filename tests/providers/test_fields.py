@@ -181,16 +181,13 @@ def test_labels_are_texts() -> None:
 
 
 def test_a_huge_object_fits_a_message() -> None:
-    long = "x" * 20_000
+    long = "€" * 10_000
     errors = [{"message": long, "code": long, "param": long, "more": long}] * 2_000
-    given = BATCH | {
-        "errors": {"data": errors},
-        "model": long,
-        "metadata": {str(n): long for n in range(500)},
-        "x": long,
-    }
-    values = adopted_values(fields.batch(given), "openai", AT)
-    assert len(json.dumps(values["upstream"])) < 3 << 20
+    labels = {str(n): long for n in range(500)}
+    given = BATCH | {"errors": {"data": errors}, "model": long, "metadata": labels, "x": long, "y": "x" * 100_000}
+    message = batch_message(record(given))
+    assert 200 < len(message.errors.data) <= 1_000
+    assert message.ByteSize() < 3 << 20
 
 
 @pytest.mark.parametrize("member", ["9" * 400, "9" * 5000, "1e309", "NaN", '"\\ud800"'])
@@ -200,8 +197,12 @@ def test_an_answer_is_read_though_a_member_is_none(member: str) -> None:
 
 def shown(members: dict[str, Any]) -> dict[str, Any]:
     """What callers are shown of a batch of which a provider says this."""
-    values = adopted_values(fields.batch(members), "openai", AT)
-    ids = {"seq": 1, "id": "batch_1", "tenant": "", "epoch": 0, "estimated_tokens": 0, "estimated_lines": 0}
-    message = batch_message(_record(BatchRecord, {**values, **ids}))
+    message = batch_message(record(members))
     extra = json.loads(message.extra_json) if message.extra_json else {}
     return MessageToDict(message) | {"extra": extra}
+
+
+def record(members: dict[str, Any]) -> BatchRecord:
+    """The record of a batch of which a provider says this."""
+    ids = {"seq": 1, "id": "batch_1", "tenant": "", "epoch": 0, "estimated_tokens": 0, "estimated_lines": 0}
+    return _record(BatchRecord, {**adopted_values(fields.batch(members), "openai", AT), **ids})

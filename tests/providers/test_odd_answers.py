@@ -1,5 +1,8 @@
 """What a provider says beside what it should say is neither believed nor asked for twice, and hides nothing else."""
 
+import gzip
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from time import time
@@ -88,11 +91,12 @@ class TestACreationWithoutAnId:
             found.fake.faults.clear()
             await until(doubts(found), lambda doubt: doubt == 0, PATIENCE)
 
-    async def test_that_is_of_another_request_is_not_taken_for_it(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("more", [{}, {"metadata": None}], ids=["marked", "without labels"])
+    async def test_that_is_of_another_request_is_not_taken_for_it(self, tmp_path: Path, more: dict[str, Any]) -> None:
         async with scene(tmp_path, quirks=STUCK) as found:
             file_id = await found.input()
             first = (await found.post(file_id)).json()["id"]
-            other = found.fake.batches[first]
+            other = found.fake.batches[first] | more
             found.fake.fault(Changed(lambda _: other), where=CREATE)
             second = await found.post(file_id)
             assert {first, second.json()["id"]} == set(found.fake.batches)
@@ -282,6 +286,28 @@ class TestAnAnswerAboutSomethingElse:
             found.fake.fault(Answer(200, {"id": file_id, "object": "file", "bytes": 1}), times=10_000, where=GET_FILE)
             batch = await found.door.ended((await found.post(file_id)).json()["id"])
             assert len(await found.door.grpc.results(batch["output_file_id"])) == 3
+
+
+class TestAnAnswersForm:
+    async def test_that_is_packed_is_unpacked(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=STUCK) as found:
+            batch_id = (await found.post(await found.input())).json()["id"]
+            plain = json.dumps({**found.fake.batches[batch_id], "status": "in_progress"}).encode()
+            for name, body in (("gzip", gzip.compress(plain)), ("deflate", zlib.compress(plain)), ("gzip", plain)):
+                found.fake.fault(Answer(200, body, {"content-encoding": name}), where=GET)
+                answer = await found.door.rest.get(f"/v1/batches/{batch_id}", headers={"cache-control": "no-cache"})
+                assert answer.json()["status"] == "in_progress"
+
+    @pytest.mark.parametrize(
+        "body",
+        [gzip.compress(b'{"x": "' + b"x" * (40 << 20) + b'"}'), gzip.compress(b"[" + b"{}," * 3_000_000 + b"{}]")],
+        ids=["bytes", "members"],
+    )
+    async def test_that_is_packed_far_too_tightly_is_none(self, tmp_path: Path, body: bytes) -> None:
+        async with scene(tmp_path, quirks=STUCK, max_attempts=1) as found:
+            batch_id = (await found.post(await found.input())).json()["id"]
+            found.fake.fault(Answer(200, body, {"content-encoding": "gzip"}), where=GET)
+            refusal(await found.door.rest.get(f"/v1/batches/{batch_id}", headers={"cache-control": "no-cache"}), 503)
 
 
 class TestAContent:

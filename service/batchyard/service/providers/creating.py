@@ -170,6 +170,8 @@ class Creating:
         members = self._api.read_batch(answer)
         if members is None or marked != intent.id:
             raise Unusable(_UNUSABLE)
+        if _mark(answer) is None and await self._registry.known([members["id"]]):  # it was there before
+            raise Unusable(_UNUSABLE)
         try:
             return await self._complete(intent, members)
         except Unsure:

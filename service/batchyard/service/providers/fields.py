@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from batchyard.service.upstream.errors_text import MOST_WORD, cut_text, error_code, words
-from batchyard.service.upstream.provider_json import clean, others
+from batchyard.service.upstream.provider_json import clean, json_size, others
 
 Members = Mapping[str, Any]
 
@@ -36,6 +36,7 @@ MOST_ID = 1024
 _LAST_SECOND = 7_258_118_400  # the year 2200; what is beyond it stands for never, or is no time
 _UNITS = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000), (10**20, 1_000_000_000))
 _MOST_ERRORS = 1000  # of a batch, so that it fits a message
+_MOST_ERRORS_BYTES = 1 << 20
 _MOST_METADATA, _MOST_KEY, _MOST_VALUE = 64, 256, 1024  # beyond what OpenAI takes; others may take more
 _MOST_OTHERS = 64 << 10  # bytes of members that we don't know
 _MOST_ERROR_OTHERS = 1 << 10
@@ -165,7 +166,12 @@ def _errors(value: Any) -> dict[str, Any] | None:
     """A list of errors, from one, from a list alone, or from one error alone."""
     whole = value if isinstance(value, dict) and isinstance(value.get("data"), list) else {}
     listed = whole.get("data", value if isinstance(value, list) else [value])
-    found = [_error(one) for one in listed[:_MOST_ERRORS] if one and isinstance(one, dict | str)]
+    found, left = [], _MOST_ERRORS_BYTES
+    for error in (_error(one) for one in listed[:_MOST_ERRORS] if one and isinstance(one, dict | str)):
+        left -= json_size(error)
+        if left < 0:
+            break
+        found.append(error)
     return {**others(whole, {"data"}, _MOST_OTHERS), "object": "list", "data": found} if found or whole else None
 
 

@@ -1,6 +1,7 @@
 """One deployment as the provider modules call it: its HTTP calls, what repeats them, and what becomes of errors."""
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from math import ceil
@@ -130,11 +131,17 @@ class UpstreamClient:
 
         Raises Unsure, or Refused with a status of `LOST`: it may have worked; Unusable: it has.
         """
-        async with self._bounded(changes=True):
-            headers = {"content-type": "application/json"}
-            content = msgspec.json.encode(members)
-            async with self._open(operation, "POST", path, content=content, headers=headers) as response:
+        answered = False
+        headers, content = {"content-type": "application/json"}, msgspec.json.encode(members)
+        try:
+            async with (
+                self._bounded(changes=True),
+                self._open(operation, "POST", path, content=content, headers=headers) as response,
+            ):
+                answered = True
                 return await self._json(response)
+        except Unsure as error:  # the answer's head said that it worked, whatever became of its body
+            raise Unusable(error.message) if answered else error from None
 
     async def send(
         self, operation: str, path: str, content: AsyncIterator[bytes], headers: Mapping[str, str]
@@ -334,17 +341,28 @@ def segment(native_id: str) -> str:
 
 async def _read(response: httpx.Response) -> bytes:
     data = bytearray()
-    async for piece in response.aiter_bytes():
+    async for piece in response.aiter_raw():
         data += piece
         if len(data) > _MOST_JSON:
             break
-    return _within_bounds(data)
+    return _whole(response, data)
 
 
-def _within_bounds(data: bytearray) -> bytes:
-    if len(data) > _MOST_JSON:
+def _whole(response: httpx.Response, data: bytearray) -> bytes:
+    whole = _unpacked(bytes(data)) if response.headers.get("content-encoding") else bytes(data)
+    if len(whole) > _MOST_JSON:
         raise httpx.ReadError(f"the answer is larger than {_MOST_JSON} bytes")
-    return bytes(data)
+    return whole
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What is packed in a body, no more of it than may be read; a body that only claims to be packed is as it is."""
+    for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):  # gzip or zlib, and what some servers call deflate
+        try:
+            return zlib.decompressobj(window).decompress(data, _MOST_JSON + 1)
+        except zlib.error:
+            continue
+    return data
 
 
 async def _read_error(response: httpx.Response) -> bytes:
@@ -352,11 +370,11 @@ async def _read_error(response: httpx.Response) -> bytes:
     data, endless = bytearray(), "content-length" not in response.headers
     with suppress(*http.BROKEN):
         async with asyncio.timeout(_ERROR_SECONDS):
-            async for piece in response.aiter_bytes():
+            async for piece in response.aiter_raw():
                 data += piece
                 if len(data) > _MOST_JSON or (endless and answers.is_whole(data)):
                     break
-    return _within_bounds(data)
+    return _whole(response, data)
 
 
 def _kind(error: BatchyardError) -> str:
