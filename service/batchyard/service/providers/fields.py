@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from batchyard.service.registry.records import Status
 from batchyard.service.upstream.errors_text import MOST_WORD, cut_text, error_code, words
 from batchyard.service.upstream.provider_json import clean, json_size, others
 
@@ -40,6 +41,7 @@ _MOST_ERRORS_BYTES = 1 << 20
 _MOST_METADATA, _MOST_KEY, _MOST_VALUE = 64, 256, 1024  # beyond what OpenAI takes; others may take more
 _MOST_OTHERS = 64 << 10  # bytes of members that we don't know
 _MOST_ERROR_OTHERS = 1 << 10
+_STATUSES = frozenset(Status)
 _SPELLINGS = {"canceled": "cancelled", "canceling": "cancelling"}
 
 
@@ -53,12 +55,16 @@ def identifier(value: Any) -> str:
 
 def count(value: Any) -> int:
     """A count or a size: a number, or its digits as a text. 0 for anything else, and for what is below it."""
+    if type(value) is int and 0 <= value < MOST_COUNT:
+        return value
     number = _number(value)
     return int(number) if number is not None and 0 <= number < MOST_COUNT else 0
 
 
 def seconds(value: Any) -> int | None:
     """A time in Unix seconds: from seconds, from smaller units by their size, from ISO 8601 or an HTTP date."""
+    if value is None or (type(value) is int and 0 < value < _LAST_SECOND):
+        return value
     number = _number(value)
     if number is None and isinstance(value, str):
         number = _of_date(value[:64].strip())
@@ -71,8 +77,8 @@ def seconds(value: Any) -> int | None:
 
 def status(value: Any) -> str:
     """A status in OpenAI's spelling: `InProgress` and `in-progress` are `in_progress`. Empty for what is no text."""
-    if not isinstance(value, str):
-        return ""
+    if not isinstance(value, str) or value in _STATUSES:
+        return value if isinstance(value, str) else ""
     word = re.sub("(?<=[a-z])(?=[A-Z])", "_", value.strip()[:MOST_WORD]).lower().replace("-", "_").replace(" ", "_")
     return clean(_SPELLINGS.get(word, word))
 

@@ -56,10 +56,10 @@ def clean(text: str) -> str:
 def others(members: Mapping[str, Any], known: Collection[str], most: int) -> dict[str, Any]:
     """The members that are not `known`, as far as all that come to no more than `most` bytes of JSON."""
     found: dict[str, Any] = {}
-    for name, value in members.items():
-        size = json_size(value) + len(name)
-        if name not in known and size <= most:
-            found[clean(name)] = plain(value)
+    for name in [name for name in members if name not in known]:
+        size = json_size(members[name]) + len(name)
+        if size <= most:
+            found[clean(name)] = plain(members[name])
             most -= size
     return found
 
