@@ -11,7 +11,7 @@ from tests.harness import plain_client
 from tests.scrapes import Scrape, scrape
 
 from batchyard.common.frame import Frame
-from batchyard.common.http1 import MAX_HEAD_BYTES
+from batchyard.common.http.request_head import MAX_HEAD_BYTES
 from batchyard.common.ledger import Ledger
 from batchyard.common.listeners import listening
 from batchyard.common.metrics import Metrics

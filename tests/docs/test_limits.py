@@ -6,7 +6,8 @@ import re
 import pytest
 from tests.processes import ROOT
 
-from batchyard.common import clock, http1
+from batchyard.common import clock
+from batchyard.common.http import request_head
 from batchyard.service import intake, requestline, requests, server, servicer, uploads
 from batchyard.service.datadir import aside
 from batchyard.service.engine.runners import slots
@@ -48,7 +49,7 @@ CONSTANTS = {
     "bytes of a JSON body": transcoding.MAX_BODY,
     "bytes of a form's field": files.MAX_FIELD,
     "fields of a form beside the file": files.MAX_FIELDS,
-    "bytes of a request's line and headers": http1.MAX_HEAD_BYTES,
+    "bytes of a request's line and headers": request_head.MAX_HEAD_BYTES,
     "characters of the authorization header": inbound.MAX_HEADER,
     "characters of a key's name": desk.MOST_NAME,
     "providers, and model groups, of a key": desk.MOST_ALLOWED,

@@ -47,14 +47,15 @@ class Frame:
 
         async def marked(message: Message) -> None:
             nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                closing = [(b"connection", b"close")] if status == 408 or scope["state"].get("close") else []
+            begins = message["type"] == "http.response.start"
+            if begins:
+                closing = [(b"connection", b"close")] if message["status"] == 408 or scope["state"].get("close") else []
                 given = list(message.get("headers", ()))
                 message = {**message, "headers": [*given, *envelope.marks(request_id, given), *closing]}
             size = len(message.get("body", b""))
             sent += size
             await send(message)
+            status = message["status"] if begins else status
             self._ledger.sent(scope, size)
 
         try:
@@ -67,6 +68,7 @@ class Frame:
                 raise
             await _defect(marked)
         finally:
+            status = scope["state"].get("refused", status)  # by the server, while it ran
             method, route, seconds = scope["method"], route_of(scope), time.perf_counter() - began
             self._ledger.enter(request_id, status, method=method, route=route, seconds=seconds, sent=sent, span=span)
 

@@ -1,28 +1,21 @@
-"""A REST listener: uvicorn inside a process that has its own signals, logging and idea of when to stop."""
+"""A listener for HTTP, on the addresses of a host or on a Unix socket."""
 
-import asyncio
 import errno
 import os
 import socket
-import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
-
-import uvicorn
 
 from batchyard.common.addresses import address
 from batchyard.common.certificates import ServerCertificates
-from batchyard.common.http1 import BoundedHttp
+from batchyard.common.http.server import HttpServer
 from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import SocketError, UnixSocket
 from batchyard.common.sockets import listener as unix_listener
 
-_KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
-_TICK_SECONDS = 0.1
 _MOST_MS = (1 << 31) - 1
 
 
@@ -33,20 +26,14 @@ class ListenError(Exception):
 class Listener:
     """A running listener: its `port` (0: a Unix socket), its `url`, and how it stops."""
 
-    def __init__(self, server: "_Server", task: "asyncio.Task[None]", port: int, url: str) -> None:
+    def __init__(self, server: HttpServer, port: int, url: str) -> None:
         self.port = port
         self.url = url
         self._server = server
-        self._task = task
 
     async def drain(self, seconds: float) -> None:
         """Accepts nothing more and waits for the running requests; after `seconds` they are cut off."""
-        self._server.should_exit = True
-        await asyncio.wait([self._task], timeout=seconds)
-        while not self._task.done():
-            self._server.cut_off()
-            await asyncio.wait([self._task], timeout=_TICK_SECONDS)
-        await self._task
+        await self._server.drain(seconds)
 
 
 @asynccontextmanager
@@ -75,63 +62,20 @@ async def listening(
         if context and hasattr(socket, "TCP_USER_TIMEOUT"):  # what TLS holds back, only the kernel sees
             for one in sockets:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(idle_seconds * 1000), _MOST_MS))
-        ledger = ledger or Ledger(Metrics())
-        http = partial(BoundedHttp, ledger=ledger, head_seconds=head_seconds, idle_seconds=idle_seconds)
-        server = _Server(_config(app, max_requests, http, context))
-        task = asyncio.create_task(server.serve(sockets))
+        server = HttpServer(
+            app,
+            ledger or Ledger(Metrics()),
+            max_requests=max_requests,
+            head_seconds=head_seconds,
+            idle_seconds=idle_seconds,
+        )
         port = 0 if instead else sockets[0].getsockname()[1]
         url = str(instead) if instead else f"{'https' if context else 'http'}://{address(host, port)}"
-        listener = Listener(server, task, port, url)
         try:
-            await server.listening.wait()
-            yield listener
+            await server.start(sockets, _BACKLOG, context)
+            yield Listener(server, port, url)
         finally:
-            await listener.drain(0)
-
-
-def _config(app: Any, max_requests: int, http: Any, context: ssl.SSLContext | None) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        http=http,
-        ws="none",
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        log_level="error",  # its warnings repeat what our refusals log
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=max_requests,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-    )
-    config.load()
-    config.ssl = context
-    return config
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, with an event for its start."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    def cut_off(self) -> None:
-        """Ends what runs now, without another word to its callers."""
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        for task in list(self.server_state.tasks):
-            task.cancel()
-        for server in self.servers:  # what is in the midst of a TLS handshake is no connection of uvicorn's yet
-            getattr(server, "abort_clients", lambda: None)()  # since Python 3.13
+            await server.drain(0)
 
 
 def _bound(host: str, port: int, opened: ExitStack) -> list[socket.socket]:

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from batchyard.common.frame import Application, Receive, Scope, Send
-from batchyard.common.http1 import Refusal
+from batchyard.common.http.refusal import Refusal
 from batchyard.common.ledger import Ledger
 
 _CROSS = Refusal(403, "Without a key this server takes no requests of web pages.")
