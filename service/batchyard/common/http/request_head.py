@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import httptools
 
@@ -15,7 +14,6 @@ Headers = list[tuple[bytes, bytes]]
 
 _LINE = re.compile(rb"([A-Z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])")
 _NOT_A_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-_FOLD = re.compile(rb"\r\n[ \t]")
 _OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
@@ -49,23 +47,24 @@ def read_head(data: bytes) -> RequestHead:
     line = _LINE.fullmatch(data, 0, data.find(b"\r\n"))
     if not line:
         raise RequestError(400, _NO_LINE)
-    if _NOT_A_LINE_END.search(data) or _FOLD.search(data):
-        raise RequestError(400, "The request's headers are not lines that end with CR and LF, one for each header.")
-    events = Events()
     method, target, version = line[1].decode(), line[2], line[3].decode()
     if method == "CONNECT":
         raise RequestError(405, "CONNECT is for proxies, and this is none.", ((b"allow", b"GET, HEAD, POST, DELETE"),))
+    if b"\nupgrade:" in data.lower():
+        data = _OFFER.sub(b"", data)
+    events = Events()
     parser = httptools.HttpRequestParser(events)
     try:
-        parser.feed_data(_OFFER.sub(b"", data))
+        parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         raise RequestError(400, f"The request's headers can't be read: {error}.") from None
     if parser.should_upgrade():
         raise RequestError(400, "This server speaks HTTP/1.1 and nothing else.")
     headers = events.headers
     path, query = _split(method, target, headers)
-    _check_host(version, headers)
-    body, expects = _body(version, parser, events), _expects(version, headers)
+    fields = dict(headers)
+    _check_host(version, fields, [name for name, _ in headers].count(b"host"))
+    body, expects = _body(version, fields, parser, events), _expects(version, headers) if b"expect" in fields else False
     return RequestHead(method, path, query, version, headers, body, parser.should_keep_alive(), expects)
 
 
@@ -99,33 +98,29 @@ def _split(method: str, target: bytes, headers: Headers) -> tuple[bytes, bytes]:
     return path, query
 
 
-def _check_host(version: str, headers: Headers) -> None:
+def _check_host(version: str, fields: dict[bytes, bytes], count: int) -> None:
     """RFC 9112, 3.2: exactly one, of HTTP/1.0 at most one."""
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise RequestError(400, f"A request has one Host header; this one has {len(hosts)}.")
-    if hosts and not _HOST.fullmatch(hosts[0]):
+    if count > 1 or (not count and version == "1.1"):
+        raise RequestError(400, f"A request has one Host header; this one has {count}.")
+    if count and not _HOST.fullmatch(fields[b"host"]):
         raise RequestError(400, "The Host header is no name of a host.")
 
 
-def _body(version: str, parser: httptools.HttpRequestParser, events: Events) -> Body:
-    framing = {name: value for name, value in events.headers if name in {b"content-length", b"transfer-encoding"}}
-    if length := framing.get(b"content-length"):
-        return CountedBody(int(length))
-    if b"transfer-encoding" not in framing:
-        return CountedBody(0)
+def _body(version: str, fields: dict[bytes, bytes], parser: httptools.HttpRequestParser, events: Events) -> Body:
+    coding = fields.get(b"transfer-encoding")
+    if coding is None:
+        return CountedBody(int(fields.get(b"content-length", 0)))
     if version == "1.0":  # RFC 9112, 6.1
         raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
-    if framing[b"transfer-encoding"].lower() != b"chunked":
+    if coding.lower() != b"chunked":
         raise RequestError(400, "The only Transfer-Encoding that this server reads is chunked.")
     return ChunkedBody(parser, events)
 
 
 def _expects(version: str, headers: Headers) -> bool:
     """Whether there is an expectation that the server meets; HTTP/1.0 has none (RFC 9110, 10.1.1)."""
-    expected: list[Any] = [value.lower() for name, value in headers if name == b"expect"]
-    if not expected or version == "1.0":
+    if version == "1.0":
         return False
-    if any(value != b"100-continue" for value in expected):
+    if any(value.lower() != b"100-continue" for name, value in headers if name == b"expect"):
         raise RequestError(417, "The only expectation that this server meets is 100-continue.")
     return True

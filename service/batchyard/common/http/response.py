@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROLS = bytes({*range(32), 127} - {9})
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _BODILESS = frozenset({204, 304})
 
@@ -51,7 +51,7 @@ class Response:
         elif self._version == "1.0":
             lines.append(b"connection: keep-alive\r\n")
         whole = b"".join(lines)
-        if whole.count(b"\n") != len(lines) or whole.count(b"\r") != len(lines) or _CONTROL.search(whole):
+        if len(whole) - len(whole.translate(None, _CONTROLS)) != len(lines) * len(b"\r\n"):
             raise MalformedResponse("a header has a control character")
         return whole + b"\r\n"
 
