@@ -10,7 +10,7 @@ from tests.processes import ROOT
 
 SERVICE = {"sqlalchemy", "alembic", "obstore", "httpx", "aiohttp"}
 SHIM = {"starlette", "multipart"}
-HTTP = {"uvicorn", "httptools", "prometheus_client", "msgspec"}
+HTTP = {"httptools", "prometheus_client", "msgspec"}
 
 
 @pytest.mark.parametrize(

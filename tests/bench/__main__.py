@@ -21,7 +21,7 @@ from tests.bench import calls, lines, peers, scanning, starting, transfers, upst
 from tests.bench.measure import Row
 from tests.bench.table import own_tables, peers_tables
 
-_LIBRARIES = ("aiohttp", "grpcio", "httpx", "sqlalchemy", "starlette", "uvicorn", "uvloop")
+_LIBRARIES = ("aiohttp", "grpcio", "httpx", "sqlalchemy", "starlette", "uvloop")
 
 
 class Scale(NamedTuple):

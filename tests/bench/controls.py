@@ -8,30 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import uvicorn
 import uvloop
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from aiohttp import web
 
 ECHO = "/bench.Echo/Echo"
 BLOCK = 256 << 10
 
 
 async def rest() -> None:
-    """Starlette on uvicorn: GET answers with a JSON object of a batch's size, POST with the JSON that it gets."""
+    """aiohttp's server: GET answers with a JSON object of a batch's size, POST with the JSON that it gets."""
     shown = {f"member_{n}": f"value {n}" for n in range(30)}
 
-    async def get(_: Request) -> JSONResponse:
-        return JSONResponse(shown)
+    async def get(_: web.Request) -> web.Response:
+        return web.json_response(shown)
 
-    async def post(request: Request) -> JSONResponse:
-        return JSONResponse(await request.json())
+    async def post(request: web.Request) -> web.Response:
+        return web.json_response(await request.json())
 
-    app = Starlette(routes=[Route("/", get), Route("/", post, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
-    await server.serve([_listener("rest")])
+    app = web.Application()
+    app.add_routes([web.get("/", get), web.post("/", post)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, _listener("rest")).start()
+    await asyncio.Event().wait()
 
 
 async def unary() -> None:

@@ -79,7 +79,7 @@ async def ran(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-HALVES = ["yaml", "uvloop", "alembic", "sqlalchemy", "uvicorn", "starlette", "grpc_health", "obstore", "httpx"]
+HALVES = ["yaml", "uvloop", "alembic", "sqlalchemy", "httptools", "starlette", "grpc_health", "obstore", "httpx"]
 BARE = """
 import importlib.abc, runpy, sys
 
@@ -324,8 +324,8 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("command", "missing", "extra"),
         [
-            ("serve", "yaml", "all"), ("serve", "uvloop", "all"), ("serve", "uvicorn", "all"),
-            ("service", "sqlalchemy", "service"), ("shim", "uvicorn", "shim"), ("check-config", "yaml", "service"),
+            ("serve", "yaml", "all"), ("serve", "uvloop", "all"), ("serve", "httptools", "all"),
+            ("service", "sqlalchemy", "service"), ("shim", "httptools", "shim"), ("check-config", "yaml", "service"),
         ],
     )  # fmt: skip
     async def test_a_missing_package_is_one_line_that_says_what_to_install(

@@ -65,7 +65,7 @@ def read_head(data: bytes) -> RequestHead:
     fields = dict(headers)
     _check_host(version, fields, [name for name, _ in headers].count(b"host"))
     body, expects = _body(version, fields, parser, events), _expects(version, headers) if b"expect" in fields else False
-    return RequestHead(method, path, query, version, headers, body, parser.should_keep_alive(), expects)
+    return RequestHead(method, path, query, version, headers, body, _keeps_alive(version, headers, fields), expects)
 
 
 def wrong_beginning(data: bytes | bytearray, start: int = 0) -> str | None:
@@ -115,6 +115,15 @@ def _body(version: str, fields: dict[bytes, bytes], parser: httptools.HttpReques
     if coding.lower() != b"chunked":
         raise RequestError(400, "The only Transfer-Encoding that this server reads is chunked.")
     return ChunkedBody(parser, events)
+
+
+def _keeps_alive(version: str, headers: Headers, fields: dict[bytes, bytes]) -> bool:
+    """RFC 9112, 9.3. The parser forgets what it read of it at the end of a message."""
+    if b"connection" not in fields:
+        return version == "1.1"
+    given = b",".join(value for name, value in headers if name == b"connection").lower()
+    options = {option.strip() for option in given.split(b",")}
+    return b"close" not in options and (version == "1.1" or b"keep-alive" in options)
 
 
 def _expects(version: str, headers: Headers) -> bool:
