@@ -109,9 +109,10 @@ class Connection(asyncio.Protocol):
         for timer in (self._timer, self._reader_timer):
             if timer:
                 timer.cancel()
+        self._give_up()
         if self._room:
             self._room.set()
-        self._give_up()
+            self._room = None
         self._service.connections.discard(self)
         self._service.note()
 

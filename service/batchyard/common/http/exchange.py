@@ -101,6 +101,7 @@ class Exchange:
         """ASGI's. Raises MalformedResponse; says nothing where the client is gone."""
         await self._wire.writable()
         if self.gone:
+            await asyncio.sleep(0)  # who sends on and on must not keep the others from running
             return
         kind = message["type"]
         if kind == "http.response.start" and not self.begun:
