@@ -25,6 +25,21 @@ async def test_a_repeat_gets_the_first_batch(tmp_path: Path) -> None:
         assert await listed(client) == 1
 
 
+async def test_white_space_around_a_key_is_no_part_of_it(tmp_path: Path) -> None:
+    async with service(settings_for(tmp_path)) as (_, client):
+        batches = [await client.create("file-a", idempotency_key=key) for key in ("k", "k ", "\tk", " k\t")]
+        assert len({batch.id for batch in batches}) == 1
+        assert (await client.create("file-a", idempotency_key=" \t")).id != (await client.create("file-a")).id
+
+
+async def test_white_space_around_metadata_is_no_part_of_it(tmp_path: Path) -> None:
+    async with service(settings_for(tmp_path)) as (_, client):
+        padded = tuple((name, f"{value} \t") for name, value in client.metadata)
+        call = client.stub.ListBatches(ListBatchesRequest(limit=1), metadata=(*padded, ("x-request-id", " mine ")))
+        assert len((await call).data) == 0
+        assert dict(await call.initial_metadata() or ()).get("x-request-id", "mine") == "mine"
+
+
 async def test_repeats_at_once_make_one_batch(tmp_path: Path) -> None:
     async with service(settings_for(tmp_path)) as (_, client):
         batches = await asyncio.gather(*(client.create("file-a", idempotency_key="k") for _ in range(30)))

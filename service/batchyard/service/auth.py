@@ -46,19 +46,19 @@ class KeyInterceptor(aio.ServerInterceptor):
             if self._admins and shown is None and details.method.startswith(_ADMIN):
                 return _for_admins(await continuation(details), self._admins, error)
             raise
-        if any(name in {API_VERSION, KEY_SCHEME} and value for name, value in details.invocation_metadata or ()):
+        if metadata_value(details, API_VERSION) or metadata_value(details, KEY_SCHEME):
             caller = caller._replace(azure=True)
         current_caller.set(caller)
         return await continuation(details)
 
 
 def metadata_value(details: grpc.HandlerCallDetails, key: str) -> str | None:
-    """The last value of a metadata key, or None."""
+    """The last value of a metadata key, or None. White space around it is no part of it, as in HTTP's headers."""
     found = None
     for name, value in details.invocation_metadata or ():
         if name == key and isinstance(value, str):
             found = value
-    return found
+    return found.strip(" \t") if found else found
 
 
 def _for_admins(handler: MaybeHandler, admins: frozenset[str], refusal: BatchyardError) -> MaybeHandler:

@@ -180,6 +180,8 @@ def _names(value: Any) -> Iterator[str]:
 
 
 def _key(key: str) -> str:
+    """The key without white space around it, which a header doesn't have either (RFC 9110, 5.5)."""
+    key = key.strip(" \t")
     if len(key) > MOST_IDEMPOTENCY_KEY:
         raise too_long("idempotency_key", MOST_IDEMPOTENCY_KEY, len(key), "a string")
     return key

@@ -158,6 +158,9 @@ REFUSED = [
     _framed("chunks in quotes", b'Transfer-Encoding: "chunked"'),
     _framed("an empty coding", b"Transfer-Encoding:"),
     _refused("chunks of HTTP/1.0", request(b"POST /PATH HTTP/1.0", CHUNKED, body=b"0\r\n\r\n")),
+]
+
+CHUNKS = [
     _chunks("a chunk that ends with LF", b"1\na\r\n0\r\n\r\n"),
     _chunks("a chunk's data that end with LF", b"1\r\na\n0\r\n\r\n"),
     _chunks("a chunk with more data than it says", b"1\r\nab\r\n0\r\n\r\n"),

@@ -18,7 +18,7 @@ from tests.authority import Authority
 from tests.harness import KEY, until
 from tests.processes import Process, batchyard
 
-from .cases import LAST, REFUSED, UNDERSTOOD, Case
+from .cases import CHUNKS, LAST, REFUSED, UNDERSTOOD, Case
 from .wire import Answer, answers, request
 
 PATIENCE = 30.0
@@ -128,7 +128,7 @@ def test_a_request_may_come_one_byte_at_a_time(door: Door) -> None:
     assert answer.status == 200
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*REFUSED, *CHUNKS], ids=lambda case: case.name)
 @pytest.mark.parametrize("name", PLAIN)
 def test_it_is_refused_in_the_envelope_and_nothing_behind_it_is_answered(
     doors: dict[str, Door], name: str, case: Case
@@ -139,8 +139,9 @@ def test_it_is_refused_in_the_envelope_and_nothing_behind_it_is_answered(
 @pytest.mark.parametrize("name", SECURE)
 def test_it_is_refused_over_tls_too(doors: dict[str, Door], name: str) -> None:
     """All at once: TLS can't be closed by half, so that each ends only when the server no longer waits."""
-    with ThreadPoolExecutor(len(REFUSED)) as threads:
-        list(threads.map(partial(check_refusal, doors[name]), REFUSED))
+    for cases, at_once in ((REFUSED, len(REFUSED)), (CHUNKS, 6)):  # where 9 are too many
+        with ThreadPoolExecutor(at_once) as threads:
+            list(threads.map(partial(check_refusal, doors[name]), cases))
 
 
 def check_refusal(door: Door, case: Case) -> None:

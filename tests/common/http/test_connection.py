@@ -1,7 +1,6 @@
 """One connection, driven piece by piece: what it reads, what it holds, when it stops and goes on reading."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,124 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzz.inputs import bounded, cut, cuts
 
-from batchyard.common.http.connection import AHEAD_HIGH_WATER, ANSWER_HIGH_WATER, Connection, Service
+from batchyard.common.http.connection import AHEAD_HIGH_WATER, ANSWER_HIGH_WATER
 from batchyard.common.http.exchange import REQUEST_HIGH_WATER
 from batchyard.common.http.request_body import MAX_CHUNK_OVERHEAD
-from batchyard.common.ledger import Ledger
-from batchyard.common.metrics import Metrics
 
 from .cases import CHUNKED, H2C, LAST, SMUGGLED, WEBSOCKET
+from .driving import App, fed, opened, settled, until
 from .wire import CLOSE, HOST, answers, request
 
-FOREVER = 3600.0
 HUGE = b"x" * (1 << 20)
-
-
-class Wire(asyncio.Transport):
-    """A transport that holds what is written until it is let out."""
-
-    def __init__(self, protocol: Connection, *, stuck: bool = False) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
-        self.out = bytearray()
-        self.reading, self.closed, self.ended = True, False, False
-        self._protocol, self._stuck, self._held = protocol, stuck, 0
-        protocol.connection_made(self)
-
-    def write(self, data: Any) -> None:
-        self.out += data
-        if self._stuck:
-            self._held += len(data)
-            if self._held == len(data):
-                self._protocol.pause_writing()
-
-    def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(list_of_data))
-
-    def let_out(self) -> None:
-        self._held = 0
-        self._protocol.resume_writing()
-
-    def get_write_buffer_size(self) -> int:
-        return self._held
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.ended = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
-
-    abort = close
-
-
-class App:
-    """Answers with the body that came; notes each request."""
-
-    def __init__(self) -> None:
-        self.came: list[tuple[str, str, bytes]] = []
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body, more = body + message["body"], message["more_body"]
-        self.came.append((scope["method"], scope["path"], body))
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-        await send({"type": "http.response.body", "body": body})
-
-
-def service(app: Any) -> Service:
-    return Service(app, Ledger(Metrics()), max_requests=8, head_seconds=FOREVER, idle_seconds=FOREVER)
-
-
-def opened(app: Any, *, stuck: bool = False) -> tuple[Connection, Wire]:
-    connection = Connection(service(app))
-    return connection, Wire(connection, stuck=stuck)
-
-
-async def fed(connection: Connection, wire: Wire, pieces: list[bytes]) -> None:
-    """Hands the pieces over, each after what the one before it set going."""
-    for piece in pieces:
-        await reading(wire)
-        if wire.closed:
-            return
-        if piece:
-            connection.data_received(piece)
-        await settled()
-
-
-async def reading(wire: Wire) -> None:
-    await _until(lambda: wire.reading or wire.closed)
-
-
-async def settled() -> None:
-    """Lets everything run that can run at once."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def _until(good: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not good():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 class TestSplits:
@@ -144,7 +34,7 @@ class TestSplits:
             app = App()
             connection, wire = opened(app)
             await fed(connection, wire, [whole[:at], whole[at:]])
-            await _until(lambda wire=wire: wire.closed)  # type: ignore[misc]
+            await until(lambda wire=wire: wire.closed)  # type: ignore[misc]
             assert app.came == [("POST", "/a", SMUGGLED), ("GET", "/PATH", b"")], at
 
     @bounded(100)
@@ -161,7 +51,7 @@ class TestSplits:
         app = App()
         connection, wire = opened(app)
         await fed(connection, wire, cut(request(b"POST /a HTTP/1.1", CHUNKED, body=body) + LAST, at))
-        await _until(lambda: wire.closed)
+        await until(lambda: wire.closed)
         assert app.came == [("POST", "/a", b"".join(pieces)), ("GET", "/PATH", b"")]
 
 
@@ -288,7 +178,7 @@ class TestMemory:
             sent += 1
         assert AHEAD_HIGH_WATER < sent * len(one) <= AHEAD_HIGH_WATER + len(one)
         go.set()
-        await _until(lambda: wire.out.count(b"200 OK") == sent + 1)
+        await until(lambda: wire.out.count(b"200 OK") == sent + 1)
         assert wire.reading
 
     async def test_an_answer_that_nobody_takes_stops_the_sending(self) -> None:
@@ -361,7 +251,7 @@ class TestEnds:
         connection, wire = opened(app)
         connection.data_received(request(b"GET /a HTTP/1.1") + request(b"GET /b HTTP/1.1"))
         assert connection.eof_received()
-        await _until(lambda: wire.closed)
+        await until(lambda: wire.closed)
         assert [path for _, path, _ in app.came] == ["/a", "/b"]
 
     async def test_what_is_left_of_a_body_after_its_answer_is_no_request(self) -> None:
@@ -440,7 +330,7 @@ class TestMalformedAnswers:
 
         connection, wire = opened(app)
         connection.data_received(request(b"GET / HTTP/1.1") + b"GET / HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")
-        await _until(lambda: wire.closed)
+        await until(lambda: wire.closed)
         came = answers(bytes(wire.out))
         assert [(answer.status, answer.body) for answer in came] == [(status, b"")] * 2
         assert not {"content-length", "transfer-encoding"} & set(came[0].headers)
