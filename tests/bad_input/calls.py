@@ -24,6 +24,7 @@ ENDPOINTS = "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', '/v1/m
 NEVER_RETRY = {"x-should-retry": "false"}
 JSON = "We could not parse the JSON body of your request. "
 NO_JSON = JSON + "It holds something that no JSON value can be, or is nested too deeply."
+HEAD = b"GET /v1/files HTTP/1.1\r\nhost: batchyard\r\n"
 EXPECTING = (
     b"POST /v1/files HTTP/1.1\r\nhost: batchyard\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n"
     b"content-type: multipart/form-data; boundary=b0undary\r\n"
@@ -295,10 +296,32 @@ REQUESTS = [
     case("a member of another type", wrong_type("input_file_id", "a string", "an integer"), new(input_file_id=1)),
     case("a body of more than 1 MiB", Refused("The request body is larger than 1048576 bytes.", status=413),
          posted(b" " * (1 << 20) + b"{}")),
-    case("bytes that are no HTTP", Refused("Invalid HTTP request received."), Raw(b"NONSENSE\r\n\r\n"),
-         Raw(b"GET /v1/files HTTP/1.1\r\ncontent-length: x\r\n\r\n")),
+    case("bytes that are no HTTP", Refused("The request does not begin with a line of HTTP/1.1 or HTTP/1.0."),
+         Raw(b"NONSENSE\r\n\r\n"), Raw(b"\x16\x03\x01\x02\x00"), Raw(b"PRI * HTTP/2.0\r\n\r\n")),
+    case("no Host", Refused("A request has one Host header; this one has 0."), Raw(b"GET /v1/files HTTP/1.1\r\n\r\n")),
+    case("two Hosts", Refused("A request has one Host header; this one has 2."), Raw(HEAD + b"host: b\r\n\r\n")),
+    case("a length that is no number",
+         Refused("The request's headers can't be read: Invalid character in Content-Length."),
+         Raw(HEAD + b"content-length: x\r\n\r\n")),
+    case("a length and chunks",
+         Refused("The request's headers can't be read: Transfer-Encoding can't be present with Content-Length."),
+         Raw(HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n")),
+    case("a Transfer-Encoding that isn't chunked",
+         Refused("The only Transfer-Encoding that this server reads is chunked."),
+         Raw(HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n")),
+    case("a header in two lines",
+         Refused("The request's headers can't be read: Unexpected whitespace after header value."),
+         Raw(HEAD + b"x: a\r\n b\r\n\r\n")),
+    case("chunks that are none", Refused("The request's chunks can't be read: Invalid character in chunk size."),
+         Raw(HEAD + b"transfer-encoding: chunked\r\n\r\nx\r\n")),
+    case("an expectation that isn't 100-continue",
+         Refused("The only expectation that this server meets is 100-continue.", status=417),
+         Raw(HEAD + b"expect: more\r\n\r\n")),
+    case("CONNECT", Refused("CONNECT is for proxies, and this is none.", status=405,
+                            headers={"allow": "GET, HEAD, POST, DELETE"}),
+         Raw(b"CONNECT batchyard:443 HTTP/1.1\r\nhost: batchyard:443\r\n\r\n")),
     case("headers of more than 64 KiB", Refused("The request's headers are larger than 65536 bytes.", status=431),
-         Raw(b"GET /v1/files HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n")),
+         Raw(HEAD + b"x: " + b"y" * 70_000 + b"\r\n\r\n")),
 ]  # fmt: skip
 
 GROUPS = [

@@ -7,7 +7,7 @@ import pytest
 from tests.processes import ROOT
 
 from batchyard.common import clock
-from batchyard.common.http import request_head
+from batchyard.common.http import connection, exchange, request_body, request_head
 from batchyard.service import intake, requestline, requests, server, servicer, uploads
 from batchyard.service.datadir import aside
 from batchyard.service.engine.runners import slots
@@ -50,6 +50,11 @@ CONSTANTS = {
     "bytes of a form's field": files.MAX_FIELD,
     "fields of a form beside the file": files.MAX_FIELDS,
     "bytes of a request's line and headers": request_head.MAX_HEAD_BYTES,
+    "bytes of chunks' lines and a trailer, besides 256 a chunk": request_body.MAX_CHUNK_OVERHEAD,
+    "bytes of a body that wait in the shim until no more are read": exchange.REQUEST_HIGH_WATER,
+    "bytes of an answer that wait for its client until no more are sent": connection.ANSWER_HIGH_WATER,
+    "bytes of further requests on a connection until no more are read": connection.AHEAD_HIGH_WATER,
+    "bytes of a body that are read and thrown away after its answer": connection.MAX_DISCARDED_BYTES,
     "characters of the authorization header": inbound.MAX_HEADER,
     "characters of a key's name": desk.MOST_NAME,
     "providers, and model groups, of a key": desk.MOST_ALLOWED,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Upload {
 }
 """
 NODE = """
-const [base, path, key] = process.argv.slice(2);
+const [base, path, key] = process.argv.slice(1);
 const form = new FormData();
 form.set("purpose", "batch");
 form.set("file", new Blob([require("fs").readFileSync(path)]), "input.jsonl");
@@ -153,7 +154,7 @@ async def test_aiohttp(door: Door, size: int, expect: bool) -> None:
     data = content(size)
     form = aiohttp.FormData()
     form.add_field("purpose", "batch")
-    form.add_field("file", data, filename="input.jsonl")
+    form.add_field("file", BytesIO(data), filename="input.jsonl")
     async with (
         aiohttp.ClientSession(headers=BEARER) as session,
         session.post(f"{base(door)}/v1/files", data=form, expect100=expect) as answer,
@@ -194,7 +195,7 @@ async def test_its_exact_bytes(door: Door, size: int, lines: str, disposition: s
         f"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1:{door.port}\r\nAuthorization: Bearer {KEY}\r\n{framing}\r\n{lines}"
     )
     async with asyncio.timeout(PATIENCE):
-        reader, writer = await door.send_raw(head)
+        reader, writer = await door.send_raw(head.encode())
         if "Expect" in lines:
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(in_chunks(body) if chunked else body)
