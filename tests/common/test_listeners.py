@@ -151,6 +151,26 @@ class TestSlowReaders:
                 await _status(client, 200)
                 await eventually(lambda: sockets() <= before + 1)  # the client's own
 
+    async def test_one_who_takes_nothing_is_cut_off_while_the_application_sends(self) -> None:
+        sent = ended = 0
+
+        async def streaming(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal sent, ended
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(64):
+                await send({"type": "http.response.body", "body": b"x" * (1 << 20), "more_body": True})
+                sent += 1
+                if (await receive_now(receive))["type"] == "http.disconnect":
+                    break
+            ended = True
+
+        async with (
+            listening(streaming, "127.0.0.1", 0, max_requests=8, idle_seconds=1) as listener,
+            not_reading(listener, b"/"),
+        ):
+            await eventually(lambda: bool(ended))
+        assert sent < 64
+
     async def test_an_answer_that_is_not_finished_takes_its_connection_along(
         self, app: App, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -303,6 +323,15 @@ async def not_reading(listener: Listener, path: bytes) -> AsyncIterator[asyncio.
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)
         yield writer
+
+
+async def receive_now(receive: Any) -> dict[str, Any]:
+    """What the application is told at once; an empty message where that is nothing."""
+    try:
+        async with asyncio.timeout(0.01):
+            return dict(await receive())
+    except TimeoutError:
+        return {"type": ""}
 
 
 async def _status(client: httpx.AsyncClient, status: int) -> None:
