@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from batchyard.common.http.connection import Connection, Service
+from batchyard.common.http.connection import Connection
+from batchyard.common.http.service import Service
 from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
 

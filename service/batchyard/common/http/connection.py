@@ -1,7 +1,6 @@
 """HTTP/1.1 on one connection: requests come one after the other, and each is answered before the next one is read."""
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -17,7 +16,7 @@ from batchyard.common.http.request_head import (
     read_head,
     wrong_beginning,
 )
-from batchyard.common.ledger import Ledger
+from batchyard.common.http.service import LINGER_SECONDS, Service
 
 ANSWER_HIGH_WATER = 64 << 10
 """Bytes of an answer that wait for the client before the application waits; what it sends at once comes on top."""
@@ -26,7 +25,6 @@ AHEAD_HIGH_WATER = 64 << 10
 """Bytes of requests that come before their turn until no more are read; what one read brings comes on top."""
 
 MAX_DISCARDED_BYTES = 16 << 20
-LINGER_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 75.0
 HALF_CLOSED_SECONDS = 10.0
 
@@ -34,37 +32,6 @@ _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _BUSY = Refusal(503, "The server has too many requests at once; try again.", ((b"retry-after", b"1"),))
 _LARGE = Refusal(431, f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.")
 _LATE = Refusal(408, "The request's headers took too long.")
-
-
-@dataclass
-class Service:
-    """What the connections of one listener share: the application, its bounds, and what runs.
-
-    A request runs from its head until its answer has left.
-    """
-
-    app: Any
-    ledger: Ledger
-    max_requests: int
-    head_seconds: float
-    idle_seconds: float
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)  # while stopping: nothing is left
-    connections: "set[Connection]" = field(default_factory=set)
-    running: "dict[Exchange, asyncio.Task[None]]" = field(default_factory=dict)
-
-    def stop(self) -> None:
-        """Ends each connection once its answer has left; what nobody reads is not waited for."""
-        self.idle_seconds = min(self.idle_seconds, LINGER_SECONDS)
-        self.stopping.set()
-        for connection in list(self.connections):
-            connection.stop()
-        self.note()
-
-    def note(self) -> None:
-        """Looks whether a stop has nothing more to wait for."""
-        if self.stopping.is_set() and not self.connections and not self.running:
-            self.quiet.set()
 
 
 class Connection(asyncio.Protocol):

@@ -6,7 +6,8 @@ import ssl
 from collections.abc import Iterable
 from typing import Any
 
-from batchyard.common.http.connection import LINGER_SECONDS, Connection, Service
+from batchyard.common.http.connection import Connection
+from batchyard.common.http.service import LINGER_SECONDS, Service
 from batchyard.common.ledger import Ledger
 
 _TICK_SECONDS = 0.1
