@@ -14,7 +14,8 @@ Headers = list[tuple[bytes, bytes]]
 
 _LINE = re.compile(rb"([A-Z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])")
 _NOT_A_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-_OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+_OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_HIDDEN = b"-hidden-offer"  # a name that the parser reads as any other
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
@@ -41,8 +42,8 @@ class RequestHead:
 def read_head(data: bytes) -> RequestHead:
     """The head in `data`, which ends with END_OF_HEAD. Raises RequestError.
 
-    An offer to upgrade is left out, as RFC 9110, 7.8 permits: a server that takes none up reads the request as if it
-    were not there.
+    An offer to upgrade is left out, as RFC 9110, 7.8 permits. The parser doesn't see that it is one: else it would take
+    what follows the head for another protocol.
     """
     line = _LINE.fullmatch(data, 0, data.find(b"\r\n"))
     if not line:
@@ -50,8 +51,8 @@ def read_head(data: bytes) -> RequestHead:
     method, target, version = line[1].decode(), line[2], line[3].decode()
     if method == "CONNECT":
         raise RequestError(405, "CONNECT is for proxies, and this is none.", ((b"allow", b"GET, HEAD, POST, DELETE"),))
-    if b"\nupgrade:" in data.lower():
-        data = _OFFER.sub(b"", data)
+    if offers := b"\nupgrade:" in data.lower():
+        data = _OFFER.sub(b"\r\n%b:" % _HIDDEN, data)
     events = Events()
     parser = httptools.HttpRequestParser(events)
     try:
@@ -60,11 +61,18 @@ def read_head(data: bytes) -> RequestHead:
         raise RequestError(400, f"The request's headers can't be read: {error}.") from None
     if parser.should_upgrade():
         raise RequestError(400, "This server speaks HTTP/1.1 and nothing else.")
-    headers = events.headers
+    headers = [header for header in events.headers if header[0] != _HIDDEN] if offers else events.headers
     path, query = _split(method, target, headers)
     fields = dict(headers)
-    _check_host(version, fields, [name for name, _ in headers].count(b"host"))
-    body, expects = _body(version, fields, parser, events), _expects(version, headers) if b"expect" in fields else False
+    names = [name for name, _ in headers]
+    _check_host(version, fields, names.count(b"host"))
+    coding = fields.get(b"transfer-encoding")
+    if coding is None:
+        body: Body = CountedBody(int(fields.get(b"content-length", 0)))
+    else:
+        _check_coding(version, coding, names.count(b"transfer-encoding"))
+        body = ChunkedBody(parser, events)
+    expects = _expects(version, headers) if b"expect" in fields else False
     return RequestHead(method, path, query, version, headers, body, _keeps_alive(version, headers, fields), expects)
 
 
@@ -106,15 +114,12 @@ def _check_host(version: str, fields: dict[bytes, bytes], count: int) -> None:
         raise RequestError(400, "The Host header is no name of a host.")
 
 
-def _body(version: str, fields: dict[bytes, bytes], parser: httptools.HttpRequestParser, events: Events) -> Body:
-    coding = fields.get(b"transfer-encoding")
-    if coding is None:
-        return CountedBody(int(fields.get(b"content-length", 0)))
+def _check_coding(version: str, coding: bytes, count: int) -> None:
+    """The parser takes any list that ends with chunked."""
     if version == "1.0":  # RFC 9112, 6.1
         raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
-    if coding.lower() != b"chunked":
+    if count > 1 or coding.lower() != b"chunked":
         raise RequestError(400, "The only Transfer-Encoding that this server reads is chunked.")
-    return ChunkedBody(parser, events)
 
 
 def _keeps_alive(version: str, headers: Headers, fields: dict[bytes, bytes]) -> bool:
