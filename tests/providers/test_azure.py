@@ -171,7 +171,8 @@ class TestAFile:
 class TestABatch:
     @pytest.mark.parametrize("quirk", ["endpoint_empty", "endpoint_null"])
     async def test_whose_endpoint_is_not_told_has_the_one_that_was_asked_for(self, tmp_path: Path, quirk: str) -> None:
-        async with scene(tmp_path, "azure", replace(Quirks(auto=False), **{quirk: True})) as found:
+        untold: dict[str, Any] = {quirk: True}
+        async with scene(tmp_path, "azure", Quirks(auto=False, **untold)) as found:
             made = (await found.post(await found.input())).json()
             found.fake.step(made["id"])
             seen = await told_to(found, made["id"], lambda batch: batch["status"] == "in_progress")
