@@ -5,7 +5,7 @@ batch's endpoint; `validation.judge` compares the two when a batch is created.
 """
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 from io import BytesIO
 from typing import Any, Self
 
@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from batchyard.service.digests import Digests
+from batchyard.service.filledlines import BLANK, LineCounter, blank_end
 from batchyard.service.requestline import (
-    BLANK,
     EMBEDDINGS,
     Fault,
     Line,
@@ -23,6 +23,7 @@ from batchyard.service.requestline import (
     endpoint_of,
     is_json,
     prompt_bytes,
+    read_good_line,
     read_line,
 )
 from batchyard.service.settings import Limits
@@ -35,6 +36,7 @@ TRACKED_MODELS = 1000
 BYTES_PER_TOKEN = 4
 BOM = b"\xef\xbb\xbf"
 _NEWLINE = ord("\n")
+_BLANKS = BLANK + b"\n"
 
 
 class LineError(Struct, frozen=True, array_like=True):
@@ -101,6 +103,10 @@ class Scanner:
 
     A chunk ends before `chunk_lines` or `chunk_bytes` would be exceeded; a longer line is a chunk of its own. `models`
     are those that lines may name; None: any.
+
+    What it keeps is bounded whatever comes, and what is done for a line is little where there can be very many: blank
+    lines are passed over together, lines beyond the limit are only counted, and faults that nobody is told of are not
+    looked into.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ class Scanner:
         self._most_inputs = limits.max_embedding_inputs
         self._max_errors = limits.max_line_errors
         self._supported = models
-        self._held: list[bytes] = []
+        self._held = bytearray()
         self._held_bytes = 0
         self._bytes = 0
         self._offset = 0
@@ -125,23 +131,48 @@ class Scanner:
         self._inputs = 0
         self._errors: list[LineError] = []
         self._refusal: str | None = None
+        self._read: Callable[[bytes | bytearray], Line] = read_line
+        self._surplus: LineCounter | None = None  # counts lines beyond the limit
 
     def feed(self, data: bytes) -> None:
         """Takes the next piece."""
         self._bytes += len(data)
+        if self._surplus:
+            self._surplus.feed(data)
+            return
         lines = BytesIO(data)  # finds a line's end four times as fast as `split`, which looks at each byte by itself
+        blank_until = -1
         for line in lines:
-            whole = line[-1] == _NEWLINE
-            if whole and not self._held_bytes:
+            if line[-1] != _NEWLINE or self._held_bytes:
+                self._hold(line)
+            elif not line.isspace() or not self._is_blank(line, len(line) - 1):
                 self._take(line, len(line) - 1)
+            else:
+                self._number += 1
+                self._offset += len(line)
+                if lines.tell() - len(line) == blank_until:
+                    self._pass_over_run(data, lines)
+                blank_until = lines.tell()
                 continue
-            self._hold(line.removesuffix(b"\n"))
-            if whole:
-                self._take_held()
+            if self._surplus:
+                self._surplus.feed(lines.read())
+                return
+
+    def _pass_over_run(self, data: bytes, lines: BytesIO) -> None:
+        """Goes on behind the blank lines that come next."""
+        start = lines.tell()
+        end = blank_end(data, start, self._longest)
+        self._number += data.count(b"\n", start, end)
+        self._offset += end - start
+        lines.seek(end)
 
     def finish(self) -> Scan:
         """Ends the file, whose last line needs no newline, and returns what was found. Call it once."""
-        self._take_held()
+        if self._surplus:
+            self._surplus.finish()
+            self._lines += self._surplus.count
+        elif self._held_bytes:
+            self._take_held()
         if not self._lines:
             self._refusal = "Invalid file format for Batch API. Must be .jsonl: the file is empty."
         return Scan(
@@ -156,27 +187,37 @@ class Scanner:
         )
 
     def _hold(self, piece: bytes) -> None:
-        """Keeps the start of a line, while it isn't too long."""
-        self._held_bytes += len(piece)
-        self._held.append(piece)
-        if self._held_bytes > self._longest:
-            self._held.clear()
+        """Keeps the start of a line, while it isn't too long, and takes the line where this is its end."""
+        ends = piece[-1] == _NEWLINE
+        self._held_bytes += len(piece) - ends
+        if self._held_bytes <= self._longest:
+            self._held += piece
+        else:
+            self._held = bytearray()
+        if ends:
+            self._take_held()
 
     def _take_held(self) -> None:
-        line, size = b"".join((*self._held, b"\n")), self._held_bytes
-        self._held.clear()
+        line, size = self._held, self._held_bytes
+        self._held = bytearray()
         self._held_bytes = 0
-        self._take(line, size)
+        if self._is_blank(line, size):
+            self._number += 1
+            self._offset += size + 1
+        else:
+            self._take(line, size)
 
-    def _take(self, line: bytes, size: int) -> None:
-        """Counts a line, given with its newline, of `size` bytes without it; one that is too long need not be whole."""
+    def _is_blank(self, line: bytes | bytearray, size: int) -> bool:
+        return size <= self._longest and line.isspace() and not line.strip(_BLANKS)
+
+    def _take(self, line: bytes | bytearray, size: int) -> None:
+        """Counts a line of `size` bytes without its newline; one that is too long need not be whole."""
         self._number += 1
         start = self._offset
         self._offset = start + size + 1
-        if line.isspace() and size <= self._longest and not line.strip(BLANK + b"\n"):
-            return
         self._lines += 1
         if self._lines > self._most:
+            self._surplus = LineCounter(self._longest)
             return
         self._chunks.note(self._lines - 1, self._number, start, start + size, self._prompt_bytes)
         try:
@@ -184,10 +225,15 @@ class Scanner:
                 raise Fault("invalid_request", f"This line is longer than the maximum of {self._longest} bytes.")
             if self._lines == 1:
                 self._refuse_other_formats(line)
-            self._check(read_line(line))
+            self._check(self._read(line))
         except Fault as fault:
-            if len(self._errors) < self._max_errors:
-                self._errors.append(LineError(fault.code, fault.message, fault.param, self._number))
+            self._note(fault)
+
+    def _note(self, fault: Fault) -> None:
+        if len(self._errors) < self._max_errors:
+            self._errors.append(LineError(fault.code, fault.message, fault.param, self._number))
+        if len(self._errors) == self._max_errors:
+            self._read = read_good_line  # of the others nobody is told what is wrong
 
     def _check(self, line: Line) -> None:
         body, model = line.body, line.body.model
@@ -205,7 +251,7 @@ class Scanner:
         if model and not known:
             raise _mismatched(model)
 
-    def _refuse_other_formats(self, line: bytes) -> None:
+    def _refuse_other_formats(self, line: bytes | bytearray) -> None:
         """Looks behind a byte order mark: OpenAI takes such an upload, and fails its batch for line 1."""
         if not is_json(line.removeprefix(BOM)):
             self._refusal = f"Invalid file format for Batch API. Must be .jsonl: line {self._number} is not valid JSON."
@@ -295,8 +341,8 @@ class _Urls:
     def note(self, url: str, number: int) -> str:
         """Counts a line's url and returns the endpoint that it means."""
         if url != self._url:
-            self._url = url
-            self._endpoint = endpoint_of(url)[:MAX_URL]
+            self._url = url if len(url) <= MAX_URL else None  # a very long one is not kept
+            self._endpoint = endpoint_of(url[:MAX_URL])[:MAX_URL]
             self._last = self._lines_of(self._endpoint)
         found = self._last
         found.count += 1

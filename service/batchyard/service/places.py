@@ -1,22 +1,32 @@
 """Bounds on uploads that are under way: how many there are, and what they may add to what is stored."""
 
+import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 from batchyard.service.errors import Busy
 from batchyard.service.quotas import Bound, Scope
 from batchyard.service.registry.tenant import INTERNAL, TenantRegistry
+from batchyard.service.workers import Workers
 
 _FORM_BYTES = 64 << 10  # what an announced size may have beside the file: a form around it
 _AGAIN_SECONDS = 60.0  # until it is worth another try, where nobody knows when files are deleted
+_READERS = min(4, max(2, os.cpu_count() or 1))  # more would only wait for the interpreter's lock
+
+T = TypeVar("T")
 
 
 class UploadPlaces:
-    """`most` places, each for one upload, of all tenants and providers of this process."""
+    """`most` places, each for one upload, of all tenants and providers of this process, and threads that read them.
+
+    `close` it when no upload is under way.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._readers = Workers("upload-read", _READERS)
         self._running: Counter[Scope] = Counter()
         self._taken = 0
 
@@ -45,6 +55,17 @@ class UploadPlaces:
             self._running.subtract(scopes)
             self._running += Counter()  # without those that are at 0
             self._taken -= 1
+
+    async def read(self, owner: TenantRegistry, work: Callable[..., T], *args: Any) -> T:
+        """What `work(*args)` finds out of an upload's bytes, in a thread that tenants get by turns.
+
+        Nothing else waits for these threads: what a caller sends holds up uploads alone.
+        """
+        return await self._readers.run(work, *args, owner=owner.tenant)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._readers.close()
 
 
 class Arrivals:

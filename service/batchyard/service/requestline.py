@@ -5,6 +5,8 @@ its API words them elsewhere. JSON is RFC 8259 in UTF-8: NaN, Infinity, control 
 half a surrogate pair are refused, since no provider takes them. Of a name that comes twice the last value counts.
 """
 
+import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, NamedTuple
@@ -13,9 +15,8 @@ from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 
 from batchyard.service.errors import DataLoss
+from batchyard.service.filledlines import filled_lines
 
-BLANK = b" \t\r"
-"""What a line that holds no request consists of."""
 MAX_CUSTOM_ID = 512
 MAX_MODEL = 256
 CHAT = "/v1/chat/completions"
@@ -28,8 +29,14 @@ NAMES = {
     "/v1/responses": "Responses",
 }
 
-
 _ABSENT = Raw()
+_SHORTEST = len('{"custom_id":"a","method":"POST","url":"","body":{}}')
+_LARGE = 1 << 20
+_MOST_TEXT = 64 << 10  # bytes of a member that is read as a text; the longest that is valid has some 3 KiB
+_PIECE = 256 << 10  # what is looked at in one go of a line that may have many mebibytes
+_FIRST_INPUT = re.compile(rb'\[[ \t\r\n]*+(["\[])')
+_BACKSLASH = ord("\\")
+_Utf8 = getincrementaldecoder("utf-8")
 
 
 class Fault(Exception):
@@ -79,20 +86,37 @@ def endpoint_of(url: str) -> str:
     return url if url.startswith("/v1/") else "/v1" + url
 
 
-def read_line(data: bytes) -> Line:
-    """Reads a line without its newline. Raises Fault."""
+def read_line(data: bytes | bytearray) -> Line:
+    """Reads a line, of which nothing is built but the members that matter, however large it is. Raises Fault."""
     try:
         if not data.isascii():
-            data.decode()
+            _check_utf8(data)
+        if len(data) > _LARGE:
+            _check_texts(data)
         return _decode_line(data)
     except (DecodeError, RecursionError, UnicodeDecodeError):
         return _read_slowly(data)
 
 
-def is_json(data: bytes) -> bool:
+def read_good_line(data: bytes | bytearray) -> Line:
+    """Reads a line as `read_line` does. Raises Fault, which does not say what is wrong, and costs little."""
+    if len(data) >= _SHORTEST:
+        try:
+            if not data.isascii():
+                _check_utf8(data)
+            if len(data) > _LARGE:
+                _check_texts(data)
+            return _decode_line(data)
+        except (DecodeError, RecursionError, UnicodeDecodeError):
+            pass
+    raise Fault("invalid_json_line", "This line is not a request.")
+
+
+def is_json(data: bytes | bytearray) -> bool:
     """Tells whether a line is JSON at all."""
     try:
-        data.decode()
+        if not data.isascii():
+            _check_utf8(data)
         _decode_any(data)
     except (DecodeError, RecursionError, UnicodeDecodeError):
         return False
@@ -119,11 +143,16 @@ def prompt_bytes(body: Body) -> int:
 
 
 def embedding_inputs(body: Body) -> int:
-    """Returns how many texts, or lists of tokens, an embeddings request has."""
-    if _first(body.input) != b"[":
+    """Returns how many texts, or lists of tokens, an embeddings request has, without building them.
+
+    Of an array that mixes them, which no provider takes, those count that are of the first one's kind, at any depth.
+    """
+    first = _FIRST_INPUT.match(memoryview(body.input))
+    if first is None:
         return 1
-    inputs = _decode_array(body.input)
-    return len(inputs) if inputs and _first(inputs[0]) in {b'"', b"["} else 1
+    if first[1] == b"[":
+        return sum(piece.count(b"[") for piece in _pieces(body.input)) - 1
+    return sum(map(_quotes, _pieces(body.input))) // 2
 
 
 def lines(data: bytes, first_line_number: int) -> Iterator[Request]:
@@ -131,16 +160,55 @@ def lines(data: bytes, first_line_number: int) -> Iterator[Request]:
 
     Raises DataLoss where a line can't be read: then these are not the bytes that were scanned.
     """
-    for number, line in enumerate(data.split(b"\n"), first_line_number):
-        if line.strip(BLANK):
-            with _damaged(number):
-                raw = _decode_request(line)
-                custom_id, url = _decode_string(raw.custom_id), _decode_string(raw.url)
-            yield Request(number, custom_id, url, bytes(raw.body))
+    for number, line in filled_lines(data, first_line_number):
+        with _damaged(number):
+            raw = _decode_request(line)
+            custom_id, url = _decode_string(raw.custom_id), _decode_string(raw.url)
+        yield Request(number, custom_id, url, bytes(raw.body))
 
 
-def _first(value: Raw) -> bytes:
-    return bytes(memoryview(value)[:1])
+def _check_utf8(data: bytes | bytearray) -> None:
+    """Raises UnicodeDecodeError. A text of a whole line would take up to four times its bytes."""
+    decoder = _Utf8()
+    for at in range(0, len(data), _PIECE):
+        decoder.decode(data[at : at + _PIECE])
+    decoder.decode(b"", final=True)
+
+
+def _check_texts(data: bytes | bytearray) -> None:
+    """Raises Fault for a text that is much too long, before it is built: it would take four times its bytes."""
+    members = _decode_members(data)
+    model = _decode_body(members.body).model if bytes(memoryview(members.body)[:1]) == b"{" else _ABSENT
+    if len(members.url) > _MOST_TEXT:
+        _check_type(members.url, "url", "a string")
+        raise Fault("invalid_url", "The URL provided for this request does not match the batch endpoint.", "url")
+    bounds = (
+        ("custom_id", members.custom_id, MAX_CUSTOM_ID),
+        ("method", members.method, 4),
+        ("body.model", model, MAX_MODEL),
+    )
+    for name, raw, longest in bounds:
+        if len(raw) > _MOST_TEXT:
+            _check_type(raw, name, "a string")
+            raise _too_long(name, longest, f"a string of {len(raw)} bytes")
+
+
+def _pieces(value: Raw) -> Iterator[bytes]:
+    """The bytes of a value, in pieces between which no escape is cut."""
+    view = memoryview(value)
+    at = 0
+    while at < len(view):
+        end = min(at + _PIECE, len(view))
+        while view[end - 1] == _BACKSLASH:
+            end += 1
+        yield bytes(view[at:end])
+        at = end
+
+
+def _quotes(piece: bytes) -> int:
+    """How many quotes begin or end a text."""
+    escaped = piece.replace(b"\\\\", b"").count(b'\\"') if b"\\" in piece else 0
+    return piece.count(b'"') - escaped
 
 
 class _RawRequest(Struct, gc=False):
@@ -149,29 +217,46 @@ class _RawRequest(Struct, gc=False):
     body: Raw
 
 
+class _Members(Struct, gc=False):
+    """A line's members whatever they are: a mapping would hold all those too that nobody asks for."""
+
+    custom_id: Raw = _ABSENT
+    method: Raw = _ABSENT
+    url: Raw = _ABSENT
+    body: Raw = _ABSENT
+
+
+class _BodyMembers(Struct, gc=False):
+    model: Raw = _ABSENT
+    stream: Raw = _ABSENT
+    messages: Raw = _ABSENT
+    input: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+
+
 _decode_line = Decoder(Line).decode
-_decode_body = Decoder(Body).decode
 _decode_any = Decoder(Raw).decode
-_decode_array = Decoder(list[Raw]).decode
-_decode_members = Decoder(dict[str, Raw]).decode
+_decode_members = Decoder(_Members).decode
+_decode_body = Decoder(_BodyMembers).decode
 _decode_string = Decoder(str).decode
 _decode_request = Decoder(_RawRequest).decode
 
 
-def _read_slowly(data: bytes) -> Line:
+def _read_slowly(data: bytes | bytearray) -> Line:
     """Finds what is wrong with a line that the decoder refuses; it may be only an earlier value of a name."""
     if not is_json(data):
         raise Fault("invalid_json_line", "This line is not parseable as valid JSON.")
-    if not data.lstrip(BLANK).startswith(b"{"):
-        raise Fault("invalid_json_line", "This line is not a JSON object.")
-    members = _decode_members(data)
+    try:
+        members = _decode_members(data)
+    except DecodeError:
+        raise Fault("invalid_json_line", "This line is not a JSON object.") from None
     for name in ("custom_id", "method", "url", "body"):
-        if name not in members:
+        if getattr(members, name) is _ABSENT:
             raise Fault("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
-    custom_id = _string(members["custom_id"], "custom_id")
-    method = _string(members["method"], "method")
-    url = _string(members["url"], "url")
-    body = _body(members["body"])
+    custom_id = _string(members.custom_id, "custom_id")
+    method = _string(members.method, "method")
+    url = _string(members.url, "url")
+    body = _body(members.body)
     _check_length(custom_id, "custom_id", MAX_CUSTOM_ID)
     if method != "POST":
         raise Fault("invalid_value", f"Invalid value: '{method[:32]}'. Supported values are: 'POST'.", "method")
@@ -180,13 +265,13 @@ def _read_slowly(data: bytes) -> Line:
 
 def _body(raw: Raw) -> Body:
     _check_type(raw, "body", "an object")
-    members = _decode_members(raw)
+    members = _decode_body(raw)
     model: str | None = None
-    if "model" in members and bytes(members["model"]) != b"null":
-        model = _string(members.pop("model"), "body.model")
+    if members.model is not _ABSENT and bytes(memoryview(members.model)[:4]) != b"null":
+        model = _string(members.model, "body.model")
         if model:
             _check_length(model, "body.model", MAX_MODEL)
-    return Body(model, *(members.get(name, _ABSENT) for name in ("stream", "messages", "input", "prompt")))
+    return Body(model, members.stream, members.messages, members.input, members.prompt)
 
 
 def _string(raw: Raw, param: str) -> str:
@@ -195,7 +280,7 @@ def _string(raw: Raw, param: str) -> str:
 
 
 def _check_type(raw: Raw, param: str, expected: str) -> None:
-    got = _type_name(bytes(raw))
+    got = _type_name(bytes(memoryview(raw)[:64]))
     if got != expected:
         message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
         raise Fault("invalid_type", message, param)
@@ -203,19 +288,21 @@ def _check_type(raw: Raw, param: str, expected: str) -> None:
 
 def _type_name(value: bytes) -> str:
     names = {b'"': "a string", b"{": "an object", b"[": "an array", b"n": "null", b"t": "a boolean", b"f": "a boolean"}
-    number = "a decimal" if set(b".eE") & set(value[:64]) else "an integer"
+    number = "a decimal" if set(b".eE") & set(value) else "an integer"
     return names.get(value[:1], number)
 
 
 def _check_length(value: str, param: str, longest: int) -> None:
     if not value:
-        code, found, bound, got = "empty_string", "empty string", "minimum length 1", "an empty string"
-    elif len(value) > longest:
-        code, found, bound = "string_above_max_length", "string too long", f"maximum length {longest}"
-        got = f"a string with length {len(value)}"
-    else:
-        return
-    raise Fault(code, f"Invalid '{param}': {found}. Expected a string with {bound}, but got {got} instead.", param)
+        expected = "Expected a string with minimum length 1, but got an empty string instead."
+        raise Fault("empty_string", f"Invalid '{param}': empty string. {expected}", param)
+    if len(value) > longest:
+        raise _too_long(param, longest, f"a string with length {len(value)}")
+
+
+def _too_long(param: str, longest: int, got: str) -> Fault:
+    expected = f"Expected a string with maximum length {longest}, but got {got} instead."
+    return Fault("string_above_max_length", f"Invalid '{param}': string too long. {expected}", param)
 
 
 @contextmanager

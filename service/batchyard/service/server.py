@@ -262,6 +262,7 @@ async def _work(
     engine = Engine(work, lambda batch: lives.get(batch.provider, lines), changes, clock, lent=lent, expiry=expiry)
     batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
     places = UploadPlaces(limits.max_concurrent_uploads)
+    stack.callback(places.close)
     opener = Opener(settings, database, changes.touch, batches, places, figures, tracing, clock, steady, stack)
     remote = {deployment.name: await opener.opened(deployment) for deployment in settings.deployments}
     stack.enter_context(metrics.asking(deployments_look({name: one.condition for name, one in remote.items()})))

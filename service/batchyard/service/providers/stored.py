@@ -1,6 +1,5 @@
 """Places that are ours: files in our own store, batches that our own engine runs: `local`, and the model groups."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
@@ -59,7 +58,7 @@ class StoredProvider:
         self._batches = batches
         self._limits = limits
         self._retention = retention
-        self._places = places
+        self.places = places
         self._clock = clock
         self._scanner = scanner
         self._purposes = purposes
@@ -68,7 +67,7 @@ class StoredProvider:
     @asynccontextmanager
     async def upload(self, owner: TenantRegistry, begun: FileDescription) -> AsyncIterator[Upload]:
         self.check_purpose(begun.purpose)
-        with self._places.taken(owner) as others:
+        with self.places.taken(owner) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             file_id = new_file_id()
             async with self._store.writer(f"files/{file_id}") as writer:
@@ -215,7 +214,7 @@ class _StoredUpload:
         """Hashes, scans and writes what is held."""
         data = b"".join(self._held)
         self._held, self._held_bytes = [], 0
-        await asyncio.to_thread(self._read, data)
+        await self._provider.places.read(self._owner, self._read, data)
         await self._writer.write(data)
 
     def _read(self, data: bytes) -> None:
@@ -229,7 +228,7 @@ class _StoredUpload:
             return None
         if self._scanner is None:
             raise InvalidArgument("'purpose' can't change once data has come", param="purpose")
-        scan = await asyncio.to_thread(self._scanner.finish)
+        scan = await self._provider.places.read(self._owner, self._scanner.finish)
         if scan.refusal:
             raise InvalidArgument(scan.refusal)
         return scan
