@@ -343,6 +343,7 @@ async def _lines(
         lease_seconds=LEASE_SECONDS,
         clock=clock,
     )
+    stack.callback(chunks.close)
     steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, limits, batch.model), limits, clock)
     return Lifecycle(work, steps, chunks, batch_slots=own.max_active_batches)
 

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+Run = Callable[..., Coroutine[Any, Any, Any]]
+"""Runs a function with its arguments in a thread, and returns what it returns."""
 
 
 class Workers:

@@ -20,9 +20,11 @@ from batchyard.service.providers.endpoint import STATEFUL, LineRunner
 from batchyard.service.registry.records import BatchRecord, ChunkRecord
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requestline import Request, lines
+from batchyard.service.workers import Workers
 
 _PUBLISH_SECONDS = 0.25
 _ENDINGS = 4  # chunks of stopped batches that are written off at once: each is in memory
+_JOURNAL_THREADS, _READ_THREADS = 8, 2
 
 
 class Job(NamedTuple):
@@ -58,6 +60,7 @@ class ChunkRunner:
         self._store = store
         self._disk = disk
         self._folder = folder
+        self._journals, self._readers = Workers("journal", _JOURNAL_THREADS), Workers("chunk-read", _READ_THREADS)
         self._runner = runner
         self._lines = metrics.lines("local")
         self._tracing = tracing
@@ -70,6 +73,11 @@ class ChunkRunner:
     def waiting(self) -> str | None:
         """Why no line of any batch runs now; None: lines run."""
         return self._runner.slots.waiting
+
+    def close(self) -> None:
+        """Ends the threads: those of the journals, in which no result waits for other work, and those that read."""
+        self._journals.close()
+        self._readers.close()
 
     async def run_chunk(self, job: Job, chunk: ChunkRecord) -> None:
         """Takes the chunk's lease, runs the lines that no earlier epoch has, seals them and commits.
@@ -100,14 +108,15 @@ class ChunkRunner:
     async def _end(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
         await journal.drain()
         await self._seal(job, chunk, journal)
-        await asyncio.to_thread(journal.remove)
+        await self._journals.run(journal.remove)
 
     @asynccontextmanager
     async def _journal(self, batch_id: str, chunk: ChunkRecord) -> AsyncIterator[Journal]:
-        journals, _ = await asyncio.to_thread(held, self._folder)
+        run = self._journals.run
+        journals, _ = await run(held, self._folder)
         earlier = [one.path for one in journals if one.chunk == (batch_id, chunk.n)]
         path = self._folder / f"{batch_id}.{chunk.n}.{token_hex(8)}.journal"
-        journal = await Journal.open(path, self._disk, earlier)
+        journal = await Journal.open(path, self._disk, earlier, run)
         try:
             yield journal
         finally:
@@ -116,7 +125,7 @@ class ChunkRunner:
     async def _run_lines(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
         pieces = self._store.read(job.parts, chunk.start, chunk.end - chunk.start)
         data = b"".join([piece async for piece in pieces])
-        missing = [request for request in lines(data, chunk.first_line) if request.line_number not in journal]
+        missing = await self._readers.run(_missing, data, chunk.first_line, journal, owner=job.batch.tenant)
         if journal.gaps and job.endpoint in STATEFUL:
             missing = await self._write_off(job, missing, journal)
         if missing and job.control.go_on():
@@ -184,3 +193,8 @@ class ChunkRunner:
                 while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                     await made.write(kind, piece)
             await made.seal(self._work, chunk, journal.counts)
+
+
+def _missing(data: bytes, first_line: int, journal: Journal) -> list[Request]:
+    """The requests without a result. They may be many, or one of many mebibytes."""
+    return [request for request in lines(data, first_line) if request.line_number not in journal]

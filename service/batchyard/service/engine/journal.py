@@ -19,6 +19,7 @@ from batchyard.service.engine.results import Kind, Result, Tokens
 from batchyard.service.errors import Unavailable
 from batchyard.service.filestore import to_the_end
 from batchyard.service.registry.records import Counts
+from batchyard.service.workers import Run
 
 _BACKLOG = 4 << 20  # bytes that may wait for a sync before appends wait too
 _PIECE = 256 << 10
@@ -53,11 +54,12 @@ class Journal:
     `gaps` are the places where earlier journals were damaged.
     """
 
-    def __init__(self, path: Path, disk: Disk) -> None:
+    def __init__(self, path: Path, disk: Disk, run: Run = asyncio.to_thread) -> None:
         self.path = path
         self.counts = Counts()
         self.gaps: list[Gap] = []
         self._disk = disk
+        self._run = run
         self._file = path.open("x+b", buffering=0)
         self._size = 0
         self._places: dict[int, tuple[int, int, Kind]] = {}
@@ -66,11 +68,14 @@ class Journal:
         self._flusher: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, path: Path, disk: Disk, earlier: Sequence[Path]) -> "Journal":
-        """A new journal at `path` that starts with what earlier ones of the same chunk hold; those are removed."""
+    async def open(cls, path: Path, disk: Disk, earlier: Sequence[Path], run: Run = asyncio.to_thread) -> "Journal":
+        """A new journal at `path` that starts with what earlier ones of the same chunk hold; those are removed.
+
+        `run` has the threads in which it writes and syncs.
+        """
 
         def work() -> Journal:
-            journal = cls(path, disk)
+            journal = cls(path, disk, run)
             try:
                 for older in earlier:
                     journal._adopt(older)
@@ -83,7 +88,7 @@ class Journal:
                 older.unlink()
             return journal
 
-        opening = asyncio.create_task(asyncio.to_thread(work))
+        opening = asyncio.create_task(run(work))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:  # the thread goes on, and its file must not stay open
@@ -147,7 +152,7 @@ class Journal:
     async def _flush(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._write, group)
+            await self._run(self._write, group)
             self._backlog -= sum(len(result.text) for result in group)
 
     def _write(self, group: Sequence[Result]) -> None:

@@ -16,13 +16,15 @@ from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.settings import GroupSettings
 from batchyard.service.watching import Changes
+from batchyard.service.workers import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The service around model groups. `internal` owns what is made at deployments, `transfers` bounds what moves.
 
-    `suspect` is told the deployment where an upload broke off. `expiry` is the time by which windows end.
+    `suspect` is told the deployment where an upload broke off, `read` has the threads that read lines. `expiry` is the
+    time by which windows end.
     """
 
     work: WorkRegistry
@@ -34,6 +36,7 @@ class Context:
     harvest: Harvest
     transfers: Transfers
     suspect: Callable[[str], None]
+    read: Run
     settings: GroupSettings
     lease_seconds: float
     clock: Callable[[], float]

@@ -1,7 +1,7 @@
 """Model groups as a whole: what runs their batches, and what takes their files."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 
@@ -33,8 +33,10 @@ from batchyard.service.requests import check_ours
 from batchyard.service.settings import GroupSettings, Limits, Settings
 from batchyard.service.validation import judge
 from batchyard.service.watching import Changes
+from batchyard.service.workers import Workers
 
 _CHUNK_LINES, _CHUNK_BYTES = 500, 64 << 10  # what shards are cut into: small, for small budgets
+_READ_THREADS = 4
 
 
 class Groups:
@@ -58,6 +60,7 @@ class Groups:
         self._groups = {group.name: group for group in settings.model_groups}
         limits = limits_of(settings)
         placements = Placements(database, changes.touch)
+        self._readers = Workers("group-read", _READ_THREADS)
         internal = TenantRegistry(database, INTERNAL)
         self._cleaner = Cleaner(placements, internal, providers, settings.groups.probe_seconds, expiry)
         context = Context(
@@ -67,9 +70,10 @@ class Groups:
             store=store,
             changes=changes,
             mutations=mutations,
-            harvest=Harvest(work, store, metrics.lines(GROUPS)),
+            harvest=Harvest(work, store, metrics.lines(GROUPS), self._readers.run),
             transfers=Transfers(settings.groups.max_transfers),
             suspect=self._cleaner.suspect,
+            read=self._readers.run,
             settings=settings.groups,
             lease_seconds=LEASE_SECONDS,
             clock=clock,
@@ -90,9 +94,10 @@ class Groups:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Probes and cleans until the context ends."""
-        async with self._prober.running(), self._cleaner.running():
-            yield
+        """Probes and cleans until the context ends, when no batch is carried any more."""
+        with closing(self._readers):
+            async with self._prober.running(), self._cleaner.running():
+                yield
 
     async def members(self) -> list[MemberState]:
         """All members as they are now."""

@@ -3,7 +3,6 @@
 Each line of the shard gets exactly one result. What the deployment says nothing of becomes an error line.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from batchyard.service.providers.base import Content
 from batchyard.service.registry.records import ChunkRecord, Counts
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.requestline import lines
+from batchyard.service.workers import Run
 
 Lost = Callable[[int], tuple[Failure, bool]]
 """What to say of a line without a result, and whether it ran."""
@@ -51,10 +51,12 @@ class Interrupted(Exception):
 class Harvest:
     """Writes segments and commits them; `lines` count each line once, when its result is committed."""
 
-    def __init__(self, work: WorkRegistry, store: FileStore, lines: Mapping[Kind, Counter]) -> None:
+    def __init__(self, work: WorkRegistry, store: FileStore, lines: Mapping[Kind, Counter], run: Run) -> None:
+        """`run` has the threads that read lines."""
         self._work = work
         self._store = store
         self._lines = lines
+        self._run = run
 
     async def gather(self, wanted: Yield, sources: Iterable[Source], lost: Lost) -> None:
         """Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged."""
@@ -67,16 +69,16 @@ class Harvest:
                 read = -reader.unreadable
                 async with aclosing(_blocks(source)) as blocks:
                     async for block in blocks:
-                        found = await asyncio.to_thread(_read, reader, block, source.succeeded)
+                        found = await self._run(_read, reader, block, source.succeeded)
                         counts += await _write(made, found)
                         read += len(found)
                         written += len(found)
                 read += reader.unreadable  # they are there, and no later look will make more of them
                 if read < source.least:
                     raise Interrupted(f"of {source.least} results there are {read}")
-            missing = await asyncio.to_thread(lambda: set(index.missing())) if sources else None
+            missing = await self._run(lambda: set(index.missing())) if sources else None
             async for number, block in self._input(wanted):
-                found = await asyncio.to_thread(_missing, reader, block, number, missing, lost)
+                found = await self._run(_missing, reader, block, number, missing, lost)
                 counts += await _write(made, found)
                 written += len(found)
             await made.seal(self._work, wanted.chunk, counts)
@@ -87,7 +89,7 @@ class Harvest:
     async def _index(self, wanted: Yield) -> LineIndex:
         index = LineIndex()
         async for number, block in self._input(wanted):
-            await asyncio.to_thread(_add, index, block, number)
+            await self._run(_add, index, block, number)
         return index
 
     async def _input(self, wanted: Yield) -> AsyncIterator[tuple[int, bytes]]:

@@ -166,7 +166,7 @@ class Shard:
             async with aclosing(whole_lines(content, chunk.end - chunk.start)) as blocks:
                 async for block in blocks:
                     self._check_on()
-                    await upload.write(await asyncio.to_thread(rewrite, block))
+                    await upload.write(await self._context.read(rewrite, block))
             return (await upload.finish(described, None)).id
 
     def _check_on(self) -> None:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -119,7 +120,8 @@ class RemoteProvider:
         with self._places.taken(owner) as others:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             limits = _NO_BOUND if owner.tenant == INTERNAL else self._limits
-            sending = Sending(self._client, self._dialect, begun, limits, self._settings.idle_seconds, register)
+            idle, read = self._settings.idle_seconds, partial(self._places.read, owner)
+            sending = Sending(self._client, self._dialect, begun, limits, idle, register, read)
             try:
                 yield sending
             finally:

@@ -14,6 +14,7 @@ from batchyard.service.requests import PURPOSES
 from batchyard.service.settings import Limits
 from batchyard.service.upstream.client import UpstreamClient
 from batchyard.service.upstream.form import Fields, Form
+from batchyard.service.workers import Run
 
 _ANY_PURPOSE = max(PURPOSES, key=len)
 _READ_AT_ONCE = 1 << 20
@@ -34,7 +35,9 @@ class Sending:
         limits: Limits,
         idle_seconds: float,
         register: Register,
+        read: Run,
     ) -> None:
+        """`read` runs what reads the bytes, in a thread."""
         self.size = 0
         self._client = client
         self._dialect = dialect
@@ -47,7 +50,7 @@ class Sending:
         if not begun.purpose:
             reserved.append(("purpose", _ANY_PURPOSE))
         self._form = Form(begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced)
-        self._content = _Content()
+        self._content = _Content(read)
         self._pieces: asyncio.Queue[bytes | Fields] = asyncio.Queue(1)
         body = self._form.body(self._coming())
         self._answer = asyncio.create_task(client.send("files", "/files", body, self._form.headers()))
@@ -124,8 +127,9 @@ class Sending:
 class _Content:
     """What is found out of bytes that only pass: in a thread, about a mebibyte at a time, while more of them come."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
         self.sha256 = sha256()
+        self._run = run
         self._line_ends = 0
         self._last = b"\n"
         self._held: list[bytes] = []
@@ -144,7 +148,7 @@ class _Content:
         if self._size >= _READ_AT_ONCE or len(self._held) == _MOST_HELD:
             await self.settle()
             held, self._held, self._size = self._held, [], 0
-            self._reading = asyncio.ensure_future(asyncio.to_thread(self._read, held))
+            self._reading = asyncio.ensure_future(self._run(self._read, held))
 
     async def end(self) -> None:
         """Returns when all that came is read."""
