@@ -7,12 +7,18 @@ from collections.abc import Iterable
 from typing import Any
 
 DEFECT = "The server had an error while processing your request."
+_MOST_MESSAGE, _MOST_PARAM = 1200, 300  # characters
+_CUT = " [...] "
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 def error(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error's members as OpenAI's API has them, with the type that fits the HTTP status."""
+    """An error's members as OpenAI's API has them, with the type that fits the HTTP status.
+
+    Texts are cut in the middle where they quote a caller's long value.
+    """
+    message, param = _cut(message, _MOST_MESSAGE), param and _cut(param, _MOST_PARAM)
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"message": message, "type": kind, "param": param, "code": code}
 
@@ -33,3 +39,8 @@ def marks(name: str, headers: Headers = ()) -> list[tuple[bytes, bytes]]:
     passed_on = any(header == b"x-request-id" for header, _ in headers)
     own = b"x-batchyard-request-id" if passed_on else b"x-request-id"
     return [(own, name.encode()), (b"x-content-type-options", b"nosniff")]
+
+
+def _cut(text: str, most: int) -> str:
+    half = (most - len(_CUT)) // 2
+    return text if len(text) <= most else text[:half] + _CUT + text[-half:]

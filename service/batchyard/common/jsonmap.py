@@ -14,6 +14,8 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from batchyard.common import members
+from batchyard.common.members import MembersError
 from batchyard.options.v1 import json_pb2
 
 Write = Callable[[Any], Any]
@@ -29,6 +31,7 @@ _JSON_TYPES: Mapping[int, type] = {
     FieldDescriptor.CPPTYPE_STRING: str,
 }
 
+_NO_VALUE = "It holds something that no JSON value can be, or is nested too deeply"
 _OMITTED = object()
 _KINDS: Mapping[type, str] = {
     bool: "a boolean", int: "an integer", float: "a decimal number", str: "a string",
@@ -55,8 +58,12 @@ def parsed(raw: bytes) -> Any:
         return json.loads(raw.decode(), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"{error.msg} (line {error.lineno}, column {error.colno})"
-    except (ValueError, RecursionError):
-        where = "It holds something that no JSON value can be, or is nested too deeply"
+    except RecursionError:
+        if name := members.deep_member(raw):
+            raise _unfit(name, members.TOO_DEEP) from None
+        where = _NO_VALUE
+    except ValueError:
+        where = _NO_VALUE
     raise JsonError(f"We could not parse the JSON body of your request. {where}.")
 
 
@@ -114,7 +121,8 @@ def merger(kind: type[Message]) -> Merge:
                 if not extra or key in hidden:
                     raise unknown_parameter(at)
                 unknown[key] = item
-        _set_extra(message, extra, unknown)
+        if extra and unknown:
+            setattr(message, extra, _passed_on(unknown))
 
     return merge
 
@@ -129,15 +137,17 @@ def absorber(kind: type[Message]) -> Merge:
     extra = _extra_field(kind)
 
     def absorb(message: Any, value: Any, path: str) -> None:
-        members = _expect(value, dict, path)
+        given = _expect(value, dict, path)
         for name, (field, setter) in setters.items():
-            if (item := members.get(name)) is not None:
+            if (item := given.get(name)) is not None:
                 try:
                     _set(setter, message, item, name)
                 except JsonError:
                     if (fallback := options(field).fallback) and isinstance(item, str):
                         setattr(message, fallback, item)
-        _set_extra(message, extra, {key: members[key] for key in members.keys() - setters.keys() - constants.keys()})
+        unknown = {key: given[key] for key in given.keys() - setters.keys() - constants.keys()}
+        if extra and unknown:
+            setattr(message, extra, members.writable(unknown))
 
     return absorb
 
@@ -225,12 +235,17 @@ def _extra_field(kind: type[Message]) -> str:
     return next((field.name for field in fields if options(field).extra), "")
 
 
-def _set_extra(message: Any, extra: str, unknown: dict[str, Any]) -> None:
-    if extra and unknown:
-        try:
-            setattr(message, extra, json.dumps(unknown, sort_keys=True, ensure_ascii=False).encode())
-        except UnicodeError as error:
-            raise JsonError("A member that is not known is not valid Unicode.", code="invalid_value") from error
+def _passed_on(unknown: dict[str, Any]) -> bytes:
+    try:
+        return members.written(unknown)
+    except MembersError as error:
+        if error.name.isprintable():
+            raise _unfit(error.name, error.problem) from None
+        raise JsonError(f"A member that is not known: {error.problem}", code="invalid_value") from None
+
+
+def _unfit(name: str, problem: str) -> JsonError:
+    return JsonError(f"Invalid '{name}': {problem}", param=name, code="invalid_value")
 
 
 def _field_writer(field: FieldDescriptor) -> Write:
@@ -269,7 +284,7 @@ def _raw_value(raw: bytes) -> Any:
     """The value of a raw field; null where it holds none that is JSON."""
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -308,9 +323,15 @@ def _value_reader(field: FieldDescriptor, compile_: Callable[[type[Message]], Me
     if field.enum_type is not None:
         return _enum_reader(field.enum_type)
     if options(field).raw:
-        return lambda value, path: json.dumps(value).encode()
+        return _raw_reader
     kind = json_type(field)
     return lambda value, path: _expect(value, kind, path)
+
+
+def _raw_reader(value: Any, path: str) -> bytes:
+    if members.is_deeper(value, members.MOST_DEPTH):
+        raise _unfit(path, members.TOO_DEEP)
+    return json.dumps(value).encode()
 
 
 def _message_reader(kind: type[Message], compile_: Callable[[type[Message]], Merge]) -> Read:

@@ -302,7 +302,10 @@ def _shed(api: ApiError, upstream: UpstreamError) -> None:
 
 def _small(value: Any, otherwise: str) -> bytes:
     """JSON, or what stands for it where it is too long to travel."""
-    written = json.dumps(value)
+    try:
+        written = json.dumps(value)
+    except (ValueError, RecursionError):
+        return otherwise.encode()
     return (written if len(written) <= _MOST_JSON else otherwise).encode()
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from inspect import isasyncgen
+from math import inf
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,9 +12,11 @@ from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from batchyard.service.auth import Handler, MaybeHandler
-from batchyard.service.errors import BatchyardError, Busy, InvalidArgument, Late
+from batchyard.service.errors import BatchyardError, Busy, InvalidArgument, Late, TooLarge
 
 MESSAGE_SECONDS = 10.0
+MOST_MESSAGE = 2 << 20
+"""Bytes of a message that is a call's only one: what a REST request's JSON can become, twice over."""
 MOST_PUBLIC = 64
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -33,11 +36,16 @@ class Messages:
         return self
 
     async def __anext__(self) -> Any:
+        return await self._next()
+
+    async def _next(self, most: float = inf) -> Any:
         raw = await self._context.read()
         if raw is aio.EOF:
             raise StopAsyncIteration
         if isinstance(raw, Message):  # from within the process
             return raw
+        if len(raw) > most:  # a map of a million entries takes its time before anything of it can be checked
+            raise TooLarge(f"The request has {len(raw)} bytes, more than the maximum of {most}.")
         try:
             return self._parse(raw) if self._parse else raw
         except DecodeError:
@@ -50,7 +58,7 @@ class Messages:
         """
         try:
             async with asyncio.timeout(self._seconds):
-                return await anext(self)
+                return await self._next(MOST_MESSAGE)
         except TimeoutError:
             raise Late(f"No message came in {self._seconds:g} seconds.") from None
         except StopAsyncIteration:

@@ -1,12 +1,13 @@
 """What callers may ask for: requests become checked values, or an error in OpenAI's words that names the field."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
 from batchyard.common.http.disposition import has_control, last_segment
+from batchyard.common.members import MOST_BYTES, TOO_DEEP, MembersError, names_of
 from batchyard.service.errors import InvalidArgument, PermissionDenied
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import FileDescription, NewBatch
@@ -47,7 +48,7 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
         input_file_id=request.input_file_id,
         endpoint=endpoint if (endpoint := endpoint_of(request.endpoint)) in NAMES else request.endpoint,
         completion_window=request.completion_window,
-        metadata=_metadata(dict(request.metadata)),
+        metadata=_metadata(request.metadata),
         output_seconds=_expiry(after, "output_expires_after"),
         key=_key(request.idempotency_key),
         extra=_extra(request.extra_json),
@@ -161,22 +162,24 @@ def unknown(name: str) -> InvalidArgument:
 
 def _extra(raw: bytes) -> dict[str, Any]:
     """Members for the provider. Raises InvalidArgument where one could select a provider, a URL or an identity."""
+    if len(raw) > MOST_BYTES:
+        raise _unfit_extra(f"expected at most {MOST_BYTES} bytes.")
     try:
         members = msgspec.json.decode(raw or b"{}", type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
-        raise InvalidArgument("Invalid 'extra_json': expected a JSON object.", param="extra_json") from None
-    for name in _names(members):
-        if _STEERING.search(_HUMP.sub("_", name).lower()):
-            raise unknown(name)
+        for name in names_of(members):
+            if _STEERING.search(_HUMP.sub("_", name).lower()):
+                raise unknown(name)
+    except RecursionError:
+        raise _unfit_extra(TOO_DEEP) from None
+    except msgspec.MsgspecError:
+        raise _unfit_extra("expected a JSON object.") from None
+    except MembersError as error:
+        raise _unfit_extra(f"'{error.name}': {error.problem}") from None
     return members
 
 
-def _names(value: Any) -> Iterator[str]:
-    """Every member's name, at any depth."""
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _names(inner)
-    if isinstance(value, dict):
-        yield from value
+def _unfit_extra(problem: str) -> InvalidArgument:
+    return InvalidArgument(f"Invalid 'extra_json': {problem}", param="extra_json")
 
 
 def _key(key: str) -> str:
@@ -187,7 +190,7 @@ def _key(key: str) -> str:
     return key
 
 
-def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     if len(metadata) > MOST_METADATA:
         raise InvalidArgument(
             f"Invalid 'metadata': too many properties. Expected an object with at most {MOST_METADATA} properties, "
@@ -200,7 +203,7 @@ def _metadata(metadata: dict[str, str]) -> dict[str, str]:
             raise too_long(f"metadata.{key[:MOST_KEY]}", MOST_KEY, len(key), "a key")
         if len(value) > MOST_VALUE:
             raise too_long(f"metadata.{key}", MOST_VALUE, len(value), "a string")
-    return metadata
+    return dict(metadata)
 
 
 def _expiry(after: ExpiresAfter | None, param: str) -> int | None:
