@@ -1,7 +1,7 @@
 """Lines that hold something, found and counted among any number of blank ones at a few nanoseconds a byte."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 BLANK = b" \t\r"
 """What a line that holds no request consists of."""
@@ -20,6 +20,11 @@ def filled_lines(data: bytes, number: int = 1) -> Iterator[tuple[int, bytes]]:
         number += data.count(b"\n", at, found.start())
         at = found.start()
         yield number, found[0]
+
+
+def change_filled(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Returns `data` with each of its lines that is not blank, from its first byte that is not, as `change` has it."""
+    return _LINE.sub(lambda found: change(found[0]), data)
 
 
 def blank_end(data: bytes, start: int, most: int) -> int:

@@ -155,6 +155,20 @@ def embedding_inputs(body: Body) -> int:
     return sum(map(_quotes, _pieces(body.input))) // 2
 
 
+def count_values(data: bytes, most: int) -> int:
+    """Returns about how many texts, numbers, arrays and objects some JSON holds, never too few; above `most` any.
+
+    Builds none of them, and takes nanoseconds a byte.
+    """
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    texts = data.count(b'"') // 2
+    if texts > most:
+        return texts
+    outside = b"".join(data.split(b'"')[::2])
+    return 1 + texts + sum(map(outside.count, (b",", b"[", b"{")))
+
+
 def lines(data: bytes, first_line_number: int) -> Iterator[Request]:
     """Reads the requests of whole lines that a scan found good; `first_line_number` is that of the first line.
 

@@ -13,6 +13,7 @@ from batchyard.service.engine.results import Failure, Kind, Result, result
 from batchyard.service.engine.segments import ERROR, OUTPUT, Segments, segments
 from batchyard.service.errors import BatchyardError, NotFound, Refused
 from batchyard.service.filestore import FileStore, Part
+from batchyard.service.filledlines import filled_lines
 from batchyard.service.pool.blocks import whole_lines
 from batchyard.service.pool.index import LineIndex
 from batchyard.service.pool.results import ResultReader
@@ -129,7 +130,7 @@ def _counted(one: Result) -> Counts:
 
 
 def _read(reader: ResultReader, block: bytes, succeeded: bool) -> list[Result]:
-    found = (reader.read(line, succeeded=succeeded) for line in block.split(b"\n") if line.strip())
+    found = (reader.read(line, succeeded=succeeded) for _, line in filled_lines(block))
     return [one for one in found if one is not None]
 
 

@@ -4,11 +4,13 @@ import re
 
 from msgspec.json import Decoder, Encoder
 
+from batchyard.service.filledlines import change_filled
 from batchyard.service.pool.spans import Edit, edited, span, written_plainly
 from batchyard.service.requestline import Line
 
 _KEY = re.compile(rb'"model"\s*+:')
 _URL = re.compile(rb'"url"\s*+:\s*+"')
+_FEW = 16  # texts "model" a line
 _encode = Encoder().encode
 _decode_lines = Decoder(Line).decode_lines
 _decode_string = Decoder(str).decode
@@ -29,7 +31,7 @@ class Rewriter:
 
     def __call__(self, lines: bytes) -> bytes:
         together = self._at_once(lines)
-        return b"\n".join(map(self._line, lines.split(b"\n"))) if together is None else together
+        return change_filled(lines, self._line) if together is None else together
 
     def _at_once(self, lines: bytes) -> bytes | None:
         """Rewrites lines of which each names the group and has one member "model", wherever; None where one doesn't."""
@@ -39,7 +41,7 @@ class Rewriter:
             return None
         if not (all(line.body.model == self._group for line in read) and written_plainly(lines)):
             return None
-        if len(_KEY.findall(lines)) != len(read):
+        if not _has_one_model_each(lines, len(read)):
             return None
         renamed, count = self._named.subn(lambda named: named[1] + self._model, lines)
         return self._urls_at_once(renamed, read) if count == len(read) else None
@@ -48,7 +50,7 @@ class Rewriter:
         bare = sum(not line.url.startswith("/v1/") for line in read)
         if not (self._prefixed and bare):
             return lines
-        prefixed, count = _URL.subn(lambda url: url[0] + b"/v1", lines)
+        prefixed, count = _URL.subn(lambda url: url[0] + b"/v1", lines, bare + 1)
         return prefixed if count == bare else None  # each line has one at least, so all are bare and have no other
 
     def _line(self, line: bytes) -> bytes:
@@ -63,6 +65,15 @@ class Rewriter:
         if self._prefixed and url and not (_string(line, url) or "").startswith("/v1/"):
             edits.append(Edit(url[0] + 1, url[0] + 1, b"/v1"))
         return edited(line, edits)
+
+
+def _has_one_model_each(lines: bytes, count: int) -> bool:
+    """Whether so many lines, of which each has a member "model", have no other; a line of mebibytes may have a million.
+
+    Such ones, which are not worth listing, have not.
+    """
+    names = lines.count(b'"model"')
+    return names == count or (names <= _FEW * count and len(_KEY.findall(lines)) == count)
 
 
 def _string(line: bytes, place: tuple[int, int]) -> str | None:

@@ -13,11 +13,19 @@ import msgspec
 from batchyard.service.engine.results import Answer, Failure
 from batchyard.service.engine.runners.slots import Control, LineSlots
 from batchyard.service.providers.endpoint import error_body, tokens_in
+from batchyard.service.requestline import count_values
 
 ECHO = "The echo model answers; nothing is sent to a provider."
 """For those who send it something."""
 
 _DIMENSIONS = 16
+_MOST_RESULTS = 2048
+"""Results of one request, as OpenAI bounds the inputs of one."""
+_MOST_NUMBERS = 1 << 19
+"""In all vectors of an answer, which has some 20 bytes for each."""
+_MOST_VALUES = 300_000
+"""Of a request, texts, numbers, arrays and objects: each is built, and takes about a hundred bytes."""
+_LARGE = 4096  # bytes of a body that is read in a thread: it, or what it asks for, may take its time
 _CREATED = 0  # the model has no clock: the same request has the same answer
 _CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 
@@ -48,6 +56,11 @@ class Echo:
         await asyncio.sleep(self._delay)
         if not control.go_on():
             return None
+        if len(body) < _LARGE and b"dimensions" not in body:
+            return self._answer(path, body)
+        return await asyncio.to_thread(self._answer, path, body)
+
+    def _answer(self, path: str, body: bytes) -> Answer:
         digest = blake2b(path.encode() + body, digest_size=16).hexdigest()
         try:
             data = msgspec.json.encode(self._answers[path](_parsed(body), digest))
@@ -57,7 +70,10 @@ class Echo:
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
-    """A line's body, which is a JSON object; one too deep, or with a number too long, is refused."""
+    """A line's body, which is a JSON object; one too deep, or with too many values or digits, is refused."""
+    if len(body) > _MOST_VALUES and count_values(body, _MOST_VALUES) > _MOST_VALUES:
+        message = f"This model reads at most {_MOST_VALUES} values in a request."
+        raise _Refusal(message, "body", "invalid_value")
     try:
         parsed: dict[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
@@ -84,6 +100,7 @@ def _chat(body: dict[str, Any], digest: str) -> dict[str, Any]:
 
 def _completion(body: dict[str, Any], digest: str) -> dict[str, Any]:
     prompts = _texts(body.get("prompt", ""), "prompt")
+    _check_results(len(prompts), "prompt")
     choices = [
         {"index": index, "text": text, "logprobs": None, "finish_reason": "stop"} for index, text in enumerate(prompts)
     ]
@@ -97,6 +114,10 @@ def _embeddings(body: dict[str, Any], _: str) -> dict[str, Any]:
     dimensions = body.get("dimensions", _DIMENSIONS)
     if type(dimensions) is not int or not 1 <= dimensions <= 4096:
         raise _Refusal("Invalid 'dimensions': expected an integer from 1 to 4096.", "dimensions", "invalid_value")
+    _check_results(len(texts), "input")
+    if len(texts) * dimensions > _MOST_NUMBERS:
+        message = f"This model answers at most {_MOST_NUMBERS} numbers in a request, in all embeddings."
+        raise _Refusal(message, "dimensions", "invalid_value")
     encoded = body.get("encoding_format") == "base64"
     data = [
         {"object": "embedding", "index": index, "embedding": _vector(text, dimensions, encoded)}
@@ -131,13 +152,23 @@ def _moderation(body: dict[str, Any], digest: str) -> dict[str, Any]:
     asked = body.get("input")
     if not isinstance(asked, str | list):
         raise _Refusal("Invalid type for 'input': expected a string or an array.", "input")
+    count = len(asked) if isinstance(asked, list) else 1
+    _check_results(count, "input")
     result = {
         "flagged": False,
         "categories": dict.fromkeys(_CATEGORIES, False),
         "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
     }
-    results = [result] * (len(asked) if isinstance(asked, list) else 1)
+    results = [result] * count
     return {"id": f"modr-{digest}", "model": body.get("model", "echo"), "results": results}
+
+
+def _check_results(count: int, param: str) -> None:
+    if count > _MOST_RESULTS:
+        expected = (
+            f"Expected an array with maximum length {_MOST_RESULTS}, but got an array with length {count} instead."
+        )
+        raise _Refusal(f"Invalid '{param}': array too long. {expected}", param, "array_above_max_length")
 
 
 def _text(value: Any, param: str) -> str:
