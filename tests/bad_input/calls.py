@@ -293,6 +293,23 @@ REQUESTS = [
                                            "invalid_type"), posted(b"[]")),
     case("an unknown member", Refused("Unknown parameter: 'colour'.", "colour", "unknown_parameter"),
          new(colour="red")),
+    *(case(f"an unknown member, {depth:,} deep",
+           Refused("Invalid 'x': nested too deeply. Expected at most 32 levels.", "x", "invalid_value"),
+           posted(b'{"x":' + b"[" * depth + b"]" * depth + b"}")) for depth in (32, 975, 10_000, 500_000)),
+    case("an unknown member of more than 1000 values", Refused(
+        "Invalid 'x': too many values. Expected at most 1000 members and elements that are not known here, in all.",
+        "x", "invalid_value"), new(x=[0] * 1000)),
+    case("an unknown member of more than 64 KiB", Refused(
+        "Invalid 'x': too large. Expected at most 65536 bytes of members that are not known here, in all.",
+        "x", "invalid_value"), new(x="x" * 70_000)),
+    *(case(f"extra_json, {depth:,} deep",
+           Refused("Invalid 'extra_json': 'x': nested too deeply. Expected at most 32 levels.", "extra_json"),
+           created(extra_json=b'{"x":' + b"[" * depth + b"]" * depth + b"}")) for depth in (32, 975, 10_000)),
+    case("extra_json of more than 64 KiB", Refused("Invalid 'extra_json': expected at most 65536 bytes.", "extra_json"),
+         created(extra_json=b"[" * 1_000_000)),
+    case("a request of more than 2 MiB, over gRPC", Refused(
+        "The request has 3000005 bytes, more than the maximum of 2097152.", reason="TOO_LARGE"),
+        Rpc("GetBatch", [GetBatchRequest(batch_id="x" * 3_000_000)])),
     case("a member of another type", wrong_type("input_file_id", "a string", "an integer"), new(input_file_id=1)),
     case("a body of more than 1 MiB", Refused("The request body is larger than 1048576 bytes.", status=413),
          posted(b" " * (1 << 20) + b"{}")),

@@ -6,7 +6,7 @@ import re
 import pytest
 from tests.processes import ROOT
 
-from batchyard.common import clock
+from batchyard.common import clock, members
 from batchyard.common.http import connection, exchange, request_body, request_head
 from batchyard.service import intake, requestline, requests, server, servicer, uploads
 from batchyard.service.datadir import aside
@@ -47,6 +47,10 @@ CONSTANTS = {
     "bytes of a piece of an upload": uploads.MOST_PIECE,
     "metadata messages of an upload": uploads.MOST_DESCRIPTIONS,
     "bytes of a JSON body": transcoding.MAX_BODY,
+    "bytes of a gRPC message that is its call's only one": intake.MOST_MESSAGE,
+    "bytes of a new batch's members that are not known here": members.MOST_BYTES,
+    "values of these, members and elements of arrays at all levels": members.MOST_VALUES,
+    "levels of these, arrays and objects inside each other": members.MOST_DEPTH,
     "bytes of a form's field": files.MAX_FIELD,
     "fields of a form beside the file": files.MAX_FIELDS,
     "bytes of a request's line and headers": request_head.MAX_HEAD_BYTES,

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.harness import figures, jsonl, keys_of, refused, service, settings_for, until
 from tests.statuses import told, trailer
 
+from batchyard.service import intake
 from batchyard.service.auth import KeyInterceptor
 from batchyard.service.calls import CallInterceptor
 from batchyard.service.intake import Context
@@ -95,6 +96,13 @@ class TestAMessage:
                 return await code_of(BatchServiceStub(channel).GetBatch(GetBatchRequest())) is StatusCode.OK
 
             assert await until(answered, bool)
+
+    async def test_that_is_too_large_is_refused_before_it_is_parsed(self) -> None:
+        large = GetBatchRequest(batch_id="x" * intake.MOST_MESSAGE).SerializeToString()
+        async with door(60) as channel, refused(StatusCode.INVALID_ARGUMENT) as found:
+            await call(channel, GET, large).read()
+        text = f"The request has {len(large)} bytes, more than the maximum of {intake.MOST_MESSAGE}."
+        assert found[0].details() == text
 
     @pytest.mark.parametrize("method", [GET, WATCH, CHECK])
     async def test_must_be_there(self, method: str) -> None:

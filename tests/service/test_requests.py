@@ -76,6 +76,47 @@ class TestANewBatch:
         assert_is(raised.value, ("input_file_id", "string_above_max_length", message))
 
 
+def nested(depth: int) -> bytes:
+    return b'{"good": 1, "x": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+class TestUnknownMembers:
+    def test_are_kept_within_the_bounds(self) -> None:
+        new = new_batch(create_request(extra_json=nested(31)))
+        assert new.extra.keys() == {"good", "x"}
+
+    @pytest.mark.parametrize("depth", [32, 300, *range(968, 985), 1000, 10_000, 30_000])
+    def test_that_are_too_deep_are_refused_at_any_depth(self, depth: int) -> None:
+        with pytest.raises(InvalidArgument) as raised:
+            new_batch(create_request(extra_json=nested(depth)))
+        assert raised.value.param == "extra_json"
+        assert "nested too deeply. Expected at most 32 levels." in raised.value.message
+
+    @pytest.mark.parametrize(
+        ("raw", "words"),
+        [
+            (b'{"x":"' + b"x" * 1_000_000 + b'"}', "expected at most 65536 bytes."),
+            (b"[" * 1_000_000, "expected at most 65536 bytes."),
+            (b'{"x":[' + b"1," * 2000 + b"1]}", "'x': too many values."),
+            (b"{" + b",".join(b'"k%d":1' % number for number in range(1001)) + b"}", "too many values."),
+            (b"[]", "expected a JSON object."),
+            (b'{"x":"\\ud800"}', "expected a JSON object."),
+        ],
+        ids=["text", "brackets", "elements", "members", "array", "surrogate"],
+    )
+    def test_beyond_the_bounds_are_refused(self, raw: bytes, words: str) -> None:
+        with pytest.raises(InvalidArgument) as raised:
+            new_batch(create_request(extra_json=raw))
+        assert raised.value.param == "extra_json"
+        assert words in raised.value.message
+
+    def test_that_could_steer_a_provider_are_refused_at_any_depth_and_before_deeper_ones_are_seen(self) -> None:
+        for raw in (b'{"x": [{"callbackUrl": 1}]}', b'{"x": ' + b"[" * 40 + b"]" * 40 + b', "callbackUrl": 1}'):
+            with pytest.raises(InvalidArgument) as raised:
+                new_batch(create_request(extra_json=raw))
+            assert (raised.value.param, raised.value.code) == ("callbackUrl", "unknown_parameter")
+
+
 class TestMetadata:
     def test_at_its_bounds_is_taken(self) -> None:
         metadata = {f"{number:064}": "ä" * 512 for number in range(16)}

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from batchyard.common.http.disposition import has_control, last_segment
-from batchyard.common.members import MOST_BYTES, TOO_DEEP, MembersError, names_of
+from batchyard.common.members import MOST_BYTES, TOO_DEEP, MembersError, deep_member, names_of
 from batchyard.service.errors import InvalidArgument, PermissionDenied
 from batchyard.service.keys.records import KeyRecord
 from batchyard.service.providers.base import FileDescription, NewBatch
@@ -170,7 +170,8 @@ def _extra(raw: bytes) -> dict[str, Any]:
             if _STEERING.search(_HUMP.sub("_", name).lower()):
                 raise unknown(name)
     except RecursionError:
-        raise _unfit_extra(TOO_DEEP) from None
+        name = deep_member(raw)
+        raise _unfit_extra(f"'{name}': {TOO_DEEP}" if name else TOO_DEEP) from None
     except msgspec.MsgspecError:
         raise _unfit_extra("expected a JSON object.") from None
     except MembersError as error:
