@@ -253,7 +253,8 @@ class Scanner:
 
     def _refuse_other_formats(self, line: bytes | bytearray) -> None:
         """Looks behind a byte order mark: OpenAI takes such an upload, and fails its batch for line 1."""
-        if not is_json(line.removeprefix(BOM)):
+        marked = line[: len(BOM)] == BOM  # `removeprefix` copies a line of mebibytes also where there is none
+        if not is_json(line[len(BOM) :] if marked else line):
             self._refusal = f"Invalid file format for Batch API. Must be .jsonl: line {self._number} is not valid JSON."
 
     def _too_many(self) -> list[LineError]:
