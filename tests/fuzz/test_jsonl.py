@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from hypothesis import assume, given
@@ -14,6 +15,7 @@ from batchyard.service.validation import judge
 from .inputs import bounded, cut, cuts, mutated
 
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 URLS = [CHAT, "/chat/completions", "/v1/embeddings", "/v1/moderations"]
 LIMITS = Limits(max_batch_lines=12, max_line_bytes=300, max_line_errors=1000)
 MEMBERS = ("custom_id", "method", "url", "body")
@@ -39,11 +41,29 @@ def lines(draw: st.DrawFn) -> bytes:
 FILES = st.tuples(st.lists(lines(), max_size=14), st.sampled_from([b"\n", b"\r\n", b"\n\n"])).map(
     lambda parts: parts[1].join(parts[0])
 )
+ADVERSARIAL = [
+    b"\n", b"\r\n", b" \n", b" \t\r\n", b"\t", b" ", b"\r", b"\x0b\n", b"\x0c", b"\xc2\xa0\n", b"1\n", b"{}\n", b"{}",
+    b"[]\n", b"{\n", b'"\n', b"[", b"{", b"\xef\xbb\xbf", b"\xff\n", b"null\n", b'{"custom_id":', b'{"a":1}\n',
+    b'"\\ud800"\n', b"0" * 61,
+]  # fmt: skip
+GOOD = [
+    b'{"custom_id":"%d","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":%s}}\n' % pair
+    for pair in enumerate([b'["a","b"]', b"[1,2,3]", b"[[1],[2]]", b'"\\"["', b'["\\\\","\\""]', b"[]", b"null"])
+]
+RUNS = st.tuples(st.sampled_from([*ADVERSARIAL, *GOOD]), st.integers(1, 40)).map(lambda run: run[0] * run[1])
+ADVERSE = st.lists(RUNS, max_size=12).map(b"".join)
+NARROW = st.builds(
+    Limits,
+    max_batch_lines=st.integers(1, 12),
+    max_line_bytes=st.integers(1, 150),
+    max_line_errors=st.integers(1, 4),
+    max_embedding_inputs=st.integers(1, 6),
+)
 INPUTS = st.binary(max_size=200) | FILES | mutated(FILES)
 
 
-def scan(pieces: list[bytes]) -> Scan:
-    scanner = Scanner(LIMITS, chunk_lines=3, chunk_bytes=500)
+def scan(pieces: list[bytes], limits: Limits = LIMITS) -> Scan:
+    scanner = Scanner(limits, chunk_lines=3, chunk_bytes=500)
     for piece in pieces:
         scanner.feed(piece)
     return scanner.finish()
@@ -53,7 +73,9 @@ def scan(pieces: list[bytes]) -> Scan:
 class Reference:
     """Reads the whole file, line by line, keeping everything."""
 
+    limits: Limits = LIMITS
     lines: int = 0
+    inputs: int = 0
     refused: bool = False
     ids: set[str] = field(default_factory=set)
     models: list[str] = field(default_factory=list)
@@ -62,21 +84,24 @@ class Reference:
 
     def read(self, data: bytes) -> "Reference":
         for number, line in enumerate(data.split(b"\n"), 1):
-            if len(line) > LIMITS.max_line_bytes or line.strip(b" \t\r"):
+            if len(line) > self.limits.max_line_bytes or line.strip(b" \t\r"):
                 self.lines += 1
                 self._judge(number, line)
-        if self.lines > LIMITS.max_batch_lines:
-            self.errors.insert(0, ("too_many_tasks", None))
+        counted = ((self.inputs, self.limits.max_embedding_inputs), (self.lines, self.limits.max_batch_lines))
+        self.errors = self.errors[: self.limits.max_line_errors]
+        for count, most in counted:
+            if count > most:
+                self.errors.insert(0, ("too_many_tasks", None))
         return self
 
     def _judge(self, number: int, line: bytes) -> None:
-        if self.lines > LIMITS.max_batch_lines:
+        if self.lines > self.limits.max_batch_lines:
             return
         if code := self._wrong(number, line):
             self.errors.append((code, number))
 
     def _wrong(self, number: int, line: bytes) -> str | None:
-        if len(line) > LIMITS.max_line_bytes:
+        if len(line) > self.limits.max_line_bytes:
             return "invalid_request"
         if self.lines == 1:
             self.refused = not is_json(line.removeprefix(b"\xef\xbb\xbf"))
@@ -99,7 +124,14 @@ class Reference:
             return "invalid_request"
         if body.get("stream") is True:
             return "streaming_unsupported"
+        if url == EMBEDDINGS:
+            self.inputs += inputs_of(body.get("input"))
         return "mismatched_model" if model and model != self.models[0] else None
+
+
+def inputs_of(value: Any) -> int:
+    several = isinstance(value, list) and value and isinstance(value[0], str | list)
+    return len(value) if several else 1
 
 
 def wrong_members(whole: dict[str, Any]) -> str | None:
@@ -165,3 +197,28 @@ def test_a_batch_is_told_of_each_line_that_a_plain_reading_finds_wrong(data: byt
         errors = {0: "empty_file"}
     found = judge(scan([data]), endpoint, Limits(max_line_errors=1000))
     assert [(error.line or 0, error.code) for error in found] == sorted(errors.items())
+
+
+@bounded(400)
+@given(data=ADVERSE | mutated(ADVERSE), at=cuts(4000), limits=NARROW)
+def test_adversarial_lines_are_judged_as_a_plain_reading_judges_them(
+    data: bytes, at: list[int], limits: Limits
+) -> None:
+    found, expected = scan(cut(data, at), limits), Reference(limits).read(data)
+    assert [(error.code, error.line) for error in found.errors] == expected.errors
+    assert (found.lines, found.bytes) == (expected.lines, len(data))
+    assert (found.refusal is not None) == (expected.refused or not expected.lines)
+    assert sum(chunk.requests for chunk in found.chunks) == min(expected.lines, limits.max_batch_lines)
+
+
+@bounded(40)
+@given(seed=st.integers(0, 2**32))
+def test_large_files_of_adversarial_lines_are_judged_alike_however_they_are_cut(seed: int) -> None:
+    random = Random(seed)
+    limits = Limits(max_batch_lines=random.choice([3, 3000]), max_line_bytes=100_000, max_line_errors=50)
+    runs = [random.choice([*ADVERSARIAL, *GOOD]) * int(random.paretovariate(0.5) % 60_000) for _ in range(20)]
+    data = b"".join(runs)[:600_000]
+    pieces = cut(data, [random.randrange(len(data) + 1) for _ in range(random.randrange(12))])
+    found, expected = scan(pieces, limits), Reference(limits).read(data)
+    assert [(error.code, error.line) for error in found.errors] == expected.errors
+    assert (found.lines, found.bytes) == (expected.lines, len(data))
