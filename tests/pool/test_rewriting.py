@@ -1,11 +1,13 @@
 """Lines that are rewritten: the model's name and the start of a url change, and no other byte."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.costs import calls_of
 
 from batchyard.service.pool.rewriting import Rewriter
 
@@ -154,3 +156,28 @@ def test_urls_of_both_forms_in_one_file_all_get_the_prefix() -> None:
     rewritten = Rewriter("group", "m", prefixed=True)(b"\n".join(request({"model": "group"}, url) for url in urls))
     read = [json.loads(line)["url"] for line in rewritten.split(b"\n")]
     assert read == [CHAT, CHAT, "/v1/v1", "/v1v1/x"]
+
+
+@pytest.mark.parametrize("blank", [b"\n", b" \r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
+def test_blank_lines_cost_nothing_a_line_and_stay(blank: bytes, escaped: bool) -> None:
+    body = b'{"custom_id":"a","method":"POST","url":"/v1/x","body":{"%s":"group"}}'
+    line = body % (b"m\\u006fdel" if escaped else b"model")
+    rewrite = Rewriter("group", "m", prefixed=True)
+    assert rewrite(blank * 3 + line + b"\n" + blank) == blank * 3 + line.replace(b"group", b"m") + b"\n" + blank
+    data = blank * 100_000 + line + b"\n" + blank * 100_000
+    assert calls_of(lambda: rewrite(data)) < 200
+
+
+def test_a_line_with_a_million_models_is_not_rewritten_by_listing_them() -> None:
+    inner = b",".join([b'{"model":"group"}'] * 500_000)
+    line = b'{"custom_id":"a","method":"POST","url":"/x","body":{"input":[%s],"model":"group"}}' % inner
+    rewrite = Rewriter("group", "m", prefixed=True)
+    tracemalloc.start()
+    try:
+        rewritten = rewrite(line)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rewritten == b'{"custom_id":"a","method":"POST","url":"/v1/x","body":{"input":[%s],"model":"m"}}' % inner
+    assert peak < 4 * len(line)

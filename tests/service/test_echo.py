@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -178,3 +179,42 @@ async def test_a_line_that_is_not_wanted_any_more_is_not_answered() -> None:
     until = asyncio.get_running_loop().time() + 60
     stopped = Going(lambda: False)
     assert await echo().run(CHAT, json.dumps(GOOD[CHAT]).encode(), until=until, control=stopped) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "words"),
+    [
+        (EMBEDDINGS, b'{"model":"m","input":[%s1]}' % (b"1," * 5_000_000), "body", "at most 300000 values"),
+        (CHAT, b'{"messages":[%s{}]}' % (b"{}," * 400_000), "body", "at most 300000 values"),
+        (RESPONSES, b'{"input":"a",%s}' % b",".join(b'"%x":1' % n for n in range(310_000)), "body", "300000 values"),
+        (COMPLETIONS, b'{"prompt":[%s""]}' % (b'"",' * 2048), "prompt", "maximum length 2048, but got"),
+        (EMBEDDINGS, b'{"input":[%s""]}' % (b'"",' * 2048), "input", "an array with length 2049"),
+        (MODERATIONS, b'{"input":[%s""]}' % (b'"",' * 2048), "input", "an array with length 2049"),
+        (EMBEDDINGS, b'{"dimensions":4096,"input":[%s""]}' % (b'"",' * 128), "dimensions", "at most 524288 numbers"),
+    ],
+    ids=["numbers", "messages", "members", "prompts", "embeddings", "moderations", "dimensions"],
+)
+async def test_what_would_take_too_much_memory_is_answered_with_400(
+    path: str, body: bytes, param: str, words: str
+) -> None:
+    tracemalloc.start()
+    try:
+        answer = await answer_to(path, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    error = json.loads(answer.body)["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert words in error["message"]
+    assert peak < 4 * len(body) + (4 << 20)
+
+
+async def test_as_many_results_as_allowed_are_answered() -> None:
+    answer = await ask(EMBEDDINGS, {"model": "m", "input": [""] * 2048, "dimensions": 256})
+    assert len(answer["data"]) == 2048
+
+
+async def test_a_long_text_is_no_number_of_values() -> None:
+    text = '1,2,[3],{"a":"\\"}' * 40_000
+    answer = await ask(CHAT, {"model": "m", "messages": [{"role": "user", "content": text}]})
+    assert answer["choices"][0]["message"]["content"] == text

@@ -1,11 +1,11 @@
 """What a scan costs whatever comes: calls are counted, and bytes that are held, since a clock tells little."""
 
-import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.costs import calls_of
 
 from batchyard.service.jsonl import Scan, Scanner
 from batchyard.service.requestline import Fault, Request, embedding_inputs, lines, read_good_line, read_line
@@ -16,22 +16,6 @@ PIECE = 512 << 10
 GOOD = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}\n'
 HEAD = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":'
 LARGE = 14_000_000
-
-
-def calls_of(work: Callable[[], Any]) -> int:
-    """How many calls of functions it makes, in Python and in C."""
-    count = 0
-
-    def note(_: Any, event: str, __: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def scanner(**limits: int) -> Scanner:

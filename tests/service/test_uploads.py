@@ -225,3 +225,28 @@ def _beginning(content: bytes, random: Random) -> Iterable[UploadFileRequest]:
     end = random.randrange(len(content))
     for start in range(0, end, 100_000):
         yield data(content[start : min(start + 100_000, end)])
+
+
+class TestManyLines:
+    """Of 20 MB each: a line's share of the work would be minutes."""
+
+    @pytest.mark.parametrize("unit", [b"\n", b"\r\n", b" \n"], ids=["lf", "crlf", "blank"])
+    async def test_that_are_blank_are_passed_over(self, tmp_path: Path, unit: bytes) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            blanks = unit * (20_000_000 // len(unit))
+            assert (await client.upload(blanks + BATCH + blanks)).stats.lines == 3
+
+    async def test_beyond_the_limit_keep_nobody_else_waiting(self, tmp_path: Path) -> None:
+        async with service(settings_for(tmp_path)) as (_, client):
+            bad = [asyncio.create_task(client.upload(b"1\n" * 10_000_000)) for _ in range(6)]
+            batch = await client.run(chat_lines(3))
+            assert batch.request_counts.completed == 3
+            assert {file.stats.lines for file in await asyncio.gather(*bad)} == {10_000_000}
+
+    async def test_that_are_blank_between_requests_keep_nobody_waiting_when_these_run(self, tmp_path: Path) -> None:
+        blanks = b"\n" * 1_000_000
+        lines = blanks.join(jsonl([line]) for line in chat_lines(8))
+        async with service(settings_for(tmp_path)) as (_, client):
+            file = await client.upload(lines)
+            batch = await client.ended((await client.create(file.id)).id)
+            assert batch.request_counts.completed == 8
