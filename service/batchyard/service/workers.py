@@ -21,7 +21,7 @@ class Workers:
     def __init__(self, name: str, count: int) -> None:
         self._free = count
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by owner, who comes next first
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"asyncio_{name}")
 
     async def run(self, work: Callable[..., T], *args: Any, owner: str = "") -> T:
         """What `work(*args)` returns. A caller that is cancelled doesn't stop work that has begun."""

@@ -24,7 +24,7 @@ from batchyard.service.workers import Workers
 
 _PUBLISH_SECONDS = 0.25
 _ENDINGS = 4  # chunks of stopped batches that are written off at once: each is in memory
-_JOURNAL_THREADS, _READ_THREADS = 8, 2
+_JOURNAL_THREADS, _READ_THREADS = 4, 2
 
 
 class Job(NamedTuple):
