@@ -37,7 +37,6 @@ def finish(size: int = len(LINE), digest: bytes | None = None) -> UploadFileRequ
 
 
 BATCH = about(purpose="batch", filename="input.jsonl")
-UNKNOWN_FIELDS = UploadFileRequest(metadata=UploadFileMetadata.FromString(b"\xf8\x7f\x01" * 30_000))
 MUCH = [data(b"x" * MIB)] * 3  # more than is held in memory
 
 
@@ -124,9 +123,6 @@ STREAMS = [
     case("an empty piece", piece_of(0), upload(BATCH, data(b""))),
     case("an empty message", Refused("An upload message carries metadata, data or finish.", "payload"),
          upload(BATCH, UploadFileRequest(), finish(0))),
-    case("a metadata message of more than 64 KiB", Refused("A metadata message of an upload has at most 65536 bytes.",
-                                                           "metadata"),
-         upload(BATCH, about(purpose="p" * 70_000)), upload(BATCH, UNKNOWN_FIELDS)),
     case("more than 64 metadata messages", Refused("An upload has at most 64 metadata messages.", "metadata"),
          upload(*[BATCH] * 65)),
 ]  # fmt: skip

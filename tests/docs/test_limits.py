@@ -46,7 +46,6 @@ CONSTANTS = {
     "characters of a provider's id": fields.MOST_ID,
     "bytes of a piece of an upload": uploads.MOST_PIECE,
     "metadata messages of an upload": uploads.MOST_DESCRIPTIONS,
-    "bytes of a metadata message of an upload": uploads.MOST_DESCRIPTION,
     "bytes of a JSON body": transcoding.MAX_BODY,
     "bytes of a gRPC message that is its call's only one": intake.MOST_MESSAGE,
     "bytes of a new batch's members that are not known here": members.MOST_BYTES,

@@ -73,6 +73,13 @@ class TestAnUpload:
             assert (file.bytes, file.purpose, file.filename) == (len(whole), "user_data", "a.bin")
             assert await client.read(file.id) == whole
 
+    async def test_with_fields_that_nobody_knows_is_kept(self, tmp_path: Path) -> None:
+        unknown = UploadFileRequest(metadata=UploadFileMetadata.FromString(b"\xf8\x7f\x01" * 1_000_000))
+        async with service(settings_for(tmp_path)) as (_, client):
+            about_it = about(purpose="batch", filename="a.jsonl")
+            file = await send(client, *[unknown] * 63, about_it, data(BATCH), finish(len(BATCH)))
+            assert file.stats.lines == 3
+
     async def test_of_a_batch_is_scanned(self, tmp_path: Path) -> None:
         async with service(settings_for(tmp_path)) as (_, client):
             file = await send(client, about(purpose="batch", filename="a.jsonl"), data(BATCH), finish(len(BATCH)))

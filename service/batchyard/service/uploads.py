@@ -18,7 +18,6 @@ from batchyard.v1 import UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
 MOST_PIECE = 1 << 20
 MOST_DESCRIPTIONS = 64
-MOST_DESCRIPTION = 64 << 10
 
 
 class UploadStream:
@@ -78,9 +77,6 @@ class UploadStream:
         self._descriptions += 1
         if self._descriptions > MOST_DESCRIPTIONS:
             raise InvalidArgument(f"An upload has at most {MOST_DESCRIPTIONS} metadata messages.", param="metadata")
-        if metadata.ByteSize() > MOST_DESCRIPTION:  # fields that nobody knows are kept, and would add up
-            text = f"A metadata message of an upload has at most {MOST_DESCRIPTION} bytes."
-            raise InvalidArgument(text, param="metadata")
         if self._metadata is None:
             self._metadata = UploadFileMetadata()
         elif self._provider and (metadata.provider or metadata.models) and self._named(metadata) is not self._provider:
@@ -88,6 +84,7 @@ class UploadStream:
         if metadata.models:
             self._metadata.ClearField("models")
         self._metadata.MergeFrom(metadata)
+        self._metadata.DiscardUnknownFields()  # they would add up
         check_upload(self._metadata)
 
     async def _take(self, data: bytes, stack: AsyncExitStack) -> None:
