@@ -23,6 +23,7 @@ from tests.processes import ROOT
 from tests.providers.scene import FAKES as PROVIDERS
 from tests.reads import reads
 from tests.soak import soak
+from tests.storm import storm
 from tests.uploads import LINE_BYTES, MIB, at_once, pair, upload
 
 _UPLOAD_BYTES = 200_000_000
@@ -46,6 +47,7 @@ def main() -> int:
     kinds.add_argument("--creates", type=int, metavar="COUNT", help="batches over two, three and ten deployments")
     kinds.add_argument("--growth", type=int, metavar="ROWS", help="what calls cost beside so many batches")
     kinds.add_argument("--fuzz", action="store_true", help="the fuzz tests with many more examples")
+    kinds.add_argument("--storm", type=float, metavar="MINUTES", help="inputs of any kind at both doors, watched")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     if given.fuzz:
@@ -53,7 +55,9 @@ def main() -> int:
     with TemporaryDirectory(prefix="torture-") as folder:
         if given.growth:
             return asyncio.run(_growth(Path(folder), given.growth))
-        if given.soak:
+        if given.storm:
+            good = asyncio.run(_storm(Path(folder), given.seed, given.storm))
+        elif given.soak:
             good = asyncio.run(_soak(Path(folder), given.seed, given.soak))
         elif given.reads:
             good = asyncio.run(_reads(Path(folder), given.reads))
@@ -80,6 +84,12 @@ async def _kills(folder: Path, seed: int, kills: int) -> bool:
 async def _soak(folder: Path, seed: int, calls: int) -> bool:
     report = await soak(folder, seed, calls, _tell)
     return _told(report, report.faults, not report.faults)
+
+
+async def _storm(folder: Path, seed: int, minutes: float) -> bool:
+    report = await storm(folder, seed, minutes * 60, _tell)
+    wrong = [*report.faults, *report.stalls]
+    return _told(report, wrong, not wrong)
 
 
 async def _reads(folder: Path, calls: int) -> bool:
