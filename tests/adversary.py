@@ -64,7 +64,8 @@ class Adversary:
         """Arrays, objects or both in each other, to any depth; not always closed."""
         depth = self.random.choice(DEPTHS)
         opening, closing = self.random.choice(((b"[", b"]"), (b'{"a":', b"}"), (b'[{"":', b"}]")))
-        return opening * depth + b"1" + closing * self.random.choice((depth, depth, depth - 1))
+        closed: int = self.random.choice((depth, depth, depth - 1))
+        return opening * depth + b"1" + closing * closed
 
     def wide(self) -> bytes:
         """An array or object of very many members."""
