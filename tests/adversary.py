@@ -65,7 +65,7 @@ class Adversary:
         depth = self.random.choice(DEPTHS)
         opening, closing = self.random.choice(((b"[", b"]"), (b'{"a":', b"}"), (b'[{"":', b"}]")))
         closed: int = self.random.choice((depth, depth, depth - 1))
-        return opening * depth + b"1" + closing * closed
+        return b"".join((opening * depth, b"1", closing * closed))
 
     def wide(self) -> bytes:
         """An array or object of very many members."""
