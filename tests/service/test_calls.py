@@ -58,6 +58,7 @@ TREE: dict[type[BatchyardError], tuple[StatusCode, str, str]] = {
     errors.DataLoss: (StatusCode.DATA_LOSS, "DATA_LOSS", SERVER),
     errors.Unavailable: (StatusCode.UNAVAILABLE, "UNAVAILABLE", SERVER),
     errors.Unsure: (StatusCode.UNAVAILABLE, "UNSURE", SERVER),
+    errors.Unusable: (StatusCode.UNAVAILABLE, "UNSURE", SERVER),
     errors.LeaseLost: (StatusCode.ABORTED, "LEASE_LOST", INVALID),
 }
 
