@@ -156,7 +156,7 @@ async def _probed(port: int, report: Report) -> AsyncIterator[Callable[[], Any]]
     probe = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
     async def ended() -> None:
-        out, err = await probe.communicate()
+        out, err = await probe.communicate(b"")
         if probe.returncode:
             report.faults.append(f"the health probe ended: {err.decode()[-500:]}")
             return
