@@ -104,8 +104,8 @@ class Adversary:
         members = {name: json.dumps(value).encode() for name, value in good.items()}
         for _ in range(self.random.choice((0, 1, 1, 2))):
             members[self.random.choice((*names, "x"))] = self.value()
-        for _ in range(self.random.choice((0, 0, 0, 1))):
-            members.pop(self.random.choice(list(members)), None)
+        if members and self.random.random() < 0.25:
+            del members[self.random.choice(list(members))]
         whole = b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in members.items()) + b"}"
         return self.mutated(whole) if self.random.random() < 0.3 else whole
 

@@ -129,8 +129,12 @@ def _channel(target: str) -> grpc.aio.Channel:
 
 
 async def _told(report: Report, end: float, tell: Callable[[str], None]) -> None:
+    known = 0
     while (left := end - monotonic()) > 0:
         await asyncio.sleep(min(60.0, left))
+        for fault in report.faults[known:]:
+            tell(fault)
+        known = len(report.faults)
         tell(str(report))
 
 
