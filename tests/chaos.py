@@ -22,7 +22,7 @@ from tests.upstream.faults import Answer, Broken, Due, Fault, Hang, Reset, Stall
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
-from batchyard.service.providers.objects import MARK
+from batchyard.service.providers.remote.columns import MARK
 
 CALLERS = 8
 SHARE = 0.2  # of requests at the deployment that go wrong

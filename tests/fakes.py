@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchyard.common.listeners import listening
+from batchyard.common.http.listeners import listening
 
 Behaviour = Callable[[dict[str, Any], int], Awaitable[Response]]
 

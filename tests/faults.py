@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import mkdtemp
 
-from batchyard.service.disk import Disk, HasFileno
+from batchyard.service.datadir.disk import Disk, HasFileno
 
 
 class PowerCut(Disk):

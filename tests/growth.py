@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, insert
 from tests.registries import a_batch, a_file, opened
 
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.quotas import Bound
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import Status
-from batchyard.service.registry.remote import RemoteRegistry
+from batchyard.service.config.settings import Quotas, Rate
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.quotas import Bound
+from batchyard.service.domain.records import Status
+from batchyard.service.registry.deployment import RemoteRegistry
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import batches, files
 from batchyard.service.registry.tenant import Once, TenantRegistry
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.settings import Quotas, Rate
 
 FEW = 10
 _NOW = 1_700_000_000

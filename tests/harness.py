@@ -16,11 +16,11 @@ import pytest
 
 from batchyard.admin.v1 import AdminServiceStub, CreateKeyRequest
 from batchyard.common.metrics import Metrics
-from batchyard.service.disk import Disk
-from batchyard.service.keys.ring import Keys
+from batchyard.service.access.authenticator import Keys
+from batchyard.service.config.settings import Key, LocalSettings, Settings
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.server import Server, serving
-from batchyard.service.settings import Key, LocalSettings, Settings
 from batchyard.shim.caller import immediate
 from batchyard.v1 import (
     Batch,

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import Status
+from batchyard.service.domain.records import Status
+from batchyard.service.registry.dialects.sqlite import Database
 
 
 @asynccontextmanager

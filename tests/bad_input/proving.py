@@ -19,7 +19,7 @@ from tests.harness import PATIENCE, Client, chat_line, chat_lines, jsonl, plain_
 from tests.rest.conftest import FORM, form, opened, refusal
 from tests.statuses import told
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 from batchyard.shim.transcoding import SERVICE
 from batchyard.v1 import (
     Batch,

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.settings import Limits, LocalSettings, Retention, Settings
+from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest, ListFilesRequest
 
 HOURS = 3600.0

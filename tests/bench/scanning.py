@@ -16,8 +16,8 @@ from tests.bench.sides import TENANT_KEY, sides
 from tests.bench.transfers import content
 from tests.processes import ROOT
 
-from batchyard.service.jsonl import Scanner
-from batchyard.service.settings import Limits, LocalSettings
+from batchyard.service.config.settings import Limits, LocalSettings
+from batchyard.service.jsonl.scanner import Scanner
 
 _POLLING = (sys.executable, "-m", "tests.bench.polling")
 

@@ -13,7 +13,7 @@ from tests.bench.measure import APART, SERVE
 from tests.harness import KEY
 from tests.processes import Process, batchyard
 
-from batchyard.service.settings import Quotas
+from batchyard.service.config.settings import Quotas
 
 TENANT_KEY = "sk-bench-team-key"
 

@@ -15,7 +15,7 @@ from tests.people import Person
 from tests.rest.conftest import opened
 from tests.sockets import held_port
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 
 BIG = [chat_line(f"request-{number}", "x" * 100_000) for number in range(30)]
 # Sends itself Ctrl-C when a module is about to be imported, as a person might.

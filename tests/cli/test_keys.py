@@ -8,7 +8,7 @@ from tests.harness import jsonl
 from tests.people import Person, Ran
 from tests.rest.conftest import Door, opened
 
-from batchyard.service.settings import Key
+from batchyard.service.config.settings import Key
 
 CONFIGURED = Key(name="ci", key="sk-hunter2", tenant="builds", providers=("local",))
 

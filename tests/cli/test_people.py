@@ -12,7 +12,7 @@ from tests.harness import KEY, chat_line, chat_lines, jsonl
 from tests.people import Person
 from tests.rest.conftest import Door, opened
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 
 SLOW = LocalSettings(echo=True, echo_delay_ms=60_000)
 MIXED = [chat_line("good"), chat_line("bad", messages="none")]  # the echo model refuses the second

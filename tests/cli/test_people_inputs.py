@@ -18,7 +18,7 @@ from tests.rest.conftest import Door, opened
 from tests.scrapes import scrape
 
 from batchyard.common.metrics import Metrics
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
 
 LINES = jsonl(chat_lines(3))
 BOUND = 50

@@ -14,8 +14,8 @@ from tests.people import Person, Started, breaking
 from tests.processes import batchyard, configure
 from tests.sockets import held_port
 
+from batchyard.service.config.settings import LocalSettings
 from batchyard.service.server import Server
-from batchyard.service.settings import LocalSettings
 from batchyard.v1 import Batch, File, ListBatchesRequest, ListFilesRequest
 
 SLOW = LocalSettings(echo=True, echo_delay_ms=60_000)

@@ -13,7 +13,7 @@ from tests.harness import KEY, Client, chat_lines, jsonl, settings_for
 from tests.processes import Process, batchyard, configure
 
 from batchyard.cli.open_files import fitted
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
 
 POLLERS = 2000
 USUAL = 1024

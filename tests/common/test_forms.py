@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.common.forms import FormReader, Part
+from batchyard.common.http.forms import FormReader, Part
 
 DELIMITER = b"\r\n--b0undary"
 FILES = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n--b0und", b"x", b"y" * 40, b"--"])).map(b"".join)

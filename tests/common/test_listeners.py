@@ -12,9 +12,9 @@ from tests.harness import plain_client
 from tests.sockets import sockets
 
 from batchyard.common.addresses import address
+from batchyard.common.http.listeners import Listener, ListenError, listening
 from batchyard.common.http.request_head import MAX_HEAD_BYTES
 from batchyard.common.http.service import LINGER_SECONDS
-from batchyard.common.listeners import Listener, ListenError, listening
 
 LARGE = b"x" * (32 << 20)  # more than the kernel takes
 

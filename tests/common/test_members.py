@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.message import Message
 
 from batchyard.common import members
-from batchyard.common.envelope import error
+from batchyard.common.http.envelope import error
 from batchyard.common.jsonmap import JsonError, absorber, merger, parsed, writer
 from batchyard.common.members import MOST_BYTES, MOST_DEPTH, MOST_VALUES, MembersError, names_of
 from batchyard.v1 import Batch, CreateBatchRequest, ExpiresAfter

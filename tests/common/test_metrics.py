@@ -10,10 +10,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from tests.harness import plain_client
 from tests.scrapes import Scrape, scrape
 
-from batchyard.common.frame import Frame
+from batchyard.common.http.frame import Frame
+from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.listeners import listening
 from batchyard.common.http.request_head import MAX_HEAD_BYTES
-from batchyard.common.ledger import Ledger
-from batchyard.common.listeners import listening
 from batchyard.common.metrics import Metrics
 
 

@@ -6,8 +6,8 @@ import httpx
 from tests.eventsource import EventSource
 from tests.harness import PATIENCE, plain_client
 
-from batchyard.common import sse
-from batchyard.common.listeners import listening
+from batchyard.common.http import sse
+from batchyard.common.http.listeners import listening
 
 
 class Ticker:

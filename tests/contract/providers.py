@@ -12,7 +12,7 @@ from tests.upstream.azure import fake_azure
 from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 
 OPENAI_PURPOSES = frozenset({"fine-tune", "assistants", "batch", "user_data", "vision", "evals"})
 READABLE = frozenset({"batch"})

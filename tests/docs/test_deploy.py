@@ -10,7 +10,7 @@ import yaml
 from tests.processes import ROOT
 from tests.tools import tool
 
-from batchyard.service.loading import load_settings
+from batchyard.service.config.loader import load_settings
 
 DEPLOY = ROOT / "docs/deploy"
 CHECKS = {

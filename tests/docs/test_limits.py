@@ -8,15 +8,16 @@ from tests.processes import ROOT
 
 from batchyard.common import clock, members
 from batchyard.common.http import connection, exchange, request_body, request_head
-from batchyard.service import intake, requestline, requests, server, servicer, uploads
+from batchyard.service import server
+from batchyard.service.api import batch_servicer, key_admin, message_reader, upload_stream, validation
+from batchyard.service.config.settings import GroupSettings, Limits, Quotas
 from batchyard.service.datadir import aside
-from batchyard.service.engine.runners import slots
-from batchyard.service.keys import desk
+from batchyard.service.engine.runners import http, slots
+from batchyard.service.jsonl import request_line
 from batchyard.service.objects import checksums, sweep
-from batchyard.service.providers import endpoint, fields
+from batchyard.service.providers.remote import fields
 from batchyard.service.registry import integrity, tenant
-from batchyard.service.settings import GroupSettings, Limits, Quotas
-from batchyard.service.upstream import errors_text, http
+from batchyard.service.upstream import errors_text, transport
 from batchyard.shim import files, inbound, transcoding
 
 PAGE = (ROOT / "docs/limits.md").read_text()
@@ -24,30 +25,30 @@ GROUPS = dict(re.findall(r"^\| `batchyard\.groups\.(\w+)` \| `(\d+)` \|", PAGE, 
 CONFIGURED = dict(re.findall(r"^\| `batchyard\.limits\.(\w+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
 FIXED = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|", PAGE, re.MULTILINE))
 CONSTANTS = {
-    "pairs of metadata": requests.MOST_METADATA,
-    "characters of a metadata key": requests.MOST_KEY,
-    "characters of a metadata value": requests.MOST_VALUE,
-    "characters of a file id": requests.MOST_ID,
-    "characters of a file name": requests.MOST_FILENAME,
-    "characters of an idempotency key": requests.MOST_IDEMPOTENCY_KEY,
+    "pairs of metadata": validation.MOST_METADATA,
+    "characters of a metadata key": validation.MOST_KEY,
+    "characters of a metadata value": validation.MOST_VALUE,
+    "characters of a file id": validation.MOST_ID,
+    "characters of a file name": validation.MOST_FILENAME,
+    "characters of an idempotency key": validation.MOST_IDEMPOTENCY_KEY,
     "seconds that an idempotency key is remembered": tenant.KEY_SECONDS,
-    "least seconds of an expiry": requests.EXPIRY_SECONDS[0],
-    "most seconds of an expiry": requests.EXPIRY_SECONDS[1],
-    "batches of a page": servicer.MOST_BATCHES,
-    "files of a page": servicer.MOST_FILES,
-    "characters of a `custom_id`": requestline.MAX_CUSTOM_ID,
-    "characters of a model's name": requestline.MAX_MODEL,
-    "bytes of an error that [a line](local.md#how-a-line-runs) is answered with": endpoint.MOST_ERROR,
-    "bytes of a header of an endpoint's or a provider's answer": http.MOST_HEADER,
-    "headers of such an answer": http.MOST_HEADERS,
+    "least seconds of an expiry": validation.EXPIRY_SECONDS[0],
+    "most seconds of an expiry": validation.EXPIRY_SECONDS[1],
+    "batches of a page": batch_servicer.MOST_BATCHES,
+    "files of a page": batch_servicer.MOST_FILES,
+    "characters of a `custom_id`": request_line.MAX_CUSTOM_ID,
+    "characters of a model's name": request_line.MAX_MODEL,
+    "bytes of an error that [a line](local.md#how-a-line-runs) is answered with": http.MOST_ERROR,
+    "bytes of a header of an endpoint's or a provider's answer": transport.MOST_HEADER,
+    "headers of such an answer": transport.MOST_HEADERS,
     "most seconds that an endpoint is left alone between two tries": slots.LONGEST_PAUSE,
     "most seconds that its `Retry-After` counts for": slots.LONGEST_HINT,
     "characters of a provider's text, in an error, a batch or a line's result": errors_text.MOST_TEXT,
     "characters of a provider's id": fields.MOST_ID,
-    "bytes of a piece of an upload": uploads.MOST_PIECE,
-    "metadata messages of an upload": uploads.MOST_DESCRIPTIONS,
+    "bytes of a piece of an upload": upload_stream.MOST_PIECE,
+    "metadata messages of an upload": upload_stream.MOST_DESCRIPTIONS,
     "bytes of a JSON body": transcoding.MAX_BODY,
-    "bytes of a gRPC message that is its call's only one": intake.MOST_MESSAGE,
+    "bytes of a gRPC message that is its call's only one": message_reader.MOST_MESSAGE,
     "bytes of a new batch's members that are not known here": members.MOST_BYTES,
     "values of these, members and elements of arrays at all levels": members.MOST_VALUES,
     "levels of these, arrays and objects inside each other": members.MOST_DEPTH,
@@ -60,14 +61,14 @@ CONSTANTS = {
     "bytes of further requests on a connection until no more are read": connection.AHEAD_HIGH_WATER,
     "bytes of a body that are read and thrown away after its answer": connection.MAX_DISCARDED_BYTES,
     "characters of the authorization header": inbound.MAX_HEADER,
-    "characters of a key's name": desk.MOST_NAME,
-    "providers, and model groups, of a key": desk.MOST_ALLOWED,
-    "keys of a page": desk.MOST_KEYS,
-    "most seconds of a rotated key's grace": desk.MOST_GRACE,
-    "most seconds of a new key's life": desk.MOST_LIFETIME,
+    "characters of a key's name": key_admin.MOST_NAME,
+    "providers, and model groups, of a key": key_admin.MOST_ALLOWED,
+    "keys of a page": key_admin.MOST_KEYS,
+    "most seconds of a rotated key's grace": key_admin.MOST_GRACE,
+    "most seconds of a new key's life": key_admin.MOST_LIFETIME,
     "seconds of a call that carries no stream": server.UNARY_SECONDS,
-    "seconds until the message of a call that has one": intake.MESSAGE_SECONDS,
-    "streams of health and reflection at once, and single checks at once": intake.MOST_PUBLIC,
+    "seconds until the message of a call that has one": message_reader.MESSAGE_SECONDS,
+    "streams of health and reflection at once, and single checks at once": message_reader.MOST_PUBLIC,
 }
 
 START = [

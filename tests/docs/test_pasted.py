@@ -14,7 +14,7 @@ from tests.harness import plain_client, until
 from tests.processes import ROOT, process
 from tests.tools import tool
 
-from batchyard.service.loading import load_settings
+from batchyard.service.config.loader import load_settings
 
 from .blocks import block
 from .test_commands import pasted

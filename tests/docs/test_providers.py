@@ -13,8 +13,8 @@ from tests.upstream.faults import Answer
 from tests.upstream.openai import fake_openai
 from tests.upstream.store import Upstream
 
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Settings
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Settings
 
 from .blocks import block
 from .test_commands import pasted

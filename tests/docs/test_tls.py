@@ -6,7 +6,7 @@ from tests.authority import Authority
 from tests.harness import KEY
 from tests.processes import process
 
-from batchyard.service.loading import load_settings
+from batchyard.service.config.loader import load_settings
 
 from .blocks import block, blocks
 from .test_commands import pasted

@@ -10,7 +10,7 @@ from tests.kills import leftovers
 from tests.leaks import nothing_left
 
 from batchyard.common.calls import Caller
-from batchyard.common.listeners import listening
+from batchyard.common.http.listeners import listening
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 from batchyard.v1 import ListFilesRequest

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchyard.cli import report
-from batchyard.service.layers import keys, variable
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Deployment, Problem, Settings, SettingsError
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Deployment, Problem, Settings, SettingsError
+from batchyard.service.config.sources import keys, variable
 
 from .inputs import bounded, mutated
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from batchyard.service.jsonl import MAX_URLS, Scan, Scanner
-from batchyard.service.settings import Limits
-from batchyard.service.validation import judge
+from batchyard.service.config.settings import Limits
+from batchyard.service.jsonl.scanner import MAX_URLS, Scan, Scanner
+from batchyard.service.jsonl.validation import judge
 
 from .inputs import bounded, cut, cuts, mutated
 

@@ -19,7 +19,7 @@ from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
 from batchyard.common.metrics import Metrics
-from batchyard.service.settings import Group, GroupSettings, Member, Quotas
+from batchyard.service.config.settings import Group, GroupSettings, Member, Quotas
 from batchyard.v1 import Placement
 
 Kind = Literal["openai", "azure"]

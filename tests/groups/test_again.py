@@ -14,7 +14,7 @@ from tests.upstream.census import Census
 from tests.upstream.faults import Answer, Refuse, to
 from tests.upstream.quirks import Quirks
 
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
 
 CONTENT = to("GET", "/content")
 LINES = lines_of(12)

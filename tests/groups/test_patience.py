@@ -12,7 +12,7 @@ from tests.upstream.census import Census
 from tests.upstream.faults import Answer, Deaf, to
 from tests.upstream.quirks import Quirks
 
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
 
 from .scene import HELD, Yard, lines_of, scene, settings_of
 

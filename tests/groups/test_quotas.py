@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.rest.conftest import refusal
 
-from batchyard.service.settings import Quotas
+from batchyard.service.config.settings import Quotas
 
 from .scene import HELD, lines_of, post, scene
 

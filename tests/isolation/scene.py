@@ -13,7 +13,7 @@ from tests.rest.conftest import Door, opened
 from tests.upstream.openai import fake_openai
 
 from batchyard.admin.v1 import RevokeKeyRequest
-from batchyard.service.settings import Group, Key, LocalSettings, Member
+from batchyard.service.config.settings import Group, Key, LocalSettings, Member
 from batchyard.v1 import CreateBatchRequest, UploadFileMetadata
 
 FAST, SLOW = "fast-model", "slow-model"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.registries import a_batch, a_file
 
-from batchyard.service.registry.database import Database
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
 
 from .asking import METHODS, Came, over_grpc, over_rest, routed

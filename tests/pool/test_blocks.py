@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.service.pool.blocks import whole_lines
+from batchyard.service.jsonl.line_blocks import whole_lines
 
 
 async def pieces_of(*pieces: bytes) -> AsyncIterator[bytes]:

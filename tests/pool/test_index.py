@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.pool.index import LineIndex
+from batchyard.service.jsonl.line_index import LineIndex
 
 
 def filled(lines: range) -> LineIndex:

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 
-from batchyard.service.jsonl import Chunk
-from batchyard.service.pool.placing import Choice, Misfit, choose, unplaced
-from batchyard.service.pool.seats import Seat
+from batchyard.service.config.settings import GroupSettings, Member
+from batchyard.service.domain.records import ChunkRecord
+from batchyard.service.groups.member import Seat
+from batchyard.service.groups.placement import Choice, Misfit, choose, unplaced
+from batchyard.service.jsonl.scanner import Chunk
 from batchyard.service.registry.placements import Open
-from batchyard.service.registry.records import ChunkRecord
-from batchyard.service.settings import GroupSettings, Member
 
 LINES, BYTES, TOKENS = 10, 1000, 100
 

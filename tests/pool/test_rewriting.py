@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.costs import calls_of
 
-from batchyard.service.pool.rewriting import Rewriter
+from batchyard.service.jsonl.rewriter import Rewriter
 
 from .lines import OBJECTS, SCALARS, VALUES, joined, spelled
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from batchyard.service.pool.seats import Seat
-from batchyard.service.settings import GroupSettings, Member
+from batchyard.service.config.settings import GroupSettings, Member
+from batchyard.service.groups.member import Seat
 
 FULL = "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'gpt-4.1-batch'."
 

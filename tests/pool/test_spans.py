@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.pool.spans import Edit, edited, span, string_span
+from batchyard.service.jsonl.json_spans import Edit, edited, span, string_span
 
 from .lines import NAMES, OBJECTS
 

@@ -2,7 +2,7 @@ import asyncio
 
 from tests.harness import until
 
-from batchyard.service.pool.turns import Turns
+from batchyard.service.groups.queue import Turns
 
 
 async def test_the_oldest_that_waits_is_next() -> None:

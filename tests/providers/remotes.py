@@ -10,11 +10,11 @@ from tests.deployments import QUICK
 from tests.harness import figures, settings_for
 
 from batchyard.common.tracing import OFF
-from batchyard.service.places import UploadPlaces
-from batchyard.service.providers.opening import Opener
-from batchyard.service.providers.remote import RemoteProvider
-from batchyard.service.registry.database import Database
-from batchyard.service.settings import Deployment
+from batchyard.service.access.upload_slots import UploadPlaces
+from batchyard.service.config.settings import Deployment
+from batchyard.service.providers.open import Opener
+from batchyard.service.providers.remote.provider import RemoteProvider
+from batchyard.service.registry.dialects.sqlite import Database
 
 
 class Clock:

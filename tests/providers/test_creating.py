@@ -23,7 +23,7 @@ from tests.upstream.plain import rest
 from tests.upstream.quirks import Quirks
 from tests.upstream.store import Upstream
 
-from batchyard.service.providers.objects import MARK
+from batchyard.service.providers.remote.columns import MARK
 from batchyard.v1 import ListBatchesRequest, WatchBatchRequest
 
 from .scene import CREATE, INPUT, LIST, Provider, Scene, before, intents, scene, text

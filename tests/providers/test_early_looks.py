@@ -13,13 +13,13 @@ from tests.upstream.azure import FakeAzure
 from tests.upstream.faults import Answer
 from tests.upstream.quirks import Quirks
 
+from batchyard.service.domain.records import BatchRecord
 from batchyard.service.providers.base import NewBatch
-from batchyard.service.providers.early_looks import EarlyLooks
-from batchyard.service.providers.remote import RemoteProvider
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import BatchRecord
+from batchyard.service.providers.remote.early_looks import EarlyLooks
+from batchyard.service.providers.remote.provider import RemoteProvider
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.upstream.condition import Condition
+from batchyard.service.upstream.health import Condition
 
 from .remotes import Clock, remotes
 from .scene import FAKES, INPUT, LIST, Provider

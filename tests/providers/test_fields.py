@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from batchyard.service.messages import batch_message
-from batchyard.service.providers import fields
-from batchyard.service.providers.objects import adopted_values, batch_values
-from batchyard.service.providers.remote import _record
-from batchyard.service.registry.records import BatchRecord
+from batchyard.service.api.messages import batch_message
+from batchyard.service.domain.records import BatchRecord
+from batchyard.service.providers.remote import fields
+from batchyard.service.providers.remote.columns import adopted_values, batch_values
+from batchyard.service.providers.remote.provider import _record
 from batchyard.service.upstream.provider_json import decode
 
 AT = 1_700_000_000

@@ -16,9 +16,9 @@ from tests.upstream.openai import FakeOpenAI, fake_openai
 from tests.upstream.plain import create, rest
 from tests.upstream.quirks import Quirks
 
-from batchyard.service.providers.remote import RemoteProvider
-from batchyard.service.registry.records import BatchRecord
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.domain.records import BatchRecord
+from batchyard.service.providers.remote.provider import RemoteProvider
 from batchyard.v1 import Batch, BatchStatus, GetBatchRequest, ListBatchesRequest, WatchBatchRequest
 
 from .remotes import remotes

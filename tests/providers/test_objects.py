@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.service.providers.objects import batch_values, unfinished
+from batchyard.service.providers.remote.columns import batch_values, unfinished
 
 ENDED = {"id": "batch_1", "status": "completed", "created_at": 1, "in_progress_at": 2, "completed_at": 3}
 ENDED |= {"output_file_id": "file-1", "error_file_id": None}

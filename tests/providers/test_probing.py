@@ -14,10 +14,10 @@ from tests.upstream.faults import Answer, Fault, Hang, Reset
 from tests.upstream.openai import FakeOpenAI, fake_openai
 
 from batchyard.service.errors import NotFound
-from batchyard.service.providers.probing import Prober
-from batchyard.service.providers.remote import RemoteProvider
+from batchyard.service.providers.remote.prober import Prober
+from batchyard.service.providers.remote.provider import RemoteProvider
 from batchyard.service.upstream.breaker import FAILURES
-from batchyard.service.upstream.condition import State
+from batchyard.service.upstream.health import State
 
 from .remotes import Clock, remotes
 from .scene import LIST

@@ -14,7 +14,7 @@ from tests.upstream.faults import Answer, Held, Reset
 from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks
 
-from batchyard.service.settings import Quotas
+from batchyard.service.config.settings import Quotas
 
 from .scene import CREATE, INPUT, LIST, UPLOAD, Scene
 

@@ -14,7 +14,7 @@ from tests.harness import KEY, Client, jsonl, plain_client, service, settings_fo
 from tests.ways import alone, pytest_generate_tests, shim_is  # noqa: F401
 
 from batchyard.common.calls import Caller
-from batchyard.common.listeners import listening
+from batchyard.common.http.listeners import listening
 from batchyard.common.metrics import Metrics
 from batchyard.service.server import Server
 from batchyard.shim.app import create_app

@@ -26,13 +26,13 @@ from batchyard.admin.v1 import (
     ListDeploymentsRequest,
     Member,
 )
-from batchyard.service.admin import AdminServicer
-from batchyard.service.auth import current_caller
-from batchyard.service.deployed import Deployed, MemberState
+from batchyard.service.access.authenticator import Caller
+from batchyard.service.api.admin_servicer import AdminServicer
+from batchyard.service.api.authentication import current_caller
+from batchyard.service.api.deployment_status import Deployed, MemberState
 from batchyard.service.errors import NotFound, PermissionDenied
-from batchyard.service.keys.ring import Caller
 from batchyard.service.mutations import Mutations
-from batchyard.service.router import Router
+from batchyard.service.providers.router import Router
 
 from .conftest import BEARER, Door, opened, refusal
 

@@ -11,7 +11,7 @@ from tests.eventsource import Event, EventSource
 from tests.fakes import Sluice, sluiced
 from tests.harness import PATIENCE, chat_lines, jsonl
 
-from batchyard.service.settings import Limits, LocalSettings
+from batchyard.service.config.settings import Limits, LocalSettings
 
 from .conftest import BATCH_KEYS, Door, opened, refusal
 

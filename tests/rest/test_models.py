@@ -11,7 +11,7 @@ from tests.groups.scene import GROUP, lines_of, settings_of
 from tests.harness import jsonl, refused
 from tests.upstream.openai import fake_openai
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 from batchyard.v1 import GetFileRequest, ListFilesRequest
 
 from .conftest import FORM, Door, Part, batch_request, form, opened, refusal

@@ -15,7 +15,7 @@ from tests.harness import KEY, Client, chat_lines, jsonl, plain_client, refused,
 from tests.rest.conftest import Door, batch_request, opened, refusal
 from tests.statuses import told
 
-from batchyard.service.settings import Key, LocalSettings, Quotas, Tenant
+from batchyard.service.config.settings import Key, LocalSettings, Quotas, Tenant
 from batchyard.v1 import (
     Batch,
     BatchStatus,

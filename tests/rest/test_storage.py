@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.rest.conftest import opened, refusal
 
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
 
 MOST = 1 << 20
 

@@ -10,8 +10,8 @@ from tests.authority import Authority, Identity
 from tests.harness import service, settings_for
 from tests.transport.conftest import served as served_with
 
-from batchyard.common.listeners import listening
-from batchyard.service.settings import LocalSettings, Tls
+from batchyard.common.http.listeners import listening
+from batchyard.service.config.settings import LocalSettings, Tls
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 

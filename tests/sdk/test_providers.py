@@ -14,7 +14,7 @@ from tests.upstream.azure import fake_azure
 from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks
 
-from batchyard.common.listeners import listening
+from batchyard.common.http.listeners import listening
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from batchyard.cli import report
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Deployment, Settings, SettingsError
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Deployment, Settings, SettingsError
 
 Load = Callable[..., Settings]
 Problems = Callable[..., list[str]]

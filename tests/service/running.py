@@ -10,9 +10,9 @@ from starlette.responses import Response
 from tests.fakes import Going, fake_endpoint
 from tests.harness import figures
 
-from batchyard.service.engine.results import Answer, Failure
-from batchyard.service.providers.endpoint import open_endpoint
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.engine.runners.http import open_endpoint
+from batchyard.service.jsonl.results import Answer, Failure
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from batchyard.cli import report
-from batchyard.service.settings import Deployment
+from batchyard.service.config.settings import Deployment
 
 from .conftest import EAST, LOCAL, WEST, Load, Problems, azure, openai
 

@@ -23,9 +23,9 @@ from batchyard.admin.v1 import (
     admin_service_pb2,
 )
 from batchyard.common.metrics import Metrics
-from batchyard.service.audit.calls import CLIENT, LOOKS, SHIM
+from batchyard.service.audit.auditor import CLIENT, LOOKS, SHIM
+from batchyard.service.config.settings import Key, Quotas
 from batchyard.service.server import StartupError, serving
-from batchyard.service.settings import Key, Quotas
 from batchyard.v1 import CancelBatchRequest, DeleteFileRequest, GetFileRequest, ListBatchesRequest, batch_service_pb2
 
 SECRET = "shim-secret"

@@ -10,7 +10,7 @@ import pytest
 from tests.harness import service, settings_for
 
 from batchyard.common.metrics import Metrics
-from batchyard.service.backup import BackupError, back_up
+from batchyard.service.datadir.backup import BackupError, back_up
 from batchyard.service.server import StartupError, serving
 from batchyard.v1 import ListFilesRequest
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from batchyard.cli import report
-from batchyard.service.loading import load_settings
+from batchyard.service.config.loader import load_settings
 
 from .conftest import Load, Problems
 

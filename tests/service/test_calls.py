@@ -15,12 +15,12 @@ from tests.harness import KEY, figures, keys_of, refused, service, settings_for,
 from tests.statuses import told, trailer
 
 from batchyard.service import errors
-from batchyard.service.auth import KeyInterceptor, current_caller
-from batchyard.service.calls import CallInterceptor
+from batchyard.service.api.authentication import KeyInterceptor, current_caller
+from batchyard.service.api.call_interceptor import CallInterceptor
+from batchyard.service.api.message_reader import Context
+from batchyard.service.config.settings import Limits
 from batchyard.service.errors import BatchyardError, Defect, InvalidArgument, NotFound, Refused, Unauthenticated
-from batchyard.service.intake import Context
 from batchyard.service.server import Server
-from batchyard.service.settings import Limits
 from batchyard.v1 import (
     Batch,
     BatchServiceServicer,

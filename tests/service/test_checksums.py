@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from obstore.store import HTTPStore
 
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.errors import DataLoss, Unavailable
-from batchyard.service.filestore import FileStore, Part
 from batchyard.service.objects.checksums import BLOCK as SUMMED
+from batchyard.service.objects.local import FileStore, Part
 
 
 @pytest.fixture

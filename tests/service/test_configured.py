@@ -3,7 +3,7 @@
 import pytest
 
 from batchyard.cli import report
-from batchyard.service.settings import Key, Quotas, Tenant
+from batchyard.service.config.settings import Key, Quotas, Tenant
 
 from .conftest import Load, Problems
 

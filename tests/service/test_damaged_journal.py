@@ -8,8 +8,8 @@ from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.engine.results import result_id
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.jsonl.results import result_id
 from batchyard.v1 import Batch
 
 LINES, DONE = 10, 6

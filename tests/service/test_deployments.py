@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from batchyard.service.deployments import RESERVED
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Deployment, Settings
+from batchyard.service.config.deployments import RESERVED
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Deployment, Settings
 
 from .conftest import EAST, LAST_DATED, LOCAL, WEST, Load, Problems, azure, entry, openai
 

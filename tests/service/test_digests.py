@@ -6,7 +6,7 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.digests import Digests
+from batchyard.service.jsonl.digest_set import Digests
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 20).map(str)))
 

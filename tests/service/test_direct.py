@@ -10,7 +10,7 @@ from tests.harness import KEY, PATIENCE, service, settings_for, until
 
 from batchyard.common.calls import CallError
 from batchyard.common.tracing import OFF
-from batchyard.service.direct import DirectCaller, Handlers
+from batchyard.service.api.in_process import DirectCaller, Handlers
 from batchyard.shim.transcoding import SERVICE
 from batchyard.v1 import ListBatchesRequest, UploadFileRequest, UploadFileResponse
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
+from batchyard.service.datadir.disk import DirectoryInUse, DirectoryLock, Disk
 
 HOLDER = """
 import sys

@@ -12,8 +12,8 @@ from tests.fakes import Gate, completion, fake_endpoint
 from tests.harness import PATIENCE, Client, chat_lines, jsonl, refused, service, settings_for, until
 from tests.statuses import told
 
+from batchyard.service.config.settings import LocalSettings
 from batchyard.service.server import Server
-from batchyard.service.settings import LocalSettings
 from batchyard.v1 import (
     BatchStatus,
     ListFilesRequest,

@@ -11,9 +11,9 @@ import pytest
 from tests.fakes import Going
 from tests.harness import figures
 
-from batchyard.service.engine.results import Answer, Tokens
+from batchyard.service.engine.runners.echo import Echo
 from batchyard.service.engine.runners.slots import LineSlots
-from batchyard.service.providers.echo import Echo
+from batchyard.service.jsonl.results import Answer, Tokens
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES, MODERATIONS = "/v1/responses", "/v1/moderations"

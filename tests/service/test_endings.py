@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.harness import PATIENCE, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.disk import Disk
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.datadir.disk import Disk
 from batchyard.v1 import BatchStatus, CancelBatchRequest
 
 MOST = 4

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from tests.fakes import Gate, completion, failure, fake_endpoint
 from tests.harness import chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.engine.results import TIMEOUT, Answer, Failure, Tokens
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.jsonl.results import TIMEOUT, Answer, Failure, Tokens
 
 from .running import CHAT, answering, outcome_of, runner
 

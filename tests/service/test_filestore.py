@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.faults import PowerCut
 
 from batchyard.service.datadir.aside import Aside
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.errors import DataLoss, StorageFull
-from batchyard.service.filestore import BLOCK, FileStore, Part
+from batchyard.service.objects.local import BLOCK, FileStore, Part
 from batchyard.service.objects.sweep import sweep
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.service.filledlines import LineCounter, blank_end, change_filled, filled_lines
+from batchyard.service.jsonl.filled_lines import LineCounter, blank_end, change_filled, filled_lines
 
 TEXTS = st.lists(st.sampled_from([b"\n", b" ", b"\t", b"\r", b"\r\n", b"\n\n\n", b"a", b"{}", b"\x0b", b"\xff"])).map(
     b"".join

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from batchyard.cli import report
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Group, GroupSettings, Member, Settings
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Group, GroupSettings, Member, Settings
 
 from .conftest import EAST, LOCAL, WEST, Load, Problems, azure
 

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import pytest
 
+from batchyard.service.config.settings import Deployment
 from batchyard.service.errors import Refused
-from batchyard.service.providers.identity import Identity, opened
-from batchyard.service.settings import Deployment
+from batchyard.service.providers.azure.credentials import Identity, opened
 
 IDENTITY = {"tenant_id": "7f3c1a52-0000-4000-8000-000000000000", "client_id": "app", "client_secret": "hunter2"}
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.settings import LocalSettings, Settings
+from batchyard.service.config.settings import LocalSettings, Settings
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest
 
 LINES, CHUNK, DONE = 20, 5, 8  # at the damage one chunk is sealed and the next one begun

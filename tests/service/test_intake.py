@@ -14,11 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.harness import figures, jsonl, keys_of, refused, service, settings_for, until
 from tests.statuses import told, trailer
 
-from batchyard.service import intake
-from batchyard.service.auth import KeyInterceptor
-from batchyard.service.calls import CallInterceptor
-from batchyard.service.intake import Context
-from batchyard.service.settings import Limits
+from batchyard.service.api import message_reader
+from batchyard.service.api.authentication import KeyInterceptor
+from batchyard.service.api.call_interceptor import CallInterceptor
+from batchyard.service.api.message_reader import Context
+from batchyard.service.config.settings import Limits
 from batchyard.v1 import (
     BatchServiceServicer,
     BatchServiceStub,
@@ -98,10 +98,10 @@ class TestAMessage:
             assert await until(answered, bool)
 
     async def test_that_is_too_large_is_refused_before_it_is_parsed(self) -> None:
-        large = GetBatchRequest(batch_id="x" * intake.MOST_MESSAGE).SerializeToString()
+        large = GetBatchRequest(batch_id="x" * message_reader.MOST_MESSAGE).SerializeToString()
         async with door(60) as channel, refused(StatusCode.INVALID_ARGUMENT) as found:
             await call(channel, GET, large).read()
-        text = f"The request has {len(large)} bytes, more than the maximum of {intake.MOST_MESSAGE}."
+        text = f"The request has {len(large)} bytes, more than the maximum of {message_reader.MOST_MESSAGE}."
         assert found[0].details() == text
 
     @pytest.mark.parametrize("method", [GET, WATCH, CHECK])

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.disk import Disk, HasFileno
+from batchyard.service.datadir.disk import Disk, HasFileno
+from batchyard.service.domain.records import Counts
 from batchyard.service.engine.journal import Journal
 from batchyard.service.engine.records import HEAD
-from batchyard.service.engine.results import Failure, Kind, Result, Tokens, result, result_id
 from batchyard.service.errors import Unavailable
-from batchyard.service.registry.records import Counts
+from batchyard.service.jsonl.results import Failure, Kind, Result, Tokens, result, result_id
 
 RESULTS = [
     Result(line, kind, Tokens(line, 1, 2, 3), b'{"line":%d,"pad":"%s"}\n' % (line, b"x" * line))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.service.jsonl import LineError, Scan, Scanner
-from batchyard.service.requestline import lines
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
+from batchyard.service.jsonl.request_line import lines
+from batchyard.service.jsonl.scanner import LineError, Scan, Scanner
 
 CHAT = "/v1/chat/completions"
 BROKEN = "Invalid file format for Batch API. Must be .jsonl: line 1 is not valid JSON."

@@ -29,12 +29,12 @@ from batchyard.admin.v1 import (
     RevokeKeyRequest,
     RotateKeyRequest,
 )
+from batchyard.service.config.settings import Key as ConfiguredKey
+from batchyard.service.config.settings import LocalSettings, Quotas
+from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.errors import AlreadyExists, Unauthenticated
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.registry.database import Database
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import Once, TenantRegistry
-from batchyard.service.settings import Key as ConfiguredKey
-from batchyard.service.settings import LocalSettings, Quotas
 from batchyard.v1 import ListBatchesRequest, ListFilesRequest, UploadFileMetadata, WatchBatchRequest
 
 CONFIGURED = ConfiguredKey(name="ci", key="sk-hunter2", tenant="builds", limits=Quotas(lines_per_day=5))

@@ -15,24 +15,24 @@ from sqlalchemy import select
 from tests.fakes import Gate
 from tests.harness import chat_lines, figures, jsonl, until
 
-from batchyard.service.disk import Disk
-from batchyard.service.engine.chunk import ChunkRunner
+from batchyard.service.config.settings import Limits
+from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import BatchRecord, ChunkRecord, Counts, SealedChunk, Status
+from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
-from batchyard.service.engine.lifecycle import Lifecycle
-from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.engine.local_lifecycle import Lifecycle
 from batchyard.service.engine.runners.slots import Control, LineSlots
-from batchyard.service.engine.steps import Steps
+from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import LeaseLost
-from batchyard.service.filestore import FileStore, Part
-from batchyard.service.jsonl import Scanner
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import BatchRecord, ChunkRecord, Counts, SealedChunk, Status
+from batchyard.service.jsonl.results import Answer, Failure
+from batchyard.service.jsonl.scanner import Scanner
+from batchyard.service.jsonl.validation import judge
+from batchyard.service.objects.local import FileStore, Part
+from batchyard.service.registry.change_feed import Changes
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import batches, chunks
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.settings import Limits
-from batchyard.service.validation import judge
-from batchyard.service.watching import Changes
 
 LINES = 60
 CHUNK_LINES = 20

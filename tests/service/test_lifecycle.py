@@ -8,7 +8,7 @@ from starlette.responses import Response
 from tests.fakes import Gate, completion, failure, fake_endpoint
 from tests.harness import chat_line, chat_lines, jsonl, refused, service, settings_for, until
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 from batchyard.v1 import (
     BatchStatus,
     CancelBatchRequest,

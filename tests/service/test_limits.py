@@ -10,7 +10,7 @@ import pytest
 from tests.harness import Client, chat_line, chat_lines, jsonl, refused, service, settings_for, until
 from tests.statuses import told
 
-from batchyard.service.settings import Limits, LocalSettings, Settings
+from batchyard.service.config.settings import Limits, LocalSettings, Settings
 from batchyard.v1 import BatchStatus, ListBatchesRequest
 
 COMPLETED, FAILED = BatchStatus.BATCH_STATUS_COMPLETED, BatchStatus.BATCH_STATUS_FAILED

@@ -13,15 +13,15 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import Engine
 from tests.registries import a_batch, opened
 
+from batchyard.service.config.settings import Quotas, Rate
+from batchyard.service.domain.quotas import Bound
+from batchyard.service.domain.records import Status
 from batchyard.service.errors import Busy, Unavailable
-from batchyard.service.quotas import Bound
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import Status
-from batchyard.service.registry.remote import RemoteRegistry
+from batchyard.service.registry.deployment import RemoteRegistry
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.settings import Quotas, Rate
 
 NOW = 1_000_000
 

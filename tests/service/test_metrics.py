@@ -18,7 +18,7 @@ from tests.upstream.openai import fake_openai
 
 from batchyard.admin.v1 import AdminServiceStub, CheckHealthRequest
 from batchyard.common.metrics import Metrics
-from batchyard.service.settings import LocalSettings, Retention
+from batchyard.service.config.settings import LocalSettings, Retention
 from batchyard.v1 import CancelBatchRequest, UploadFileMetadata, UploadFileRequest
 
 RPCS = "batchyard_rpc_duration_seconds_count"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.speaking import request, speaking
 
-from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.jsonl.results import Answer, Failure
 
 from .running import CHAT, RESPONSES, runner
 

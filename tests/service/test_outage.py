@@ -14,8 +14,8 @@ from starlette.responses import Response
 from tests.fakes import Going, completion, failure, fake_endpoint
 from tests.harness import PATIENCE, Client, chat_line, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.engine.results import Answer
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.jsonl.results import Answer
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest
 
 from .running import RESPONSES, answering, runner

@@ -9,12 +9,12 @@ from tests.registries import opened
 from batchyard.common.clock import GuardedClock
 from batchyard.service.datadir import pairing
 from batchyard.service.datadir.aside import Aside
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.datadir.pairing import Pair
 from batchyard.service.datadir.upkeep import Upkeep
-from batchyard.service.disk import Disk
+from batchyard.service.domain.records import Identity
 from batchyard.service.errors import FailedPrecondition
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import Identity
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.work import WorkRegistry
 
 

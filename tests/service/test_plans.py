@@ -13,20 +13,20 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
 from tests.registries import a_batch, a_file, opened
 
+from batchyard.service.config.settings import Quotas, Rate
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.quotas import Bound
+from batchyard.service.domain.records import Counts, SealedChunk, Status
 from batchyard.service.errors import FailedPrecondition, NotFound
-from batchyard.service.filestore import Part
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.quotas import Bound
-from batchyard.service.registry.database import Database
+from batchyard.service.objects.local import Part
+from batchyard.service.registry.deployment import Intent, RemoteRegistry
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.keys import KeyRegistry
+from batchyard.service.registry.migrate import migrate
 from batchyard.service.registry.placements import Placements, Wanted
-from batchyard.service.registry.records import Counts, SealedChunk, Status
-from batchyard.service.registry.remote import Intent, RemoteRegistry
 from batchyard.service.registry.tenant import Once, TenantRegistry
-from batchyard.service.registry.upgrading import migrate
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.registry.work import Enqueued, WorkRegistry
-from batchyard.service.settings import Quotas, Rate
 
 NOW = 100_000
 RATE = Rate(8, 60)

@@ -18,7 +18,7 @@ from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.faults import PowerCut
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 from batchyard.v1 import BatchStatus
 
 LINES = 60

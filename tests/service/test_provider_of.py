@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from batchyard.service.errors import FailedPrecondition, InvalidArgument
-from batchyard.service.registry.database import Database
+from batchyard.service.providers.router import Router
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.router import Router
 
 
 class Place:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from batchyard.common.pem import CertificateFiles
-from batchyard.service.hosts import is_loopback
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import SettingsError, Tls
+from batchyard.service.config.hosts import is_loopback
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import SettingsError, Tls
 
 from .conftest import Load, Problems
 

@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import Response
 from tests.fakes import Going, completion, failure, fake_endpoint
 
-from batchyard.service.engine.results import Answer, Failure
+from batchyard.service.jsonl.results import Answer, Failure
 
 from .running import CHAT, RESPONSES, outcome_of, raw_endpoint, runner
 

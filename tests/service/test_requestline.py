@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from batchyard.service.errors import DataLoss
-from batchyard.service.requestline import Fault, Request, check_body, endpoint_of, lines, read_line
+from batchyard.service.jsonl.request_line import Fault, Request, check_body, endpoint_of, lines, read_line
 
 CHAT = "/v1/chat/completions"
 NOT_JSON = ("invalid_json_line", "This line is not parseable as valid JSON.", None)

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from tests.harness import PATIENCE
 
-from batchyard.service.registry.database import Database
-from batchyard.service.reserve import Reserve
+from batchyard.service.datadir.reserve import Reserve
+from batchyard.service.registry.dialects.sqlite import Database
 
 
 class SlowReserve(Reserve):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.service.engine.results import NO_TOKENS, Tokens, tokens_of
+from batchyard.service.jsonl.results import NO_TOKENS, Tokens, tokens_of
 
 ODD: list[Any] = [
     None,

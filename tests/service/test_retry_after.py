@@ -12,8 +12,8 @@ from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Going, completion, failure, fake_endpoint
 from tests.harness import until
 
-from batchyard.service.engine.results import Answer
-from batchyard.service.upstream.http import retry_after
+from batchyard.service.jsonl.results import Answer
+from batchyard.service.upstream.transport import retry_after
 
 from .running import RESPONSES, runner
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tests.costs import calls_of
 
-from batchyard.service.jsonl import Scan, Scanner
-from batchyard.service.requestline import Fault, Request, embedding_inputs, lines, read_good_line, read_line
-from batchyard.service.settings import Limits
+from batchyard.service.config.settings import Limits
+from batchyard.service.jsonl.request_line import Fault, Request, embedding_inputs, lines, read_good_line, read_line
+from batchyard.service.jsonl.scanner import Scan, Scanner
 
 MIB = 1 << 20
 PIECE = 512 << 10

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, create_engine
 from tests.registries import a_batch, a_file, opened
 
 from batchyard.service.errors import FailedPrecondition
-from batchyard.service.filestore import Part
+from batchyard.service.objects.local import Part
+from batchyard.service.registry.migrate import NEWEST, migrate
 from batchyard.service.registry.schema import metadata
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.upgrading import NEWEST, migrate
 
 
 class TestTheSchema:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.service.layers import SECTIONS, key_name, keys, variable
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Limits, LocalSettings, Retention, Settings, SettingsError
-from batchyard.service.yamlfile import parse
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings, SettingsError
+from batchyard.service.config.sources import SECTIONS, key_name, keys, variable
+from batchyard.service.config.yaml_document import parse
 
 from .conftest import Load, Problems
 

@@ -14,7 +14,7 @@ from tests.harness import Client, chat_lines, jsonl, service, settings_for
 
 from batchyard.common.metrics import Metrics
 from batchyard.service.datadir.aside import KEPT_SECONDS, Aside
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.server import StartupError, serving
 
 FILES = 250

@@ -14,9 +14,9 @@ from tests.fakes import Behaviour, FakeEndpoint, completion, failure, fake_endpo
 from tests.harness import Client, chat_lines, jsonl, refused, service, settings_for, until, upload_messages
 from tests.statuses import told
 
-from batchyard.service.disk import Disk
-from batchyard.service.filestore import BLOCK
-from batchyard.service.settings import Limits, LocalSettings, Retention, Settings
+from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings
+from batchyard.service.datadir.disk import Disk
+from batchyard.service.objects.local import BLOCK
 from batchyard.v1 import (
     Batch,
     BatchStatus,

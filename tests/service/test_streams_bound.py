@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.harness import KEY, Client, chat_lines, jsonl, refused, service, settings_for, until
 from tests.statuses import told
 
-from batchyard.service.settings import Key, Limits, LocalSettings, Quotas
+from batchyard.service.config.settings import Key, Limits, LocalSettings, Quotas
 from batchyard.v1 import ListBatchesRequest, WatchBatchRequest
 
 SLOW = LocalSettings(echo=True, echo_delay_ms=60_000)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchyard.service.api.rate_limit import Throttle
+from batchyard.service.config.settings import Quotas, Tenant
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.quotas import Allowances, Bound
 from batchyard.service.errors import Busy
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.quotas import Allowances, Bound
-from batchyard.service.settings import Quotas, Tenant
-from batchyard.service.throttle import Throttle
 
 ALLOWED = Allowances(Quotas(), ())
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.harness import chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.disk import Disk, HasFileno
+from batchyard.service.config.settings import LocalSettings
+from batchyard.service.datadir.disk import Disk, HasFileno
 from batchyard.service.server import StartupError, serving
-from batchyard.service.settings import LocalSettings
 from batchyard.v1 import BatchStatus
 
 

@@ -14,7 +14,7 @@ from grpc import StatusCode
 from tests.harness import Client, chat_lines, jsonl, refused, service, settings_for, until
 from tests.statuses import told, trailer
 
-from batchyard.service.settings import Limits, Settings
+from batchyard.service.config.settings import Limits, Settings
 from batchyard.v1 import (
     BatchServiceStub,
     ExpiresAfter,

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, update
 
+from batchyard.service.config.settings import Quotas
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.quotas import DAY_SECONDS, Bound
+from batchyard.service.domain.records import ENDED, Status
 from batchyard.service.errors import Busy
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.quotas import DAY_SECONDS, Bound
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.records import ENDED, Status
-from batchyard.service.registry.remote import Intent, RemoteRegistry
+from batchyard.service.registry.deployment import Intent, RemoteRegistry
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import IS_LIVE, batches
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned, Usage, stored_bytes, used_now, used_today
-from batchyard.service.settings import Quotas
 
 KEYS = {name: KeyRecord(id=f"key_{name}", tenant=name[0], name=name) for name in ("a1", "a2", "b1")}
 HOUR = 3600

@@ -4,9 +4,9 @@ import json
 
 import msgspec
 
-from batchyard.service.jsonl import LineError, Scanner
-from batchyard.service.settings import Limits
-from batchyard.service.validation import judge
+from batchyard.service.config.settings import Limits
+from batchyard.service.jsonl.scanner import LineError, Scanner
+from batchyard.service.jsonl.validation import judge
 
 CHAT = "/v1/chat/completions"
 LIMITS = Limits(max_batch_lines=20, max_line_errors=5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 from tests.harness import PATIENCE, Client, chat_lines, jsonl, refused, service, settings_for, until
 
-from batchyard.service.settings import LocalSettings
+from batchyard.service.config.settings import LocalSettings
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest, WatchBatchRequest, WatchBatchResponse
 
 COMPLETED = BatchStatus.BATCH_STATUS_COMPLETED

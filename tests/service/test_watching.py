@@ -11,10 +11,10 @@ import pytest
 from msgspec import structs
 from tests.harness import PATIENCE, until
 
+from batchyard.service.domain.records import BatchRecord
 from batchyard.service.errors import NotFound, Unauthenticated, Unavailable
-from batchyard.service.registry.records import BatchRecord
+from batchyard.service.registry.change_feed import Changes, State, Watches
 from batchyard.service.registry.tenant import no_batch
-from batchyard.service.watching import Changes, State, Watches
 
 MANY = 500
 GIVEN = {"seq": 7, "id": "batch_1", "tenant": "team", "provider": "local", "status": "in_progress", "completed": 0}

@@ -16,10 +16,10 @@ from tests.harness import plain_client
 from tests.ways import alone, pytest_generate_tests, shim_is  # noqa: F401
 
 from batchyard.common.calls import Caller
-from batchyard.common.listeners import listening
+from batchyard.common.http.listeners import listening
 from batchyard.common.tracing import OFF
-from batchyard.service.direct import DirectCaller, Handlers
-from batchyard.service.intake import perform, read_here
+from batchyard.service.api.in_process import DirectCaller, Handlers
+from batchyard.service.api.message_reader import perform, read_here
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 from batchyard.v1 import (

@@ -12,8 +12,8 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from tests.processes import ROOT
 
-from batchyard.service import requests
-from batchyard.service.requestline import NAMES, endpoint_of
+from batchyard.service.api import validation
+from batchyard.service.jsonl.request_line import NAMES, endpoint_of
 
 from .conftest import Shim
 
@@ -78,22 +78,22 @@ def test_the_body_of_a_create_has_the_services_bounds() -> None:
     assert create["additionalProperties"] is True
     assert create["required"] == ["endpoint", "completion_window"]  # and a file or a blob
     assert {"idempotency_key", "object"}.isdisjoint(members)
-    assert (members["input_file_id"]["minLength"], members["input_file_id"]["maxLength"]) == (1, requests.MOST_ID)
+    assert (members["input_file_id"]["minLength"], members["input_file_id"]["maxLength"]) == (1, validation.MOST_ID)
     assert {endpoint_of(endpoint) for endpoint in members["endpoint"]["enum"]} == set(NAMES)
-    assert members["completion_window"]["enum"] == list(requests.WINDOWS)
+    assert members["completion_window"]["enum"] == list(validation.WINDOWS)
     labels = members["metadata"]
     bounds = labels["maxProperties"], labels["propertyNames"]["maxLength"], labels["additionalProperties"]["maxLength"]
-    assert bounds == (requests.MOST_METADATA, requests.MOST_KEY, requests.MOST_VALUE)
+    assert bounds == (validation.MOST_METADATA, validation.MOST_KEY, validation.MOST_VALUE)
     seconds = SCHEMAS["ExpiresAfter"]["properties"]["seconds"]
-    assert (seconds["minimum"], seconds["maximum"]) == requests.EXPIRY_SECONDS
-    assert parameter("createBatch", "Idempotency-Key")["maxLength"] == requests.MOST_IDEMPOTENCY_KEY
+    assert (seconds["minimum"], seconds["maximum"]) == validation.EXPIRY_SECONDS
+    assert parameter("createBatch", "Idempotency-Key")["maxLength"] == validation.MOST_IDEMPOTENCY_KEY
 
 
 def test_an_upload_has_the_services_bounds() -> None:
     form = operation("uploadFile")["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"]["purpose"]["enum"] == list(requests.PURPOSES)
+    assert form["properties"]["purpose"]["enum"] == list(validation.PURPOSES)
     seconds = form["properties"]["expires_after[seconds]"]
-    assert (seconds["minimum"], seconds["maximum"]) == requests.EXPIRY_SECONDS
+    assert (seconds["minimum"], seconds["maximum"]) == validation.EXPIRY_SECONDS
 
 
 def test_bytes_are_binary_for_generators_both_ways() -> None:

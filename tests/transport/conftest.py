@@ -17,11 +17,11 @@ from tests.harness import KEY, Client, plain_client, settings_for
 from tests.rest.conftest import BEARER
 
 from batchyard.cli import service, shim
-from batchyard.common.listeners import Listener
+from batchyard.common.http.listeners import Listener
 from batchyard.common.metrics import Metrics
 from batchyard.common.tracing import OFF
+from batchyard.service.config.settings import Settings, Tls
 from batchyard.service.server import Server
-from batchyard.service.settings import Settings, Tls
 
 QUICK = 0.02  # seconds between two looks at the files
 

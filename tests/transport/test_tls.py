@@ -18,11 +18,11 @@ from tests.sockets import sockets
 from batchyard.cli import metrics, shim
 from batchyard.cli.errors import RunError
 from batchyard.common.certificates import ServerCertificates
-from batchyard.common.listeners import listening
+from batchyard.common.http.listeners import listening
 from batchyard.common.metrics import Metrics
 from batchyard.common.pem import CertificateFiles
 from batchyard.common.tracing import OFF
-from batchyard.service.settings import Tls
+from batchyard.service.config.settings import Tls
 from batchyard.v1 import BatchServiceStub, ListBatchesRequest
 
 from .conftest import QUICK, Served, over_grpc, served, settings_with

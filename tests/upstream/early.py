@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchyard.service.settings import Deployment
+from batchyard.service.config.settings import Deployment
 
 SEEN = 100_000
 ERROR = {"message": "Too much of it.", "type": "their_type", "param": "file", "code": "their_code"}

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from batchyard.common.http.connection import Connection as HttpConnection
+from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.service import Service
-from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
 
 _FOREVER = 3600.0

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from batchyard.cli.errors import RunError
-from batchyard.service.backup import BackupError, back_up
-from batchyard.service.settings import Settings
+from batchyard.service.config.settings import Settings
+from batchyard.service.datadir.backup import BackupError, back_up
 
 
 def run(settings: Settings, destination: Path) -> None:

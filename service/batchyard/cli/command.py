@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchyard.cli import options
 from batchyard.cli.errors import RunError
-from batchyard.service.settings import SettingsError
+from batchyard.service.config.settings import SettingsError
 
 _EXTRAS = {"serve": "all", "shim": "shim"}
 

@@ -12,8 +12,8 @@ import uvloop
 from batchyard.cli import interrupts, report
 from batchyard.cli.open_files import fitted
 from batchyard.common import logs
-from batchyard.service.loading import load_settings
-from batchyard.service.settings import Settings
+from batchyard.service.config.loader import load_settings
+from batchyard.service.config.settings import Settings
 
 _OPTIONS = ("host", "port", "grpc_port", "metrics_port", "data_dir", "service_address")
 

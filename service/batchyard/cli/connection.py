@@ -10,8 +10,8 @@ import grpc
 from batchyard.cli import options
 from batchyard.cli.errors import RunError
 from batchyard.common.pem import CertificateFiles
-from batchyard.service.kinds import Form
-from batchyard.service.parsing import UnfitError, parse
+from batchyard.service.config.parsing import UnfitError, parse
+from batchyard.service.config.types import Form
 
 
 def advice_on_keys(code: grpc.StatusCode, origin: str, command: str) -> str:

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 from batchyard.cli.errors import RunError
 from batchyard.common.certificates import CertificateError, serving_with
-from batchyard.common.frame import Frame
-from batchyard.common.ledger import Ledger
-from batchyard.common.listeners import ListenError, listening
+from batchyard.common.http.frame import Frame
+from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.listeners import ListenError, listening
 from batchyard.common.metrics import PATH, Metrics
-from batchyard.service.settings import Settings
+from batchyard.service.config.settings import Settings
 
 _MOST_SCRAPES = 8
 

@@ -4,7 +4,7 @@ import logging
 import resource
 from dataclasses import replace
 
-from batchyard.service.settings import Settings
+from batchyard.service.config.settings import Settings
 
 _OWN = 256  # the registry, logs, objects that are read, listeners
 

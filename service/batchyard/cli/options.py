@@ -6,9 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from batchyard.service.kinds import Form
-from batchyard.service.parsing import UnfitError, parse
-from batchyard.service.settings import Quotas
+from batchyard.service.config.parsing import UnfitError, parse
+from batchyard.service.config.settings import Quotas
+from batchyard.service.config.types import Form
 
 EXIT_CODES = """\
 exit codes:

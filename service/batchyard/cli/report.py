@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchyard.service.layers import key_name, keys
-from batchyard.service.settings import Key, Member, Quotas, Settings
+from batchyard.service.config.settings import Key, Member, Quotas, Settings
+from batchyard.service.config.sources import key_name, keys
 
 log = logging.getLogger("batchyard.cli")
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from secrets import token_urlsafe
 
 from batchyard.cli import metrics, service, shim, tracing
-from batchyard.common.listeners import Listener
+from batchyard.common.http.listeners import Listener
 from batchyard.common.signals import stop_signals
+from batchyard.service.config.settings import Settings
 from batchyard.service.server import Server
-from batchyard.service.settings import Settings
 
 log = logging.getLogger("batchyard.cli")
 

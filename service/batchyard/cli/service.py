@@ -9,8 +9,8 @@ from batchyard.cli.errors import RunError
 from batchyard.common.metrics import Metrics
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
+from batchyard.service.config.settings import Settings
 from batchyard.service.server import Server, StartupError, serving
-from batchyard.service.settings import Settings
 
 log = logging.getLogger("batchyard.cli")
 

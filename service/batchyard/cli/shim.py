@@ -9,15 +9,15 @@ from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
 from batchyard.common.calls import Caller
 from batchyard.common.certificates import CertificateError, serving_with
-from batchyard.common.frame import Application
-from batchyard.common.ledger import Ledger
-from batchyard.common.listeners import Listener, ListenError, listening
+from batchyard.common.http.frame import Application
+from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.listeners import Listener, ListenError, listening
+from batchyard.common.http.pages import NoPages
 from batchyard.common.metrics import Metrics
-from batchyard.common.pages import NoPages
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
-from batchyard.service.hosts import is_loopback
-from batchyard.service.settings import Settings
+from batchyard.service.config.hosts import is_loopback
+from batchyard.service.config.settings import Settings
 from batchyard.shim.app import create_app
 from batchyard.shim.caller import connect
 

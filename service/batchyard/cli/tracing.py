@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from batchyard.cli.errors import RunError
 from batchyard.common import tracing
-from batchyard.service.settings import Settings
+from batchyard.service.config.settings import Settings
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Info, Metric, PlatformCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from batchyard.common import envelope
+from batchyard.common.http import envelope
 
 PATH = "/metrics"
 CALL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

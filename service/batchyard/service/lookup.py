@@ -1,10 +1,10 @@
 """How an id becomes a row: the caller's own, or for who may see everything, what is at a deployment without one."""
 
+from batchyard.service.access.authenticator import Caller
+from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import NotFound
-from batchyard.service.keys.ring import Caller
-from batchyard.service.registry.records import BatchRecord, FileRecord
+from batchyard.service.providers.router import Router
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.router import Router
 
 
 class Lookup:

@@ -12,12 +12,12 @@ from prometheus_client.core import GaugeMetricFamily
 
 from batchyard.admin.v1 import admin_service_pb2
 from batchyard.common.metrics import CALL_BUCKETS, OTHER, Look, Metrics, bound
-from batchyard.service.disk import Disk
-from batchyard.service.engine.results import Kind
-from batchyard.service.filestore import FileStore
-from batchyard.service.registry.records import Status
+from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import Status
+from batchyard.service.jsonl.results import Kind
+from batchyard.service.objects.local import FileStore
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.upstream.condition import Condition, State
+from batchyard.service.upstream.health import Condition, State
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
 UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

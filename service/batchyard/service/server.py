@@ -22,56 +22,56 @@ from batchyard.common.clock import Clock, GuardedClock
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import SocketError
 from batchyard.common.tracing import OFF, Tracing
-from batchyard.service import ports
-from batchyard.service.admin import AdminServicer
+from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.upload_slots import UploadPlaces
+from batchyard.service.api import listener
+from batchyard.service.api.admin_servicer import AdminServicer
+from batchyard.service.api.authentication import KeyInterceptor
+from batchyard.service.api.batch_servicer import Servicer
+from batchyard.service.api.call_interceptor import CallInterceptor
+from batchyard.service.api.deployment_status import Deployed
+from batchyard.service.api.health_servicer import Health
+from batchyard.service.api.in_process import DirectCaller, Handlers
+from batchyard.service.api.key_admin import KeyDesk
+from batchyard.service.api.rate_limit import Throttle
 from batchyard.service.audit import log as audit
-from batchyard.service.audit.calls import Auditor
+from batchyard.service.audit.auditor import Auditor
 from batchyard.service.audit.log import AuditError
-from batchyard.service.auth import KeyInterceptor
-from batchyard.service.calls import CallInterceptor
+from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.settings import LocalSettings, Settings
 from batchyard.service.datadir.aside import Aside
+from batchyard.service.datadir.disk import DirectoryInUse, DirectoryLock, Disk
 from batchyard.service.datadir.pairing import Pair
+from batchyard.service.datadir.reserve import Reserve
 from batchyard.service.datadir.upkeep import Upkeep
-from batchyard.service.deployed import Deployed
-from batchyard.service.deployments import GROUPS
-from batchyard.service.direct import DirectCaller, Handlers
-from batchyard.service.disk import DirectoryInUse, DirectoryLock, Disk
+from batchyard.service.domain.quotas import Allowances
 from batchyard.service.engine import leftovers
-from batchyard.service.engine.chunk import ChunkRunner
+from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
-from batchyard.service.engine.lifecycle import Life, Lifecycle
+from batchyard.service.engine.local_lifecycle import Life, Lifecycle
+from batchyard.service.engine.retention import Retention
+from batchyard.service.engine.runners.echo import ECHO, Echo
+from batchyard.service.engine.runners.http import LineRunner, open_endpoint
 from batchyard.service.engine.runners.slots import LineSlots
-from batchyard.service.engine.steps import Steps
+from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import BatchyardError
-from batchyard.service.filestore import FileStore
-from batchyard.service.health import Health
-from batchyard.service.jsonl import Scanner
-from batchyard.service.keys.desk import KeyDesk
-from batchyard.service.keys.ring import Keys
+from batchyard.service.groups.groups import Groups, limits_of, scanner_of
+from batchyard.service.jsonl.scanner import Scanner
+from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics, batches_look, deployments_look, store_look
 from batchyard.service.mutations import Mutations
 from batchyard.service.objects import sweep
-from batchyard.service.places import UploadPlaces
-from batchyard.service.pool.groups import Groups, limits_of, scanner_of
+from batchyard.service.objects.local import FileStore
+from batchyard.service.providers.azure.credentials import MissingExtra
 from batchyard.service.providers.base import Provider
-from batchyard.service.providers.echo import ECHO, Echo
-from batchyard.service.providers.endpoint import LineRunner, open_endpoint
-from batchyard.service.providers.identity import MissingExtra
-from batchyard.service.providers.opening import Opener
-from batchyard.service.providers.own import OwnBatches
-from batchyard.service.providers.stored import StoredProvider
-from batchyard.service.quotas import Allowances
-from batchyard.service.registry.database import Database
+from batchyard.service.providers.local.batches import OwnBatches
+from batchyard.service.providers.local.provider import StoredProvider
+from batchyard.service.providers.open import Opener
+from batchyard.service.providers.router import Router
+from batchyard.service.registry.change_feed import Changes
+from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.reserve import Reserve
-from batchyard.service.retention import Retention
-from batchyard.service.router import Router
-from batchyard.service.servicer import Servicer
-from batchyard.service.settings import LocalSettings, Settings
-from batchyard.service.throttle import Throttle
-from batchyard.service.validation import judge
-from batchyard.service.watching import Changes
 from batchyard.v1 import add_BatchServiceServicer_to_server
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
@@ -93,7 +93,7 @@ class Server:
     def __init__(
         self,
         server: aio.Server,
-        at: ports.Ports,
+        at: listener.Ports,
         caller: DirectCaller,
         calls: CallInterceptor,
         checks: Health,
@@ -166,7 +166,7 @@ async def serving(
             reflection.enable_server_reflection([SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
             secret = settings.shim_secret or ""
             caller = DirectCaller(handlers, interceptors, limits.max_concurrent_calls, tracing, secret)
-            at = await stack.enter_async_context(ports.opened(settings, server))
+            at = await stack.enter_async_context(listener.opened(settings, server))
             stack.push_async_callback(server.stop, 0)
             stack.push_async_callback(caller.close)
             await server.start()

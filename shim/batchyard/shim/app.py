@@ -16,9 +16,9 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from batchyard.common.calls import Caller, CallError
-from batchyard.common.frame import Frame
+from batchyard.common.http.frame import Frame
+from batchyard.common.http.ledger import Ledger
 from batchyard.common.jsonmap import JsonError
-from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
 from batchyard.shim.errors import RequestError, from_call
 from batchyard.shim.files import Files

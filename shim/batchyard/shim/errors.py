@@ -12,8 +12,8 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 from starlette.responses import Response
 
-from batchyard.common import envelope
 from batchyard.common.calls import CallError
+from batchyard.common.http import envelope
 from batchyard.common.jsonmap import writer
 from batchyard.v1 import ApiError, UpstreamError
 

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Send
 
 from batchyard.common.calls import Caller, CallError, Metadata, Upload
-from batchyard.common.forms import FormError, FormReader, Part, filename, media_type
-from batchyard.common.frame import ClientLeft
 from batchyard.common.http.disposition import attachment
+from batchyard.common.http.forms import FormError, FormReader, Part, filename, media_type
+from batchyard.common.http.frame import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, Bounds, metadata_of, models_of, provider_of, while_connected, within

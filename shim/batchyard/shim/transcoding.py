@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Scope, Send
 
 from batchyard.admin.v1 import admin_service_pb2
-from batchyard.common import sse
 from batchyard.common.calls import Caller, CallError
+from batchyard.common.http import sse
 from batchyard.common.jsonmap import (
     JsonError,
     from_text,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from batchyard.common.http.connection import Connection
+from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.service import Service
-from batchyard.common.ledger import Ledger
 from batchyard.common.metrics import Metrics
 
 FOREVER = 3600.0

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, cast
 from urllib.parse import unquote
 
-from batchyard.common import envelope
+from batchyard.common.http import envelope
 from batchyard.common.http.exchange import Exchange
 from batchyard.common.http.refusal import Refusal
 from batchyard.common.http.request_body import Body, CountedBody, RequestError

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
-from batchyard.common import envelope
+from batchyard.common.http import envelope
 from batchyard.common.http.refusal import Refusal
 from batchyard.common.http.request_head import RequestHead
 from batchyard.common.http.response import Response

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from batchyard.common import envelope
+from batchyard.common.http import envelope
+from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.response import Response
-from batchyard.common.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from batchyard.common.http.connection import Connection
+from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.service import LINGER_SECONDS, Service
-from batchyard.common.ledger import Ledger
 
 _TICK_SECONDS = 0.1
 

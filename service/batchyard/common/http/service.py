@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from batchyard.common.http.exchange import Exchange
-from batchyard.common.ledger import Ledger
+from batchyard.common.http.ledger import Ledger
 
 LINGER_SECONDS = 5.0
 """How long a client may keep a connection that has ended for the server."""

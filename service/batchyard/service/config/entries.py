@@ -15,9 +15,9 @@ from batchyard.service.config.account_words import (
     near,
     within,
 )
-from batchyard.service.layers import did_you_mean
-from batchyard.service.settings import Problem
-from batchyard.service.yamlfile import Document, KeyPath, dotted
+from batchyard.service.config.settings import Problem
+from batchyard.service.config.sources import did_you_mean
+from batchyard.service.config.yaml_document import Document, KeyPath, dotted
 
 PARAMS = "litellm_params"
 CREDENTIAL_LIST = "credential_list"

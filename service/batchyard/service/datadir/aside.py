@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from time import gmtime, strftime
 
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
 
 KEPT_SECONDS = 7 * 86_400
 _AGE = "age"

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from batchyard.service.engine.results import CANCELLED, EXPIRED, Failure
-from batchyard.service.registry.records import BatchRecord, Status
+from batchyard.service.domain.records import BatchRecord, Status
+from batchyard.service.jsonl.results import CANCELLED, EXPIRED, Failure
 
 T = TypeVar("T")
 

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from random import uniform
 
 from batchyard.service.background import until
+from batchyard.service.domain.records import LIVE, BatchRecord
 from batchyard.service.engine.control import Control, Drained
-from batchyard.service.engine.lifecycle import Life
+from batchyard.service.engine.local_lifecycle import Life
 from batchyard.service.errors import LeaseLost, Unavailable
-from batchyard.service.registry.records import LIVE, BatchRecord
+from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.watching import Changes
 
 LEASE_SECONDS = 60.0
 _LOOK_SECONDS = 5.0  # how often a batch's row is read again without being told, while they are few

@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import Counts
 from batchyard.service.engine.records import HEAD, Gap, is_whole, packed, records
-from batchyard.service.engine.results import Kind, Result, Tokens
 from batchyard.service.errors import Unavailable
-from batchyard.service.filestore import to_the_end
-from batchyard.service.registry.records import Counts
+from batchyard.service.jsonl.results import Kind, Result, Tokens
+from batchyard.service.objects.local import to_the_end
 from batchyard.service.workers import Run
 
 _BACKLOG = 4 << 20  # bytes that may wait for a sync before appends wait too

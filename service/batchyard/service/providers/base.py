@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from batchyard.service.config.settings import Limits
+from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import InvalidArgument, OutOfRange, TooLarge
-from batchyard.service.registry.records import BatchRecord, FileRecord
 from batchyard.service.registry.tenant import Once, TenantRegistry
-from batchyard.service.settings import Limits
 
 
 class FileDescription(NamedTuple):

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 
+from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.errors import FailedPrecondition, InvalidArgument, NotFound
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.prepared import Prepared, given
+from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite_statements import Prepared, given
 from batchyard.service.registry.schema import keys
 
 _COLUMNS = [keys.c[name] for name in KeyRecord.__struct_fields__]

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Table, insert, update
 
-from batchyard.service.registry.prepared import Prepared, given
-from batchyard.service.registry.records import BatchRecord, ChunkRecord, FileRecord, PlacementRecord
+from batchyard.service.domain.records import BatchRecord, ChunkRecord, FileRecord, PlacementRecord
+from batchyard.service.registry.dialects.sqlite_statements import Prepared, given
 from batchyard.service.registry.schema import batches, chunks, file_parts, files, idempotency_keys, intents, placements
 
 FILE_COLUMNS = [files.c[field.name] for field in msgspec.structs.fields(FileRecord)]

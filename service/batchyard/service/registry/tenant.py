@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, delete, select, update
 
-from batchyard.service.deployments import GROUPS
+from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.settings import Rate
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.quotas import Bound
+from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.errors import AlreadyExists, FailedPrecondition, NotFound
-from batchyard.service.filestore import Part
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.quotas import Bound
-from batchyard.service.registry.database import Database
-from batchyard.service.registry.prepared import Prepared, given, named, names
-from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
+from batchyard.service.objects.local import Part
+from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, named, names
 from batchyard.service.registry.rows import BATCH_COLUMNS, PLACEMENT_COLUMNS, added
 from batchyard.service.registry.schema import IS_LIVE, batches, file_parts, files, idempotency_keys, placements
 from batchyard.service.registry.usage import (
@@ -25,7 +26,6 @@ from batchyard.service.registry.usage import (
     stored_bytes,
 )
 from batchyard.service.registry.views import View
-from batchyard.service.settings import Rate
 
 KEY_SECONDS = 86_400  # how long an idempotency key is remembered
 REUSED = "This idempotency key was used for another request in the last 24 hours."

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, select
 
+from batchyard.service.config.settings import Rate
+from batchyard.service.domain.quotas import DAY_SECONDS, Bound
+from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.errors import Busy
-from batchyard.service.jsonl import BYTES_PER_TOKEN
-from batchyard.service.quotas import DAY_SECONDS, Bound
-from batchyard.service.registry.margins import Margins, Wanted
-from batchyard.service.registry.prepared import Prepared, given, single
-from batchyard.service.registry.records import ENDED, BatchRecord, FileRecord
+from batchyard.service.jsonl.scanner import BYTES_PER_TOKEN
+from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
+from batchyard.service.registry.quota_headroom import Margins, Wanted
 from batchyard.service.registry.schema import IS_LIVE, USES, batches, files, intents
-from batchyard.service.settings import Rate
 
 _AGAIN_SECONDS = 30.0  # until it is worth another try, where nobody knows when a batch ends
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, or_, select, union
 
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.records import BatchRecord
 from batchyard.service.errors import InvalidArgument
-from batchyard.service.keys.records import KeyRecord
-from batchyard.service.registry.prepared import Prepared, given, named, names, single
-from batchyard.service.registry.records import BatchRecord
+from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, named, names, single
 from batchyard.service.registry.rows import READ
 from batchyard.service.registry.schema import batches, files
 

@@ -11,12 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, text, update
 
-from batchyard.service.deployments import GROUPS
-from batchyard.service.errors import LeaseLost
-from batchyard.service.filestore import Part
-from batchyard.service.registry.database import Database, Work
-from batchyard.service.registry.prepared import Prepared, given
-from batchyard.service.registry.records import (
+from batchyard.service.config.deployments import GROUPS
+from batchyard.service.domain.records import (
     ENDED,
     BatchRecord,
     ChunkRecord,
@@ -26,6 +22,10 @@ from batchyard.service.registry.records import (
     SealedChunk,
     Status,
 )
+from batchyard.service.errors import LeaseLost
+from batchyard.service.objects.local import Part
+from batchyard.service.registry.dialects.sqlite import Database, Work
+from batchyard.service.registry.dialects.sqlite_statements import Prepared, given
 from batchyard.service.registry.rows import BATCH_COLUMNS, CHUNK_COLUMNS, FILE_COLUMNS, added, changed
 from batchyard.service.registry.schema import (
     IS_FREE,

@@ -15,11 +15,11 @@ import msgspec
 from grpc import StatusCode
 
 from batchyard.common.tracing import Tracing
+from batchyard.service.config.settings import Deployment, Upstream
 from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure, Unusable
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.settings import Deployment, Upstream
-from batchyard.service.upstream import answers, http, statuses
-from batchyard.service.upstream.condition import Condition
+from batchyard.service.upstream import errors, statuses, transport
+from batchyard.service.upstream.health import Condition
 from batchyard.service.upstream.provider_json import decode
 
 LOST = statuses.UNSURE
@@ -67,7 +67,7 @@ class UpstreamClient:
 
     def __init__(
         self,
-        client: http.Client,
+        client: transport.Client,
         deployment: Deployment,
         access: Access,
         condition: Condition,
@@ -86,7 +86,7 @@ class UpstreamClient:
 
     def misled(self, message: str) -> Refused:
         """The error of an answer that is none to what was asked; nothing of it is to be believed."""
-        return answers.silence(self.deployment, message, status=ANSWERED)
+        return errors.silence(self.deployment, message, status=ANSWERED)
 
     async def read(self, operation: str, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON object at a path, tried again where that may help."""
@@ -173,12 +173,12 @@ class UpstreamClient:
             async for piece in response.aiter_raw():
                 held.append(piece)
                 size += len(piece)
-                if size >= http.PIECE // 2:
+                if size >= transport.PIECE // 2:
                     yield b"".join(held)
                     held, size = [], 0
         except httpx.TimeoutException as error:
             raise Late(f"The provider sent nothing for {self._settings.idle_seconds:g} seconds.") from error
-        except http.BROKEN as error:
+        except transport.BROKEN as error:
             raise DataLoss("The provider's answer broke off.") from error
         if held:
             yield b"".join(held)
@@ -209,7 +209,7 @@ class UpstreamClient:
     async def _pause(self, error: BatchyardError, attempt: int) -> bool:
         """Waits before another try; False where none can help."""
         upstream = error.upstream if isinstance(error, Refused) else None
-        hint = http.retry_after(upstream.headers) if upstream else None
+        hint = transport.retry_after(upstream.headers) if upstream else None
         final = upstream and upstream.http_status >= 400 and upstream.http_status not in _PASSING
         useless = error.reason == _LEFT_ALONE or error.code == "insufficient_quota"
         last = attempt + 1 >= self._settings.max_attempts
@@ -229,7 +229,7 @@ class UpstreamClient:
             self.condition.failed(message)
             if changes:
                 raise Unsure(message) from None
-            raise answers.silence(self.deployment, message, StatusCode.DEADLINE_EXCEEDED) from None
+            raise errors.silence(self.deployment, message, StatusCode.DEADLINE_EXCEEDED) from None
 
     @asynccontextmanager
     async def _open(
@@ -250,18 +250,18 @@ class UpstreamClient:
         url = self._access.base + path
         with self._tracing.span(f"{method} {operation}", "client") as span, self._timed(operation) as told:
             began = perf_counter()
-            body = http.Outgoing(content) if isinstance(content, AsyncIterator) else content
+            body = transport.Outgoing(content) if isinstance(content, AsyncIterator) else content
             with self._judged():
                 response = await self._client.send(method, url, params=asked, content=body, headers=shown)
-            streamed = isinstance(body, http.Outgoing)
+            streamed = isinstance(body, transport.Outgoing)
             self.condition.answered(response.status_code, None if streamed else perf_counter() - began)
             if response.status_code == _LIMITED:
-                self.condition.limited(http.retry_after(response.headers))
+                self.condition.limited(transport.retry_after(response.headers))
             told(f"{response.status_code // 100}xx")
             span.mark(http__request__method=method, http__response__status_code=response.status_code)
             try:
                 if not response.is_success:
-                    if isinstance(body, http.Outgoing):
+                    if isinstance(body, transport.Outgoing):
                         body.halt()
                     raise await self._refusal(response)
                 yield response
@@ -297,17 +297,17 @@ class UpstreamClient:
         """What a call that brought no answer comes to, for the caller and for the condition."""
         try:
             yield
-        except http.BROKEN as error:
-            unreached = http.unreached(error)
+        except transport.BROKEN as error:
+            unreached = transport.unreached(error)
             message = _UNREACHED if unreached else _BROKE
             self.condition.failed(message)
-            raise (answers.silence(self.deployment, message) if unreached else Unsure(message)) from None
+            raise (errors.silence(self.deployment, message) if unreached else Unsure(message)) from None
 
     async def _refusal(self, response: httpx.Response) -> Refused:
         body = b""
         with self._judged():
             body = await _read_error(response)
-        error = answers.refusal(self.deployment, response, body)
+        error = errors.refusal(self.deployment, response, body)
         error.code = self._access.error_code(error.code)
         return error
 
@@ -328,10 +328,10 @@ class UpstreamClient:
         name, seconds = self.deployment.name, max(1, ceil(wait))
         message = f"The deployment '{name}' failed repeatedly; it is tried again in {seconds} s."
         headers = {"retry-after": str(seconds)}
-        raise answers.silence(self.deployment, message, headers=headers, reason=_LEFT_ALONE)
+        raise errors.silence(self.deployment, message, headers=headers, reason=_LEFT_ALONE)
 
     def _silent(self, error: Unsure) -> Refused:
-        return answers.silence(self.deployment, error.message, status=ANSWERED if isinstance(error, Unusable) else 0)
+        return errors.silence(self.deployment, error.message, status=ANSWERED if isinstance(error, Unusable) else 0)
 
 
 def segment(native_id: str) -> str:
@@ -368,11 +368,11 @@ def _unpacked(data: bytes) -> bytes:
 async def _read_error(response: httpx.Response) -> bytes:
     """What comes soon of an error's body: its head has said what matters, and its end may never come."""
     data, endless = bytearray(), "content-length" not in response.headers
-    with suppress(*http.BROKEN):
+    with suppress(*transport.BROKEN):
         async with asyncio.timeout(_ERROR_SECONDS):
             async for piece in response.aiter_raw():
                 data += piece
-                if len(data) > _MOST_JSON or (endless and answers.is_whole(data)):
+                if len(data) > _MOST_JSON or (endless and errors.is_whole(data)):
                     break
     return _whole(response, data)
 
