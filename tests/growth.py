@@ -16,11 +16,11 @@ from tests.registries import a_batch, a_file, opened
 from batchyard.service.config.settings import Quotas, Rate
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.quotas import Bound
-from batchyard.service.domain.records import Status
+from batchyard.service.domain.records import Once, Status
 from batchyard.service.registry.deployment import RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import batches, files
-from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.registry.work import WorkRegistry
 

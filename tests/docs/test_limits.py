@@ -12,6 +12,7 @@ from batchyard.service import server
 from batchyard.service.api import batch_servicer, key_admin, message_reader, upload_stream, validation
 from batchyard.service.config.settings import GroupSettings, Limits, Quotas
 from batchyard.service.datadir import aside
+from batchyard.service.domain import names
 from batchyard.service.engine.runners import http, slots
 from batchyard.service.jsonl import request_line
 from batchyard.service.objects import checksums, sweep
@@ -25,10 +26,10 @@ GROUPS = dict(re.findall(r"^\| `batchyard\.groups\.(\w+)` \| `(\d+)` \|", PAGE, 
 CONFIGURED = dict(re.findall(r"^\| `batchyard\.limits\.(\w+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
 FIXED = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|", PAGE, re.MULTILINE))
 CONSTANTS = {
-    "pairs of metadata": validation.MOST_METADATA,
-    "characters of a metadata key": validation.MOST_KEY,
-    "characters of a metadata value": validation.MOST_VALUE,
-    "characters of a file id": validation.MOST_ID,
+    "pairs of metadata": names.MOST_METADATA,
+    "characters of a metadata key": names.MOST_KEY,
+    "characters of a metadata value": names.MOST_VALUE,
+    "characters of a file id": names.MOST_ID,
     "characters of a file name": validation.MOST_FILENAME,
     "characters of an idempotency key": validation.MOST_IDEMPOTENCY_KEY,
     "seconds that an idempotency key is remembered": tenant.KEY_SECONDS,

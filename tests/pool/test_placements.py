@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from batchyard.service.domain.records import BatchRecord
+from batchyard.service.domain.names import INTERNAL
+from batchyard.service.domain.records import BatchRecord, Once
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.placements import Placements, Standing, Wanted
-from batchyard.service.registry.tenant import INTERNAL, Once, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 
 BATCH: dict[str, Any] = {

@@ -17,11 +17,12 @@ from tests.upstream.plain import rest
 from tests.upstream.quirks import Quirks
 
 from batchyard.service.config.settings import LocalSettings
+from batchyard.service.domain.records import Once
 from batchyard.service.errors import NotFound
 from batchyard.service.providers.remote.columns import adopted_values, file_values
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
-from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 
 from .scene import GET, GET_FILE, INPUT, LIST, Scene, before, scene
 

@@ -26,11 +26,12 @@ from batchyard.admin.v1 import (
     ListDeploymentsRequest,
     Member,
 )
-from batchyard.service.access.authenticator import Caller
+from batchyard.service.access.caller import current_caller
 from batchyard.service.api.admin_servicer import AdminServicer
-from batchyard.service.api.authentication import current_caller
-from batchyard.service.api.deployment_status import Deployed, MemberState
+from batchyard.service.api.deployment_status import Deployed
+from batchyard.service.domain.keys import Caller
 from batchyard.service.errors import NotFound, PermissionDenied
+from batchyard.service.groups.member import MemberState
 from batchyard.service.mutations import Mutations
 from batchyard.service.providers.router import Router
 

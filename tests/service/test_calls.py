@@ -15,7 +15,8 @@ from tests.harness import KEY, figures, keys_of, refused, service, settings_for,
 from tests.statuses import told, trailer
 
 from batchyard.service import errors
-from batchyard.service.api.authentication import KeyInterceptor, current_caller
+from batchyard.service.access.caller import current_caller
+from batchyard.service.api.authentication import KeyInterceptor
 from batchyard.service.api.call_interceptor import CallInterceptor
 from batchyard.service.api.message_reader import Context
 from batchyard.service.config.settings import Limits

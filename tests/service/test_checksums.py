@@ -14,9 +14,10 @@ import pytest
 from obstore.store import HTTPStore
 
 from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import Part
 from batchyard.service.errors import DataLoss, Unavailable
 from batchyard.service.objects.checksums import BLOCK as SUMMED
-from batchyard.service.objects.local import FileStore, Part
+from batchyard.service.objects.local import FileStore
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from batchyard.service.config.deployments import RESERVED
 from batchyard.service.config.loader import load_settings
+from batchyard.service.config.names import RESERVED
 from batchyard.service.config.settings import Deployment, Settings
 
 from .conftest import EAST, LAST_DATED, LOCAL, WEST, Load, Problems, azure, entry, openai

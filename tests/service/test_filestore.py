@@ -16,8 +16,9 @@ from tests.faults import PowerCut
 
 from batchyard.service.datadir.aside import Aside
 from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import Part
 from batchyard.service.errors import DataLoss, StorageFull
-from batchyard.service.objects.local import BLOCK, FileStore, Part
+from batchyard.service.objects.local import BLOCK, FileStore
 from batchyard.service.objects.sweep import sweep
 
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchyard.service.datadir.disk import Disk, HasFileno
-from batchyard.service.domain.records import Counts
+from batchyard.service.domain.records import Counts, Kind
 from batchyard.service.engine.journal import Journal
 from batchyard.service.engine.records import HEAD
 from batchyard.service.errors import Unavailable
-from batchyard.service.jsonl.results import Failure, Kind, Result, Tokens, result, result_id
+from batchyard.service.jsonl.results import Failure, Result, Tokens, result, result_id
 
 RESULTS = [
     Result(line, kind, Tokens(line, 1, 2, 3), b'{"line":%d,"pad":"%s"}\n' % (line, b"x" * line))

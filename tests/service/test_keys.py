@@ -32,9 +32,10 @@ from batchyard.admin.v1 import (
 from batchyard.service.config.settings import Key as ConfiguredKey
 from batchyard.service.config.settings import LocalSettings, Quotas
 from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.records import Once
 from batchyard.service.errors import AlreadyExists, Unauthenticated
 from batchyard.service.registry.dialects.sqlite import Database
-from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.v1 import ListBatchesRequest, ListFilesRequest, UploadFileMetadata, WatchBatchRequest
 
 CONFIGURED = ConfiguredKey(name="ci", key="sk-hunter2", tenant="builds", limits=Quotas(lines_per_day=5))

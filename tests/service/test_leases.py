@@ -17,7 +17,7 @@ from tests.harness import chat_lines, figures, jsonl, until
 
 from batchyard.service.config.settings import Limits
 from batchyard.service.datadir.disk import Disk
-from batchyard.service.domain.records import BatchRecord, ChunkRecord, Counts, SealedChunk, Status
+from batchyard.service.domain.records import BatchRecord, ChunkRecord, Counts, Part, SealedChunk, Status
 from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.local_lifecycle import Lifecycle
@@ -27,7 +27,7 @@ from batchyard.service.errors import LeaseLost
 from batchyard.service.jsonl.results import Answer, Failure
 from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
-from batchyard.service.objects.local import FileStore, Part
+from batchyard.service.objects.local import FileStore
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import batches, chunks

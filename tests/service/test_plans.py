@@ -16,15 +16,14 @@ from tests.registries import a_batch, a_file, opened
 from batchyard.service.config.settings import Quotas, Rate
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.quotas import Bound
-from batchyard.service.domain.records import Counts, SealedChunk, Status
+from batchyard.service.domain.records import Counts, Once, Part, SealedChunk, Status
 from batchyard.service.errors import FailedPrecondition, NotFound
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.migrate import migrate
 from batchyard.service.registry.placements import Placements, Wanted
-from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.registry.work import Enqueued, WorkRegistry
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from batchyard.service.config.account_words import READ
-from batchyard.service.config.deployments import AZURE, OPENAI, VARIABLES
+from batchyard.service.config.deployments import VARIABLES
 from batchyard.service.config.loader import choose_default, load_settings
+from batchyard.service.config.names import AZURE, OPENAI
 from batchyard.service.config.settings import Deployment
 
 from .conftest import EAST, LOCAL, WEST, Load, Problems, azure, entry, openai

@@ -15,9 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from tests.registries import a_batch, a_file, opened
 
-from batchyard.service.domain.records import Status
+from batchyard.service.domain.records import Part, Status
 from batchyard.service.errors import BatchyardError, InvalidArgument, NotFound, StorageFull, Unavailable
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry

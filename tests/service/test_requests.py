@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from batchyard.service.api.validation import PURPOSES, check_ours, check_upload, file_description, new_batch, page_limit
+from batchyard.service.api.validation import check_upload, file_description, new_batch, page_limit
+from batchyard.service.domain.names import PURPOSES
 from batchyard.service.errors import InvalidArgument
-from batchyard.service.providers.base import NewBatch
+from batchyard.service.providers.base import NewBatch, check_ours
 from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
 
 Wrong = tuple[str | None, str | None, str]

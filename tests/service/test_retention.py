@@ -26,11 +26,11 @@ from tests.registries import a_batch, opened
 from batchyard.common.clock import GuardedClock
 from batchyard.common.metrics import Metrics
 from batchyard.service.config.settings import LocalSettings, Retention, Settings
+from batchyard.service.domain.records import Once, Part
 from batchyard.service.engine.retention import Retention as Sweeper
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.dialects.sqlite import Database
-from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.v1 import (
     BatchStatus,

@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
 from tests.registries import a_batch, a_file, opened
 
+from batchyard.service.domain.records import Part
 from batchyard.service.errors import FailedPrecondition
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.migrate import NEWEST, migrate
 from batchyard.service.registry.schema import metadata
 from batchyard.service.registry.tenant import TenantRegistry

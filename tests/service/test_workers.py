@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import Kind
 from batchyard.service.engine.journal import Journal
-from batchyard.service.jsonl.results import Kind, Result, Tokens
+from batchyard.service.jsonl.results import Result, Tokens
 from batchyard.service.workers import Workers
 
 

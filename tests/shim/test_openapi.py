@@ -13,6 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from tests.processes import ROOT
 
 from batchyard.service.api import validation
+from batchyard.service.domain import names
 from batchyard.service.jsonl.request_line import NAMES, endpoint_of
 
 from .conftest import Shim
@@ -55,8 +56,8 @@ def test_every_path_variable_is_a_parameter() -> None:
     for _, path, known in operations():
         references = [item["$ref"].rpartition("/")[2] for item in known.get("parameters", ()) if "$ref" in item]
         given = [DOCUMENT["components"]["parameters"][name] for name in references]
-        names = {item["name"] for item in given if item["in"] == "path"}
-        assert names == {segment[1:-1] for segment in path.split("/") if segment.startswith("{")}
+        path_names = {item["name"] for item in given if item["in"] == "path"}
+        assert path_names == {segment[1:-1] for segment in path.split("/") if segment.startswith("{")}
 
 
 def test_only_what_says_nothing_of_tenants_needs_no_key() -> None:
@@ -78,12 +79,12 @@ def test_the_body_of_a_create_has_the_services_bounds() -> None:
     assert create["additionalProperties"] is True
     assert create["required"] == ["endpoint", "completion_window"]  # and a file or a blob
     assert {"idempotency_key", "object"}.isdisjoint(members)
-    assert (members["input_file_id"]["minLength"], members["input_file_id"]["maxLength"]) == (1, validation.MOST_ID)
+    assert (members["input_file_id"]["minLength"], members["input_file_id"]["maxLength"]) == (1, names.MOST_ID)
     assert {endpoint_of(endpoint) for endpoint in members["endpoint"]["enum"]} == set(NAMES)
     assert members["completion_window"]["enum"] == list(validation.WINDOWS)
     labels = members["metadata"]
     bounds = labels["maxProperties"], labels["propertyNames"]["maxLength"], labels["additionalProperties"]["maxLength"]
-    assert bounds == (validation.MOST_METADATA, validation.MOST_KEY, validation.MOST_VALUE)
+    assert bounds == (names.MOST_METADATA, names.MOST_KEY, names.MOST_VALUE)
     seconds = SCHEMAS["ExpiresAfter"]["properties"]["seconds"]
     assert (seconds["minimum"], seconds["maximum"]) == validation.EXPIRY_SECONDS
     assert parameter("createBatch", "Idempotency-Key")["maxLength"] == validation.MOST_IDEMPOTENCY_KEY
@@ -91,7 +92,7 @@ def test_the_body_of_a_create_has_the_services_bounds() -> None:
 
 def test_an_upload_has_the_services_bounds() -> None:
     form = operation("uploadFile")["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"]["purpose"]["enum"] == list(validation.PURPOSES)
+    assert form["properties"]["purpose"]["enum"] == list(names.PURPOSES)
     seconds = form["properties"]["expires_after[seconds]"]
     assert (seconds["minimum"], seconds["maximum"]) == validation.EXPIRY_SECONDS
 

@@ -1,6 +1,6 @@
 """How an id becomes a row: the caller's own, or for who may see everything, what is at a deployment without one."""
 
-from batchyard.service.access.authenticator import Caller
+from batchyard.service.domain.keys import Caller
 from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import NotFound
 from batchyard.service.providers.router import Router

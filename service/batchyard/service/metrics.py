@@ -3,21 +3,13 @@
 docs/metrics.md says what each means to an operator.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from prometheus_client import Counter, Gauge, Histogram, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import Counter, Gauge, Histogram
 
 from batchyard.admin.v1 import admin_service_pb2
-from batchyard.common.metrics import CALL_BUCKETS, OTHER, Look, Metrics, bound
-from batchyard.service.datadir.disk import Disk
-from batchyard.service.domain.records import Status
-from batchyard.service.jsonl.results import Kind
-from batchyard.service.objects.local import FileStore
-from batchyard.service.registry.work import WorkRegistry
-from batchyard.service.upstream.health import Condition, State
+from batchyard.common.metrics import CALL_BUCKETS, OTHER, Metrics, bound
+from batchyard.service.domain.records import Kind
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 
 UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -90,52 +82,3 @@ class ServiceMetrics:
 def method_label(path: str) -> str:
     """The method of a call's path, `OTHER` for one that is not ours: a caller may send any."""
     return _METHODS.get(path, OTHER)
-
-
-def batches_look(work: WorkRegistry, clock: Callable[[], float], providers: Iterable[str] = ()) -> Look:
-    """Batches of all tenants: by status, those in progress by provider, and how long the oldest has waited to start.
-
-    `providers` are shown also where nothing is in progress.
-    """
-
-    async def look() -> list[Metric]:
-        counts, running, oldest = await work.standing()
-        batches = GaugeMetricFamily("batchyard_batches", "Batches in the registry.", labels=("status",))
-        for status in Status:
-            batches.add_metric((status,), counts.get(status, 0))
-        text = "Batches in progress, by their provider."
-        in_progress = GaugeMetricFamily("batchyard_batches_in_progress", text, labels=("provider",))
-        for provider in {**dict.fromkeys(providers, 0), **running}:
-            in_progress.add_metric((provider,), running.get(provider, 0))
-        age = 0.0 if oldest is None else max(0.0, clock() - oldest)
-        text = "How long the oldest batch whose lines have not started has waited."
-        return [batches, in_progress, GaugeMetricFamily("batchyard_queue_age_seconds", text, age)]
-
-    return look
-
-
-def deployments_look(conditions: Mapping[str, Condition]) -> Look:
-    """Which deployments, by name, are healthy, of those of which it is known."""
-
-    async def look() -> list[Metric]:
-        text = "Whether a deployment can be reached: 1 or 0."
-        healthy = GaugeMetricFamily("batchyard_deployment_healthy", text, labels=("deployment",))
-        for name, condition in conditions.items():
-            if condition.state is not State.UNKNOWN:
-                healthy.add_metric((name,), condition.state is State.HEALTHY)
-        return [healthy]
-
-    return look
-
-
-def store_look(store: FileStore, disk: Disk, folder: Path) -> Look:
-    """What the store in `folder` holds, and what its disk still takes."""
-
-    async def look() -> list[Metric]:
-        free = await asyncio.to_thread(disk.free_bytes, folder)
-        return [
-            GaugeMetricFamily("batchyard_store_bytes", "Bytes that the file store holds.", store.room.held),
-            GaugeMetricFamily("batchyard_store_free_bytes", "Bytes that the store's disk still takes.", free),
-        ]
-
-    return look

@@ -37,7 +37,7 @@ from batchyard.service.api.rate_limit import Throttle
 from batchyard.service.audit import log as audit
 from batchyard.service.audit.auditor import Auditor
 from batchyard.service.audit.log import AuditError
-from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.names import GROUPS
 from batchyard.service.config.settings import LocalSettings, Settings
 from batchyard.service.datadir.aside import Aside
 from batchyard.service.datadir.disk import DirectoryInUse, DirectoryLock, Disk
@@ -50,17 +50,19 @@ from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.local_lifecycle import Life, Lifecycle
 from batchyard.service.engine.retention import Retention
+from batchyard.service.engine.runners.base import LineRunner
 from batchyard.service.engine.runners.echo import ECHO, Echo
-from batchyard.service.engine.runners.http import LineRunner, open_endpoint
+from batchyard.service.engine.runners.http import open_endpoint
 from batchyard.service.engine.runners.slots import LineSlots
 from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import BatchyardError
 from batchyard.service.groups.groups import Groups, limits_of, scanner_of
 from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
-from batchyard.service.metrics import ServiceMetrics, batches_look, deployments_look, store_look
+from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.objects import sweep
+from batchyard.service.objects.collector import store_look
 from batchyard.service.objects.local import FileStore
 from batchyard.service.providers.azure.credentials import MissingExtra
 from batchyard.service.providers.base import Provider
@@ -69,9 +71,11 @@ from batchyard.service.providers.local.provider import StoredProvider
 from batchyard.service.providers.open import Opener
 from batchyard.service.providers.router import Router
 from batchyard.service.registry.change_feed import Changes
+from batchyard.service.registry.collector import batches_look
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.work import WorkRegistry
+from batchyard.service.upstream.collector import deployments_look
 from batchyard.v1 import add_BatchServiceServicer_to_server
 from batchyard.v1.batch_service_pb2 import DESCRIPTOR
 

@@ -11,28 +11,14 @@ from typing import NamedTuple
 from msgspec import structs
 
 from batchyard.service.config.settings import Key
-from batchyard.service.domain.keys import CONFIGURED, KeyRecord
+from batchyard.service.domain.keys import CONFIGURED, DEFAULT_TENANT, Caller, KeyRecord
 from batchyard.service.errors import Unauthenticated
 from batchyard.service.registry.keys import KeyRegistry, StoredKey, no_cursor
 
-DEFAULT_TENANT = "default"
 _FORM = re.compile(r"sk-by-([0-9a-f]{16})-[A-Za-z0-9_-]{43}")
 _FRESH_SECONDS = 5.0
 _MOST_HELD = 4096
 _NOBODYS = secrets.token_hex(32)  # a digest that no secret has
-
-
-class Caller(NamedTuple):
-    """Who calls: the tenant, whether it may do what the master key may, and whether it speaks as Azure's clients do.
-
-    `key` is the one that it has, none for the master's and where none is needed: then `who` says by what it was let in.
-    """
-
-    tenant: str
-    master: bool
-    azure: bool = False
-    key: KeyRecord | None = None
-    who: str = ""
 
 
 class _Held(NamedTuple):

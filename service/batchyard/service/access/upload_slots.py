@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
+from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.quotas import Bound, Scope
 from batchyard.service.errors import Busy
-from batchyard.service.registry.tenant import INTERNAL, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.workers import Workers
 
 _FORM_BYTES = 64 << 10  # what an announced size may have beside the file: a form around it

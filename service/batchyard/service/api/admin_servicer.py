@@ -21,13 +21,13 @@ from batchyard.admin.v1 import (
     RotateKeyRequest,
     RotateKeyResponse,
 )
-from batchyard.service.access.authenticator import DEFAULT_TENANT
-from batchyard.service.api.authentication import current_caller
+from batchyard.service.access.caller import current_caller
 from batchyard.service.api.deployment_status import Deployed
 from batchyard.service.api.key_admin import KeyDesk, check_tenant
 from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
 from batchyard.service.api.validation import required
+from batchyard.service.domain.keys import DEFAULT_TENANT
 from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import AlreadyExists, PermissionDenied
 from batchyard.service.mutations import Mutations

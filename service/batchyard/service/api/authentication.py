@@ -1,24 +1,20 @@
 """Who calls: a bearer key becomes a tenant before anything of the request's body is read."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
 from grpc import aio
 
-from batchyard.service.access.authenticator import DEFAULT_TENANT, Caller, Keys
+from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.caller import API_VERSION, KEY_SCHEME, current_caller, metadata_value
+from batchyard.service.domain.keys import DEFAULT_TENANT, Caller
 from batchyard.service.errors import BatchyardError
 
 _ADMIN = "/batchyard.admin.v1."
 _NAMES = ("x509_common_name", "x509_subject_alternative_name")  # of a verified certificate, as gRPC tells them
 PUBLIC_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
-API_VERSION, KEY_SCHEME = "batchyard-api-version", "batchyard-key-scheme"
-"""Metadata by which a shim says how a REST client spoke: its api-version, and that its key was in `api-key`."""
-
-
-current_caller: ContextVar[Caller] = ContextVar("current_caller")
 
 # grpc's classes take type parameters for the checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -50,15 +46,6 @@ class KeyInterceptor(aio.ServerInterceptor):
             caller = caller._replace(azure=True)
         current_caller.set(caller)
         return await continuation(details)
-
-
-def metadata_value(details: grpc.HandlerCallDetails, key: str) -> str | None:
-    """The last value of a metadata key, or None. White space around it is no part of it, as in HTTP's headers."""
-    found = None
-    for name, value in details.invocation_metadata or ():
-        if name == key and isinstance(value, str):
-            found = value
-    return found.strip(" \t") if found else found
 
 
 def _for_admins(handler: MaybeHandler, admins: frozenset[str], refusal: BatchyardError) -> MaybeHandler:

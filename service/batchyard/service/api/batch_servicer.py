@@ -7,20 +7,20 @@ from typing import Protocol, TypeVar
 
 from batchyard.common.calls import ACCEPTED, BOUNDS, NOTE
 from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.caller import current_caller
 from batchyard.service.access.upload_slots import Arrivals
-from batchyard.service.api.authentication import current_caller
 from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
 from batchyard.service.api.upload_stream import UploadStream
-from batchyard.service.api.validation import check_groups, new_batch, page_limit, required
-from batchyard.service.config.deployments import GROUPS
+from batchyard.service.api.validation import new_batch, page_limit, required
+from batchyard.service.config.names import GROUPS
 from batchyard.service.domain.quotas import Allowances
 from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import InvalidArgument, NotFound, Unsure
 from batchyard.service.lookup import Lookup
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
-from batchyard.service.providers.base import Span
+from batchyard.service.providers.base import Span, check_groups
 from batchyard.service.providers.router import Router
 from batchyard.service.registry.change_feed import Changes, State, Watches
 from batchyard.service.registry.dialects.sqlite import Database

@@ -23,14 +23,8 @@ from grpc._cython.cygrpc import ExecuteBatchError
 
 from batchyard.common.calls import DETAILS
 from batchyard.common.tracing import OFF, Span, Tracing
-from batchyard.service.api.authentication import (
-    PUBLIC_SERVICES,
-    Continuation,
-    Handler,
-    MaybeHandler,
-    current_caller,
-    metadata_value,
-)
+from batchyard.service.access.caller import current_caller, metadata_value
+from batchyard.service.api.authentication import PUBLIC_SERVICES, Continuation, Handler, MaybeHandler
 from batchyard.service.api.message_reader import (
     MESSAGE_SECONDS,
     Context,

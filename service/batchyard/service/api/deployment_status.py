@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from batchyard.admin.v1 import CheckHealthResponse, Deployment, DeploymentState, Endpoint, Member
-from batchyard.service.access.authenticator import Caller
-from batchyard.service.config.deployments import GROUPS
-from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.config.names import GROUPS
+from batchyard.service.domain.keys import Caller, KeyRecord
 from batchyard.service.errors import NotFound
+from batchyard.service.groups.member import MemberState
 from batchyard.service.providers.remote.provider import RemoteProvider
 from batchyard.service.upstream.health import State
 
@@ -18,36 +18,6 @@ _STATES = {
     State.HEALTHY: DeploymentState.DEPLOYMENT_STATE_HEALTHY,
     State.UNHEALTHY: DeploymentState.DEPLOYMENT_STATE_UNHEALTHY,
 }
-
-
-class MemberState(NamedTuple):
-    """A member of a model group as it is now; `batchyard.admin.v1.Member` says what each figure means."""
-
-    group: str
-    name: str
-    model: str
-    deployment: str
-    order: int
-    weight: float
-    limit: int | None
-    enqueued: int
-    shards: int
-    paused_until: int | None
-    refusal: str | None
-
-    def message(self) -> Member:
-        return Member(
-            group=self.group,
-            name=self.name,
-            model=self.model,
-            order=self.order,
-            weight=self.weight,
-            enqueued_tokens_limit=self.limit,
-            enqueued_tokens=self.enqueued,
-            shards=self.shards,
-            paused_until=self.paused_until,
-            last_refusal=self.refusal,
-        )
 
 
 Members = Callable[[], Awaitable[Sequence[MemberState]]]
@@ -69,9 +39,9 @@ class _Served(NamedTuple):
     def is_for(self, key: KeyRecord) -> bool:
         """Whether a key may use it: there, or by its group."""
         if self.group is None:
-            return key.serves(self.at)
+            return key.serves(self.at.name, self.at.place)
         groups = not key.providers or GROUPS in key.providers
-        return key.batches_over(self.group) and (groups or key.serves(self.at))
+        return key.batches_over(self.group) and (groups or key.serves(self.at.name, self.at.place))
 
     def message(self, *, whole: bool) -> Endpoint:
         """`whole`: with what only those who run the service may know."""
@@ -139,9 +109,24 @@ def _deployment(at: RemoteProvider, members: Sequence[MemberState]) -> Deploymen
         last_error=condition.error,
         last_error_at=condition.error_at,
         checked_at=condition.checked_at,
-        members=[one.message() for one in members],
+        members=[_member(one) for one in members],
     )
 
 
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(1000 * seconds)
+
+
+def _member(state: MemberState) -> Member:
+    return Member(
+        group=state.group,
+        name=state.name,
+        model=state.model,
+        order=state.order,
+        weight=state.weight,
+        enqueued_tokens_limit=state.limit,
+        enqueued_tokens=state.enqueued,
+        shards=state.shards,
+        paused_until=state.paused_until,
+        last_refusal=state.refusal,
+    )

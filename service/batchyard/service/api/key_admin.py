@@ -19,10 +19,11 @@ from batchyard.admin.v1 import (
     RotateKeyResponse,
 )
 from batchyard.service.access.authenticator import Keys
-from batchyard.service.api.validation import page_limit, required, too_long, within
+from batchyard.service.api.validation import page_limit, required
 from batchyard.service.config.settings import Quotas
 from batchyard.service.config.types import DAY, TRILLION
 from batchyard.service.domain.keys import CONFIGURED, KeyRecord
+from batchyard.service.domain.wording import too_long, within
 from batchyard.service.errors import FailedPrecondition, InvalidArgument
 from batchyard.service.providers.router import Router
 

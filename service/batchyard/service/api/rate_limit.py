@@ -5,7 +5,8 @@ from collections.abc import Callable
 import grpc
 from grpc import aio
 
-from batchyard.service.api.authentication import Continuation, MaybeHandler, current_caller
+from batchyard.service.access.caller import current_caller
+from batchyard.service.api.authentication import Continuation, MaybeHandler
 from batchyard.service.domain.quotas import Allowances, Bound, Scope
 
 _MINUTE = 60.0

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from batchyard.service.access.authenticator import Caller
 from batchyard.service.access.upload_slots import Arrival, Arrivals
 from batchyard.service.api.validation import begun_file, check_upload, file_description
+from batchyard.service.domain.keys import Caller
 from batchyard.service.domain.records import FileRecord
 from batchyard.service.errors import InvalidArgument, Late
 from batchyard.service.metrics import ServiceMetrics

@@ -1,27 +1,24 @@
 """What callers may ask for: requests become checked values, or an error in OpenAI's words that names the field."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from batchyard.common.http.disposition import has_control, last_segment
 from batchyard.common.members import MOST_BYTES, TOO_DEEP, MembersError, deep_member, names_of
-from batchyard.service.domain.keys import KeyRecord
-from batchyard.service.domain.records import FileRecord
-from batchyard.service.errors import InvalidArgument, PermissionDenied
+from batchyard.service.domain.names import MOST_ID, MOST_KEY, MOST_METADATA, MOST_VALUE, PURPOSES
+from batchyard.service.domain.wording import check_one_of, missing, too_long, unknown, within
+from batchyard.service.errors import InvalidArgument
 from batchyard.service.jsonl.request_line import MAX_MODEL, NAMES, endpoint_of
 from batchyard.service.providers.base import FileDescription, NewBatch
 from batchyard.v1 import CreateBatchRequest, ExpiresAfter, UploadFileMetadata
 
-PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")  # facts 4
 WINDOWS = ("24h",)
 EXPIRY_SECONDS = (3600, 2_592_000)  # facts 1.1
-MOST_METADATA, MOST_KEY, MOST_VALUE = 16, 64, 512  # facts 1.4
 MOST_FILENAME = 512
 MOST_IDEMPOTENCY_KEY = 255
-MOST_ID = 256
 
 _MEDIA_TYPE = re.compile(r"([\w.+-]{1,64}/[\w.+-]{1,64}(;[ !-~]{0,128})?)?", re.ASCII)
 _STEERING = re.compile(
@@ -42,7 +39,7 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
         raise too_long("input_file_id", MOST_ID, len(request.input_file_id), "a string")
     if len(request.model) > MAX_MODEL:
         raise too_long("model", MAX_MODEL, len(request.model), "a string")
-    _one_of(request.completion_window, "completion_window", WINDOWS)
+    check_one_of(request.completion_window, "completion_window", WINDOWS)
     after = request.output_expires_after if request.HasField("output_expires_after") else None
     return NewBatch(
         input_file_id=request.input_file_id,
@@ -56,38 +53,6 @@ def new_batch(request: CreateBatchRequest) -> NewBatch:
         output_folder=request.output_folder.url,
         model=request.model,
     )
-
-
-def check_ours(new: NewBatch) -> None:
-    """Raises InvalidArgument for what only other providers may know."""
-    if new.endpoint not in NAMES:
-        _one_of(new.endpoint, "endpoint", NAMES)
-    for name in [*new.extra, *(["input_blob"] if new.input_blob else [])]:
-        raise unknown(name)
-
-
-def check_groups(key: KeyRecord, new: NewBatch, file: FileRecord | None) -> None:
-    """Raises PermissionDenied for a batch of a model group that its key may not use, whichever names it.
-
-    Of an input with lines of too many models not all are known; such a batch fails before a line runs.
-    """
-    found = (file.stats or {}).get("models", []) if file else []
-    for model in filter(None, [new.model, *found]):
-        check_group(key, model)
-
-
-def check_group(key: KeyRecord, model: str) -> None:
-    """Raises PermissionDenied where the key may not use a model group."""
-    if not key.batches_over(model):
-        allowed = ", ".join(key.model_groups)
-        message = f"This API key may not use the model group '{model}', but only: {allowed}."
-        raise PermissionDenied(message, param="model")
-
-
-def check_theirs(new: NewBatch) -> None:
-    """Raises InvalidArgument for what no provider needs to be asked."""
-    if len(new.endpoint) > MOST_ID:
-        raise too_long("endpoint", MOST_ID, len(new.endpoint), "a string")
 
 
 def file_description(metadata: UploadFileMetadata) -> FileDescription:
@@ -135,14 +100,6 @@ def page_limit(given: int | None, default: int, most: int) -> int:
     return default if given is None else within(given, "limit", 1, most)
 
 
-def _one_of(given: str, param: str, supported: Collection[str]) -> None:
-    if given not in supported:
-        *most, last = (f"'{value}'" for value in supported)
-        listed = f"{', '.join(most)}, and {last}" if most else last
-        message = f"Invalid value: '{given}'. Supported values are: {listed}."
-        raise InvalidArgument(message, param=param, code="invalid_value")
-
-
 def _check_blob(request: CreateBatchRequest) -> None:
     """A blob stands for the file, needs a folder for the results, and takes no metadata (facts 5.3)."""
     if not request.input_blob:
@@ -153,11 +110,6 @@ def _check_blob(request: CreateBatchRequest) -> None:
         raise InvalidArgument(f"Invalid '{name}': a batch over a blob has none.", param=name, code="invalid_value")
     elif not request.output_folder.url:
         raise missing("output_folder.url")
-
-
-def unknown(name: str) -> InvalidArgument:
-    """The refusal of a member that nobody knows."""
-    return InvalidArgument(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
 
 
 def _extra(raw: bytes) -> dict[str, Any]:
@@ -210,25 +162,8 @@ def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 def _expiry(after: ExpiresAfter | None, param: str) -> int | None:
     if after is None:
         return None
-    _one_of(after.anchor, f"{param}.anchor", ("created_at",))
+    check_one_of(after.anchor, f"{param}.anchor", ("created_at",))
     return within(after.seconds, f"{param}.seconds", *EXPIRY_SECONDS)
-
-
-def within(value: int, param: str, least: int, most: int) -> int:
-    """The value. Raises InvalidArgument for one below `least` or above `most`."""
-    if value < least:
-        side, code, bound = "below minimum", "integer_below_min_value", f">= {least}"
-    elif value > most:
-        side, code, bound = "above maximum", "integer_above_max_value", f"<= {most}"
-    else:
-        return value
-    message = f"Invalid '{param}': integer {side} value. Expected a value {bound}, but got {value} instead."
-    raise InvalidArgument(message, param=param, code=code)
-
-
-def missing(name: str) -> InvalidArgument:
-    """The refusal of a request without a member that it must have."""
-    return InvalidArgument(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
 
 
 def required(value: str, name: str) -> str:
@@ -236,13 +171,3 @@ def required(value: str, name: str) -> str:
     if not value:
         raise missing(name)
     return value
-
-
-def too_long(param: str, most: int, length: int, what: str) -> InvalidArgument:
-    """The refusal of a text of too many characters."""
-    return InvalidArgument(
-        f"Invalid '{param}': string too long. Expected {what} with maximum length {most}, "
-        f"but got a string with length {length} instead.",
-        param=param,
-        code="string_above_max_length",
-    )

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import Message
 
-from batchyard.service.api.authentication import current_caller, metadata_value
+from batchyard.service.access.caller import current_caller, metadata_value
 from batchyard.service.audit.log import AuditLog
 from batchyard.service.errors import BatchyardError, Unauthenticated
 

@@ -13,18 +13,12 @@ from urllib.parse import urlsplit
 
 from batchyard.service.config.account_words import CREDENTIALS, IDENTITY, is_reference
 from batchyard.service.config.entries import PARAMS, Account, Credentials, foreign, named, outside, read_account
+from batchyard.service.config.names import AZURE, OPENAI, PROVIDERS, RESERVED
 from batchyard.service.config.parsing import UnfitError, may_be_secret, parse
 from batchyard.service.config.settings import Deployment, Problem
 from batchyard.service.config.sources import did_you_mean, resolve, unset
 from batchyard.service.config.types import Form, Secret
 from batchyard.service.config.yaml_document import Document, KeyPath, dotted
-
-OPENAI, AZURE = "openai", "azure"
-PROVIDERS = (OPENAI, AZURE)
-GROUPS = "groups"
-"""Where files and batches of model groups live."""
-RESERVED = {"local", GROUPS, "v1", "files", "batches", "uploads", "health", "openapi.json", "metrics"}
-"""Words that begin other paths, or name what is no deployment."""
 
 _OPENAI_BASE = "https://api.openai.com/v1"
 _AZURE_VERSION = "2025-04-01-preview"  # the last one; facts 5.1

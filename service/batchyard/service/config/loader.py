@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.service.config import litellm, sources, yaml_document
-from batchyard.service.config.deployments import GROUPS, OPENAI, Deployments
+from batchyard.service.config.deployments import Deployments
 from batchyard.service.config.hosts import is_loopback, leads_to
 from batchyard.service.config.keys import ConfiguredKeys, ConfiguredTenants
 from batchyard.service.config.model_groups import Groups
+from batchyard.service.config.names import GROUPS, OPENAI
 from batchyard.service.config.parsing import UnfitError, Value, may_be_secret, parse
 from batchyard.service.config.settings import (
     GroupSettings,

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from batchyard.service.config.deployments import AZURE, NAME, ModelEntry
+from batchyard.service.config.deployments import NAME, ModelEntry
 from batchyard.service.config.entries import PARAMS
+from batchyard.service.config.names import AZURE
 from batchyard.service.config.parsing import UnfitError, begins_a_key, parse
 from batchyard.service.config.settings import Deployment, Group, Member, Problem
 from batchyard.service.config.sources import resolve, unset

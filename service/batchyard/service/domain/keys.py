@@ -1,13 +1,10 @@
 """A key of callers, as a value."""
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import msgspec
 
 from batchyard.service.config.settings import Key, Quotas
-
-if TYPE_CHECKING:
-    from batchyard.service.providers.base import Provider
 
 CONFIGURED = "config:"
 """How the ids of keys of the configuration begin."""
@@ -53,6 +50,22 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its batches may use a model group."""
         return not self.model_groups or group in self.model_groups
 
-    def serves(self, place: "Provider") -> bool:
-        """Whether it may use a place."""
-        return not self.providers or place.name in self.providers or place.place in self.providers
+    def serves(self, provider: str, place: str) -> bool:
+        """Whether it may use a place of a provider."""
+        return not self.providers or provider in self.providers or place in self.providers
+
+
+DEFAULT_TENANT = "default"
+
+
+class Caller(NamedTuple):
+    """Who calls: the tenant, whether it may do what the master key may, and whether it speaks as Azure's clients do.
+
+    `key` is the one that it has, none for the master's and where none is needed: then `who` says by what it was let in.
+    """
+
+    tenant: str
+    master: bool
+    azure: bool = False
+    key: KeyRecord | None = None
+    who: str = ""

@@ -1,11 +1,20 @@
 """What the registry holds, as values. Field names are column names; times are Unix seconds."""
 
-from enum import StrEnum
-from typing import Any
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
 
 import msgspec
 
-from batchyard.service.objects.local import Part
+
+class Part(NamedTuple):
+    """One of the objects whose concatenation is a file's content; `size` is in bytes.
+
+    `sums` are its `Checksums`; None for one that was written before there were any, and is read as it is.
+    """
+
+    key: str
+    size: int
+    sums: bytes | None = None
 
 
 class Status(StrEnum):
@@ -182,3 +191,19 @@ class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
     file_id: str | None
     shard_id: str | None
     native_id: str | None
+
+
+class Kind(IntEnum):
+    """Where a line's result goes and whether it counts."""
+
+    COMPLETED = 1  # output file
+    FAILED = 2  # error file
+    NOT_RUN = 3  # error file, in no count
+
+
+class Once(NamedTuple):
+    """A caller's idempotency key, the digest of its request, and the time, in Unix seconds."""
+
+    key: str
+    digest: str
+    created_at: int

@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.datadir.disk import Disk
-from batchyard.service.domain.records import BatchRecord, ChunkRecord
+from batchyard.service.domain.records import BatchRecord, ChunkRecord, Kind, Part
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.engine.journal import Journal, held
 from batchyard.service.engine.result_objects import ERROR, OUTPUT, segments
-from batchyard.service.engine.runners.http import STATEFUL, LineRunner
+from batchyard.service.engine.runners.base import LineRunner
+from batchyard.service.engine.runners.http import STATEFUL
 from batchyard.service.errors import DataLoss
 from batchyard.service.jsonl.request_line import Request, lines
-from batchyard.service.jsonl.results import LOST, Kind, Result, result, result_id
+from batchyard.service.jsonl.results import LOST, Result, result, result_id
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects.local import FileStore, Part
+from batchyard.service.objects.local import FileStore
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.workers import Workers
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchyard.service.datadir.disk import Disk
-from batchyard.service.domain.records import Counts
+from batchyard.service.domain.records import Counts, Kind
 from batchyard.service.engine.records import HEAD, Gap, is_whole, packed, records
 from batchyard.service.errors import Unavailable
-from batchyard.service.jsonl.results import Kind, Result, Tokens
+from batchyard.service.jsonl.results import Result, Tokens
 from batchyard.service.objects.local import to_the_end
 from batchyard.service.workers import Run
 

@@ -11,13 +11,12 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from batchyard.service.background import in_background
-from batchyard.service.domain.records import BatchRecord, Status
+from batchyard.service.domain.records import BatchRecord, Part, Status
 from batchyard.service.engine.chunk_runner import ChunkRunner, Job
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.transitions import Input, Steps
 from batchyard.service.errors import BatchyardError, DataLoss
 from batchyard.service.jsonl.request_line import endpoint_of
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.work import WorkRegistry
 
 _SHOW_SECONDS = 0.5

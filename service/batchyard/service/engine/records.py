@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from batchyard.service.jsonl.results import RESULT_ID, Kind, Result, Tokens
+from batchyard.service.domain.records import Kind
+from batchyard.service.jsonl.results import RESULT_ID, Result, Tokens
 
 HEAD = struct.Struct("<IIIB4I")  # checksum of what follows, text length, line, kind, tokens
 _CHECKED = 4

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from batchyard.service.domain.records import ChunkRecord, Counts, SealedChunk
+from batchyard.service.domain.records import ChunkRecord, Counts, Part, SealedChunk
 from batchyard.service.errors import LeaseLost, StorageFull
-from batchyard.service.objects.local import FileStore, Part, Writer
+from batchyard.service.objects.local import FileStore, Writer
 from batchyard.service.registry.work import WorkRegistry
 
 OUTPUT, ERROR = "output", "error"

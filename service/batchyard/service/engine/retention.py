@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 
 from batchyard.common.clock import GuardedClock
 from batchyard.service.background import in_background
+from batchyard.service.domain.records import Part
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.tenant import KEY_SECONDS
 from batchyard.service.registry.work import WorkRegistry
 

@@ -8,11 +8,10 @@ import msgspec
 
 from batchyard.service.config.settings import Limits
 from batchyard.service.domain.ids import new_file_id
-from batchyard.service.domain.records import BatchRecord, ChunkRecord, Status
+from batchyard.service.domain.records import BatchRecord, ChunkRecord, Part, Status
 from batchyard.service.errors import DataLoss
 from batchyard.service.jsonl.request_line import EMBEDDINGS
 from batchyard.service.jsonl.scanner import LineError, Scan
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.work import Enqueued, NoRoom, WorkRegistry
 
 _log = logging.getLogger("batchyard.engine")

@@ -7,7 +7,7 @@ from functools import partial
 
 from batchyard.service.background import until
 from batchyard.service.config.settings import Member
-from batchyard.service.domain.records import BatchRecord, ChunkRecord, PlacementRecord, Status
+from batchyard.service.domain.records import BatchRecord, ChunkRecord, Part, PlacementRecord, Status
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.errors import BatchyardError, DataLoss, LeaseLost, StorageFull, Unavailable
 from batchyard.service.groups.context import Context
@@ -19,7 +19,6 @@ from batchyard.service.groups.result_collector import Yield
 from batchyard.service.groups.shard import Shard, nap
 from batchyard.service.jsonl.results import EXPIRED, Failure
 from batchyard.service.jsonl.scanner import Chunk, Scan
-from batchyard.service.objects.local import Part
 from batchyard.service.providers.remote.provider import RemoteProvider
 from batchyard.service.registry.placements import Standing, Wanted
 

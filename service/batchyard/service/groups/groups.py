@@ -5,10 +5,9 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 
-from batchyard.service.api.deployment_status import MemberState
-from batchyard.service.api.validation import check_ours
-from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.names import GROUPS
 from batchyard.service.config.settings import GroupSettings, Limits, Settings
+from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import BatchRecord
 from batchyard.service.engine.engine import LEASE_SECONDS
 from batchyard.service.engine.transitions import Steps
@@ -17,7 +16,7 @@ from batchyard.service.groups.batch_run import Yard
 from batchyard.service.groups.context import Context
 from batchyard.service.groups.janitor import Cleaner
 from batchyard.service.groups.lifecycle import GroupLife
-from batchyard.service.groups.member import Seat
+from batchyard.service.groups.member import MemberState, Seat
 from batchyard.service.groups.result_collector import Harvest
 from batchyard.service.groups.transfer_limits import Transfers
 from batchyard.service.jsonl.scanner import LineError, Scan, Scanner
@@ -25,13 +24,13 @@ from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.mutations import Mutations
 from batchyard.service.objects.local import FileStore
-from batchyard.service.providers.base import NewBatch
+from batchyard.service.providers.base import NewBatch, check_ours
 from batchyard.service.providers.remote.prober import Prober
 from batchyard.service.providers.remote.provider import RemoteProvider
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.placements import Open, Placements
-from batchyard.service.registry.tenant import INTERNAL, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.workers import Workers
 

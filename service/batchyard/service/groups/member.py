@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from random import Random
+from typing import NamedTuple
 
 from batchyard.service.config.settings import GroupSettings, Member
 from batchyard.service.providers.remote.provider import RemoteProvider
@@ -100,3 +101,19 @@ def _told_limit(text: str) -> int | None:
         return int(float(found[1].replace(",", "")) * _UNITS[(found[2] or "").upper()])
     except (ValueError, OverflowError):
         return None
+
+
+class MemberState(NamedTuple):
+    """A member of a model group as it is now; `batchyard.admin.v1.Member` says what each figure means."""
+
+    group: str
+    name: str
+    model: str
+    deployment: str
+    order: int
+    weight: float
+    limit: int | None
+    enqueued: int
+    shards: int
+    paused_until: int | None
+    refusal: str | None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from prometheus_client import Counter
 
-from batchyard.service.domain.records import ChunkRecord, Counts
+from batchyard.service.domain.records import ChunkRecord, Counts, Kind, Part
 from batchyard.service.engine.result_objects import ERROR, OUTPUT, Segments, segments
 from batchyard.service.errors import BatchyardError, NotFound, Refused
 from batchyard.service.jsonl.filled_lines import filled_lines
@@ -17,8 +17,8 @@ from batchyard.service.jsonl.line_blocks import whole_lines
 from batchyard.service.jsonl.line_index import LineIndex
 from batchyard.service.jsonl.request_line import lines
 from batchyard.service.jsonl.result_reader import ResultReader
-from batchyard.service.jsonl.results import Failure, Kind, Result, result
-from batchyard.service.objects.local import FileStore, Part
+from batchyard.service.jsonl.results import Failure, Result, result
+from batchyard.service.objects.local import FileStore
 from batchyard.service.providers.base import Content
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.workers import Run

@@ -7,19 +7,10 @@ from msgspec import UNSET, Struct
 from msgspec.json import Decoder, Encoder
 
 from batchyard.service.domain.json_text import NotJSON, parse
+from batchyard.service.domain.records import Kind
 from batchyard.service.jsonl.json_spans import Edit, edited, first_string, span, string_span
 from batchyard.service.jsonl.line_index import LineIndex
-from batchyard.service.jsonl.results import (
-    CANCELLED,
-    EXPIRED,
-    NO_TOKENS,
-    Failure,
-    Kind,
-    Result,
-    result,
-    result_id,
-    tokens_of,
-)
+from batchyard.service.jsonl.results import CANCELLED, EXPIRED, NO_TOKENS, Failure, Result, result, result_id, tokens_of
 
 RESULT_MISSING = Failure("result_missing", "The provider returned no result for this request.")
 

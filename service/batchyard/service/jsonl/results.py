@@ -1,27 +1,19 @@
 """What became of a line, and how OpenAI's output and error files say it (facts 3.2 and 3.3)."""
 
 import re
-from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
 from batchyard.service.domain.numbers import count
+from batchyard.service.domain.records import Kind
 
 _encode = msgspec.json.Encoder().encode
 _MOST_TOKENS = (1 << 32) - 1  # of a line; a journal's record has four bytes for it
 
 RESULT_ID = re.compile(rb"batch_req_[0-9a-f]{32}")
 """What `result_id` gives."""
-
-
-class Kind(IntEnum):
-    """Where a line's result goes and whether it counts."""
-
-    COMPLETED = 1  # output file
-    FAILED = 2  # error file
-    NOT_RUN = 3  # error file, in no count
 
 
 class Tokens(NamedTuple):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from batchyard.service.config.settings import Limits
+from batchyard.service.domain.names import BYTES_PER_TOKEN
 from batchyard.service.jsonl.digest_set import Digests
 from batchyard.service.jsonl.filled_lines import BLANK, LineCounter, blank_end
 from batchyard.service.jsonl.request_line import (
@@ -33,7 +34,6 @@ MAX_URLS = 8
 MAX_URL = 256
 TRACKED_MODELS = 1000
 """Models that are counted; a file that names more is refused for naming more than one."""
-BYTES_PER_TOKEN = 4
 BOM = b"\xef\xbb\xbf"
 _NEWLINE = ord("\n")
 _BLANKS = BLANK + b"\n"

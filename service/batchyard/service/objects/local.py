@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -22,6 +22,7 @@ from obstore.store import LocalStore, ObjectStore
 
 from batchyard.service.datadir.capacity import Room
 from batchyard.service.datadir.disk import Disk
+from batchyard.service.domain.records import Part
 from batchyard.service.errors import DataLoss, StorageFull, Unavailable
 from batchyard.service.objects import checksums
 from batchyard.service.objects.checksums import Checksums
@@ -39,17 +40,6 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MISSING = "it is missing"
 
 _log = logging.getLogger("batchyard.store")
-
-
-class Part(NamedTuple):
-    """One of the objects whose concatenation is a file's content; `size` is in bytes.
-
-    `sums` are its `Checksums`; None for one that was written before there were any, and is read as it is.
-    """
-
-    key: str
-    size: int
-    sums: bytes | None = None
 
 
 class Writer:

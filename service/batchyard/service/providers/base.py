@@ -12,9 +12,13 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from batchyard.service.config.settings import Limits
-from batchyard.service.domain.records import BatchRecord, FileRecord
-from batchyard.service.errors import InvalidArgument, OutOfRange, TooLarge
-from batchyard.service.registry.tenant import Once, TenantRegistry
+from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.names import MOST_ID
+from batchyard.service.domain.records import BatchRecord, FileRecord, Once
+from batchyard.service.domain.wording import check_one_of, too_long, unknown
+from batchyard.service.errors import InvalidArgument, OutOfRange, PermissionDenied, TooLarge
+from batchyard.service.jsonl.request_line import NAMES
+from batchyard.service.registry.tenant import TenantRegistry
 
 
 class FileDescription(NamedTuple):
@@ -158,3 +162,35 @@ class Provider(Protocol):
 
     async def adopt_batch(self, tenant: str, native_id: str) -> BatchRecord:
         """Registers a batch that came there without us, with its result files, likewise."""
+
+
+def check_ours(new: NewBatch) -> None:
+    """Raises InvalidArgument for what only other providers may know."""
+    if new.endpoint not in NAMES:
+        check_one_of(new.endpoint, "endpoint", NAMES)
+    for name in [*new.extra, *(["input_blob"] if new.input_blob else [])]:
+        raise unknown(name)
+
+
+def check_groups(key: KeyRecord, new: NewBatch, file: FileRecord | None) -> None:
+    """Raises PermissionDenied for a batch of a model group that its key may not use, whichever names it.
+
+    Of an input with lines of too many models not all are known; such a batch fails before a line runs.
+    """
+    found = (file.stats or {}).get("models", []) if file else []
+    for model in filter(None, [new.model, *found]):
+        check_group(key, model)
+
+
+def check_group(key: KeyRecord, model: str) -> None:
+    """Raises PermissionDenied where the key may not use a model group."""
+    if not key.batches_over(model):
+        allowed = ", ".join(key.model_groups)
+        message = f"This API key may not use the model group '{model}', but only: {allowed}."
+        raise PermissionDenied(message, param="model")
+
+
+def check_theirs(new: NewBatch) -> None:
+    """Raises InvalidArgument for what no provider needs to be asked."""
+    if len(new.endpoint) > MOST_ID:
+        raise too_long("endpoint", MOST_ID, len(new.endpoint), "a string")

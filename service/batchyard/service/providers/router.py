@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
 
-from batchyard.service.api.validation import check_group
-from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.names import GROUPS
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.errors import FailedPrecondition, InvalidArgument, PermissionDenied
-from batchyard.service.providers.base import Provider
+from batchyard.service.providers.base import Provider, check_group
 from batchyard.service.registry.tenant import TenantRegistry
 
 _OPENAI, _AZURE = "openai", "azure"
@@ -34,7 +33,7 @@ class Router:
         Raises PermissionDenied where `key` may not use it.
         """
         place = self._places[name or self._default]
-        if key and not key.serves(place):
+        if key and not _serves(key, place):
             raise _denied(name, key) if name else _denied(self._default, key, ", the default")
         return place
 
@@ -91,12 +90,16 @@ class Router:
         if name == _OPENAI and _AZURE in self._places and (azure or _OPENAI not in self._places):
             name = _AZURE
         if name and name not in self._places:
-            known = ", ".join(sorted(known for known, place in self._places.items() if not key or key.serves(place)))
+            known = ", ".join(sorted(known for known, place in self._places.items() if not key or _serves(key, place)))
             raise InvalidArgument(f"There is no provider '{name}' here. Configured: {known}.", param="provider")
         there = (place for place in self._places.values() if name in (place.name, place.place))
-        if name and key and not any(map(key.serves, there)):
+        if name and key and not any(_serves(key, place) for place in there):
             raise _denied(name, key)
         return name
+
+
+def _serves(key: KeyRecord, place: Provider) -> bool:
+    return key.serves(place.name, place.place)
 
 
 def _denied(name: str, key: KeyRecord, which: str = "") -> PermissionDenied:

@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Table, delete, select, update
 
 from batchyard.service.config.settings import Rate
 from batchyard.service.domain.ids import is_id, new_batch_id, new_file_id
-from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, Status
+from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, Once, Status
 from batchyard.service.errors import AlreadyExists
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
 from batchyard.service.registry.rows import BATCH_COLUMNS, READ, added, changed
 from batchyard.service.registry.schema import IS_LIVE, batches, files, idempotency_keys, intents
-from batchyard.service.registry.tenant import REMEMBERED, REUSED, Once, TenantRegistry, no_batch
+from batchyard.service.registry.tenant import REMEMBERED, REUSED, TenantRegistry, no_batch
 from batchyard.service.registry.usage import Reckoned, ended
 
 Values = Mapping[str, Any]

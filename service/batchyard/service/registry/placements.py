@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
+from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import ENDED, LIVE, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS, PLACEMENT_COLUMNS
 from batchyard.service.registry.schema import batches, chunks, files, placements
-from batchyard.service.registry.tenant import INTERNAL
 
 _MOST = 200
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Table, delete, select, update
 
-from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.names import GROUPS
 from batchyard.service.config.settings import Rate
 from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.quotas import Bound
-from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, PlacementRecord, Status
+from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, Once, Part, PlacementRecord, Status
 from batchyard.service.errors import AlreadyExists, FailedPrecondition, NotFound
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, named, names
 from batchyard.service.registry.rows import BATCH_COLUMNS, PLACEMENT_COLUMNS, added
@@ -29,8 +29,6 @@ from batchyard.service.registry.views import View
 
 KEY_SECONDS = 86_400  # how long an idempotency key is remembered
 REUSED = "This idempotency key was used for another request in the last 24 hours."
-INTERNAL = ":groups"
-"""The tenant of what the service itself makes at deployments: no caller's name can be that, and no rate bounds it."""
 
 _KEY = (idempotency_keys.c.tenant == given("tenant"), idempotency_keys.c.key == given("key"))
 REMEMBERED: Prepared[dict[str, Any]] = Prepared(select(idempotency_keys).where(*_KEY), dict)
@@ -40,14 +38,6 @@ _CONTENT = select(file_parts.c.key, file_parts.c.size, file_parts.c.sums).join(
 )
 _CONTENT = _CONTENT.where(files.c.tenant == given("tenant"), files.c.seq == given("seq")).order_by(file_parts.c.n)
 _PARTS = Prepared(_CONTENT, Part)
-
-
-class Once(NamedTuple):
-    """A caller's idempotency key, the digest of its request, and the time, in Unix seconds."""
-
-    key: str
-    digest: str
-    created_at: int
 
 
 class TenantRegistry:

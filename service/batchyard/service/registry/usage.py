@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, select
 
 from batchyard.service.config.settings import Rate
+from batchyard.service.domain.names import BYTES_PER_TOKEN
 from batchyard.service.domain.quotas import DAY_SECONDS, Bound
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.errors import Busy
-from batchyard.service.jsonl.scanner import BYTES_PER_TOKEN
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
 from batchyard.service.registry.quota_headroom import Margins, Wanted
 from batchyard.service.registry.schema import IS_LIVE, USES, batches, files, intents

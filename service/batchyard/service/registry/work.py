@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, text, update
 
-from batchyard.service.config.deployments import GROUPS
+from batchyard.service.config.names import GROUPS
+from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import (
     ENDED,
     BatchRecord,
@@ -19,11 +20,11 @@ from batchyard.service.domain.records import (
     Counts,
     FileRecord,
     Identity,
+    Part,
     SealedChunk,
     Status,
 )
 from batchyard.service.errors import LeaseLost
-from batchyard.service.objects.local import Part
 from batchyard.service.registry.dialects.sqlite import Database, Work
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given
 from batchyard.service.registry.rows import BATCH_COLUMNS, CHUNK_COLUMNS, FILE_COLUMNS, added, changed
@@ -39,7 +40,7 @@ from batchyard.service.registry.schema import (
     identity,
     placements,
 )
-from batchyard.service.registry.tenant import INTERNAL, insert_file
+from batchyard.service.registry.tenant import insert_file
 from batchyard.service.registry.usage import ended
 
 T = TypeVar("T")

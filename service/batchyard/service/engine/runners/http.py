@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from enum import Enum, auto
 from random import Random
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import aiohttp
@@ -32,20 +32,6 @@ MOST_ERROR = 8 << 10  # bytes of an error's body that are kept as they are
 _MOST_MESSAGE, _MOST_WORD = 1000, 100  # characters of what is left of a longer one
 _MOST_ERROR_READ = 4 << 20
 _INLINE = 64 << 10  # bytes that are read without a thread
-
-
-class LineRunner(Protocol):
-    """What runs a line: the endpoint's path, and the request body as it stands in the input."""
-
-    slots: LineSlots
-    """The places of its lines; each run is in one, which its caller takes and gives back."""
-
-    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
-        """The line's answer, or why there is none; at the event loop's time `until` at the latest.
-
-        What it waits for together with other lines is not its own time, and moves that end. `control` is asked before
-        each call; None: it said no. Never raises but for cancellation.
-        """
 
 
 class _Repeat(Enum):

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from batchyard.common.tracing import Tracing
 from batchyard.service.config.settings import Limits, Retention
 from batchyard.service.domain.ids import new_batch_id
+from batchyard.service.domain.names import WINDOW_SECONDS
 from batchyard.service.domain.records import BatchRecord, FileRecord, Status
 from batchyard.service.engine.engine import Engine
 from batchyard.service.providers.base import NewBatch
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned
-
-WINDOW_SECONDS = 86_400  # of a completion window of 24h, the only one (facts 1.4)
 
 
 class OwnBatches:

@@ -6,13 +6,12 @@ from hashlib import sha256
 from typing import Any
 
 from batchyard.service.access.upload_slots import UploadPlaces
-from batchyard.service.api.validation import check_ours
 from batchyard.service.config.settings import Limits, Retention
 from batchyard.service.domain.ids import new_file_id
-from batchyard.service.domain.records import BatchRecord, FileRecord
+from batchyard.service.domain.records import BatchRecord, FileRecord, Part
 from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound
 from batchyard.service.jsonl.scanner import Scan, Scanner
-from batchyard.service.objects.local import BLOCK, FileStore, Part, Writer
+from batchyard.service.objects.local import BLOCK, FileStore, Writer
 from batchyard.service.providers.base import (
     Content,
     FileDescription,
@@ -20,6 +19,7 @@ from batchyard.service.providers.base import (
     Span,
     Upload,
     check_digest,
+    check_ours,
     check_size,
     span_within,
 )

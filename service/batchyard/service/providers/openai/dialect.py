@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchyard.service.api.validation import unknown
 from batchyard.service.config.settings import Deployment, Upstream
+from batchyard.service.domain.wording import unknown
 from batchyard.service.providers.base import FileDescription, NewBatch
 from batchyard.service.providers.remote import fields
 

@@ -6,8 +6,8 @@ The registry keeps it whole, so that members that we don't know reach callers; t
 from collections.abc import Mapping
 from typing import Any
 
+from batchyard.service.domain.names import WINDOW_SECONDS
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
-from batchyard.service.providers.local.batches import WINDOW_SECONDS
 from batchyard.service.providers.remote.fields import COUNTS, TIMES
 
 MARK = "batchyard_intent"

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import uuid4
 
-from batchyard.service.api.validation import MOST_METADATA
 from batchyard.service.config.settings import Limits
+from batchyard.service.domain.names import INTERNAL, MOST_METADATA
 from batchyard.service.domain.records import BatchRecord
 from batchyard.service.errors import Refused, Unsure, Unusable
 from batchyard.service.providers.base import NewBatch
@@ -21,7 +21,7 @@ from batchyard.service.providers.remote.columns import MARK, batch_values, unfin
 from batchyard.service.providers.remote.deployment_api import DeploymentApi, is_missing_route
 from batchyard.service.providers.remote.fields import identifier
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
-from batchyard.service.registry.tenant import INTERNAL, TenantRegistry
+from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.upstream.client import LOST, UpstreamClient
 

@@ -13,9 +13,9 @@ import msgspec
 from grpc import StatusCode
 
 from batchyard.service.access.upload_slots import UploadPlaces
-from batchyard.service.api.validation import check_ours, check_theirs
 from batchyard.service.config.settings import Limits, Upstream
 from batchyard.service.domain.ids import is_id
+from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.errors import (
     DataLoss,
@@ -27,7 +27,16 @@ from batchyard.service.errors import (
     Unsure,
     Unusable,
 )
-from batchyard.service.providers.base import Content, FileDescription, NewBatch, Span, Upload, span_within
+from batchyard.service.providers.base import (
+    Content,
+    FileDescription,
+    NewBatch,
+    Span,
+    Upload,
+    check_ours,
+    check_theirs,
+    span_within,
+)
 from batchyard.service.providers.local.batches import OwnBatches
 from batchyard.service.providers.openai.dialect import Members, OpenAI
 from batchyard.service.providers.remote.columns import adopted_values, file_values, unfinished
@@ -38,7 +47,7 @@ from batchyard.service.providers.remote.poller import Follower
 from batchyard.service.providers.remote.read_through import Looks
 from batchyard.service.providers.remote.upload import Sending
 from batchyard.service.registry.deployment import RemoteRegistry
-from batchyard.service.registry.tenant import INTERNAL, TenantRegistry, no_batch, no_file
+from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
 from batchyard.service.registry.usage import Reckoned
 from batchyard.service.upstream import errors
 from batchyard.service.upstream.client import UpstreamClient, segment

@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
-from batchyard.service.api.validation import PURPOSES
 from batchyard.service.config.settings import Limits
+from batchyard.service.domain.names import BYTES_PER_TOKEN, PURPOSES
 from batchyard.service.domain.records import FileRecord
 from batchyard.service.errors import InvalidArgument
-from batchyard.service.jsonl.scanner import BYTES_PER_TOKEN
 from batchyard.service.providers.base import FileDescription, check_digest, check_size
 from batchyard.service.providers.openai.dialect import OpenAI
 from batchyard.service.upstream.client import UpstreamClient
