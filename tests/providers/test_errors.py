@@ -14,7 +14,7 @@ from tests.statuses import Told, told
 from tests.upstream.faults import Answer, Hang, Reset
 from tests.upstream.quirks import Quirks
 
-from batchyard.service.upstream.breaker import FAILURES
+from batchyard.service.upstream.health import FAILURES
 
 from .scene import CONTENT, CREATE, FAKES, INPUT, UPLOAD, Scene, before, scene
 

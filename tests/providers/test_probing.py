@@ -16,8 +16,7 @@ from tests.upstream.openai import FakeOpenAI, fake_openai
 from batchyard.service.errors import NotFound
 from batchyard.service.providers.remote.prober import Prober
 from batchyard.service.providers.remote.provider import RemoteProvider
-from batchyard.service.upstream.breaker import FAILURES
-from batchyard.service.upstream.health import State
+from batchyard.service.upstream.health import FAILURES, State
 
 from .remotes import Clock, remotes
 from .scene import LIST

@@ -29,10 +29,10 @@ from batchyard.admin.v1 import (
 from batchyard.service.access.caller import current_caller
 from batchyard.service.api.admin_servicer import AdminServicer
 from batchyard.service.api.deployment_status import Deployed
+from batchyard.service.background import Mutations
 from batchyard.service.domain.keys import Caller
 from batchyard.service.errors import NotFound, PermissionDenied
 from batchyard.service.groups.member import MemberState
-from batchyard.service.mutations import Mutations
 from batchyard.service.providers.router import Router
 
 from .conftest import BEARER, Door, opened, refusal

@@ -3,8 +3,7 @@
 import pytest
 from tests.providers.remotes import Clock
 
-from batchyard.service.upstream.breaker import FAILURES
-from batchyard.service.upstream.health import Condition, State
+from batchyard.service.upstream.health import FAILURES, Condition, State
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.fakes import Gate
 
-from batchyard.service.mutations import Mutations
+from batchyard.service.background import Mutations
 
 
 class Change:

@@ -37,6 +37,7 @@ from batchyard.service.api.rate_limit import Throttle
 from batchyard.service.audit import log as audit
 from batchyard.service.audit.auditor import Auditor
 from batchyard.service.audit.log import AuditError
+from batchyard.service.background import Mutations
 from batchyard.service.config.names import GROUPS
 from batchyard.service.config.settings import LocalSettings, Settings
 from batchyard.service.datadir.aside import Aside
@@ -60,7 +61,6 @@ from batchyard.service.groups.groups import Groups, limits_of, scanner_of
 from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.mutations import Mutations
 from batchyard.service.objects import sweep
 from batchyard.service.objects.collector import store_look
 from batchyard.service.objects.local import FileStore

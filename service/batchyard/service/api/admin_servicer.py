@@ -27,10 +27,10 @@ from batchyard.service.api.key_admin import KeyDesk, check_tenant
 from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
 from batchyard.service.api.validation import required
+from batchyard.service.background import Mutations
 from batchyard.service.domain.keys import DEFAULT_TENANT
 from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import AlreadyExists, PermissionDenied
-from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider
 from batchyard.service.providers.router import Router
 

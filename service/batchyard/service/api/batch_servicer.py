@@ -13,15 +13,14 @@ from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
 from batchyard.service.api.upload_stream import UploadStream
 from batchyard.service.api.validation import new_batch, page_limit, required
+from batchyard.service.background import Mutations
 from batchyard.service.config.names import GROUPS
 from batchyard.service.domain.quotas import Allowances
 from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import InvalidArgument, NotFound, Unsure
-from batchyard.service.lookup import Lookup
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Span, check_groups
-from batchyard.service.providers.router import Router
+from batchyard.service.providers.router import Lookup, Router
 from batchyard.service.registry.change_feed import Changes, State, Watches
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry

@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 
 from batchyard.service.access.upload_slots import Arrival, Arrivals
 from batchyard.service.api.validation import begun_file, check_upload, file_description
+from batchyard.service.background import Mutations
 from batchyard.service.domain.keys import Caller
 from batchyard.service.domain.records import FileRecord
 from batchyard.service.errors import InvalidArgument, Late
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.mutations import Mutations
 from batchyard.service.providers.base import Provider, Upload
 from batchyard.service.providers.router import Router
 from batchyard.service.registry.tenant import TenantRegistry

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from batchyard.service.background import Mutations
 from batchyard.service.config.settings import GroupSettings
 from batchyard.service.domain.records import BatchRecord, Part
 from batchyard.service.engine.control import Control
 from batchyard.service.groups.member import Seat
 from batchyard.service.groups.result_collector import Harvest
 from batchyard.service.groups.transfer_limits import Transfers
-from batchyard.service.mutations import Mutations
 from batchyard.service.objects.local import FileStore
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.placements import Open, Placements

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 
+from batchyard.service.background import Mutations
 from batchyard.service.config.names import GROUPS
 from batchyard.service.config.settings import GroupSettings, Limits, Settings
 from batchyard.service.domain.names import INTERNAL
@@ -22,7 +23,6 @@ from batchyard.service.groups.transfer_limits import Transfers
 from batchyard.service.jsonl.scanner import LineError, Scan, Scanner
 from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.mutations import Mutations
 from batchyard.service.objects.local import FileStore
 from batchyard.service.providers.base import NewBatch, check_ours
 from batchyard.service.providers.remote.prober import Prober

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping
 
 from batchyard.service.config.names import GROUPS
-from batchyard.service.domain.keys import KeyRecord
+from batchyard.service.domain.keys import Caller, KeyRecord
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
-from batchyard.service.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from batchyard.service.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from batchyard.service.providers.base import Provider, check_group
 from batchyard.service.registry.tenant import TenantRegistry
 
@@ -105,3 +105,31 @@ def _serves(key: KeyRecord, place: Provider) -> bool:
 def _denied(name: str, key: KeyRecord, which: str = "") -> PermissionDenied:
     allowed = ", ".join(key.providers)
     return PermissionDenied(f"This API key may not use '{name}'{which}, but only: {allowed}.", param="provider")
+
+
+class Lookup:
+    """Finds files and batches of a caller, at a place or anywhere (empty). Raises NotFound."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def file(self, caller: Caller, owner: TenantRegistry, file_id: str, place: str) -> FileRecord:
+        """A file that is missing may be the result of a batch that has just ended: those are looked at once more."""
+        try:
+            return await owner.get_file(file_id, place)
+        except NotFound:
+            await self._router.refresh(owner, place)
+        try:
+            return await owner.get_file(file_id, place)
+        except NotFound:
+            if not (caller.master and place):
+                raise
+        return await self._router.provider(place).find_file(file_id)
+
+    async def batch(self, caller: Caller, owner: TenantRegistry, batch_id: str, place: str) -> BatchRecord:
+        try:
+            return await owner.get_batch(batch_id, place)
+        except NotFound:
+            if not (caller.master and place):
+                raise
+        return await self._router.provider(place).find_batch(batch_id)
