@@ -4,11 +4,10 @@ import re
 from itertools import pairwise
 
 import pytest
+from tests.service.conftest import Load, Problems
 
 from batchyard.cli import report
 from batchyard.service.config.loader import load_settings
-
-from .conftest import Load, Problems
 
 ECHO = "batchyard: {local: {echo: true}}\n"
 LAUGHS = "".join(

@@ -4,12 +4,11 @@ import re
 from typing import Any
 
 import pytest
+from tests.service.conftest import EAST, LOCAL, WEST, Load, Problems, azure
 
 from batchyard.cli import report
 from batchyard.service.config.loader import load_settings
 from batchyard.service.config.settings import Group, GroupSettings, Member, Settings
-
-from .conftest import EAST, LOCAL, WEST, Load, Problems, azure
 
 ON = "litellm_settings: {enable_loadbalancing_on_batch_endpoints: true}\n"
 OFF = ON.replace("true", "false")

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 from tests.fakes import Going, completion, failure, fake_endpoint
+from tests.service.running import CHAT, RESPONSES, outcome_of, raw_endpoint, runner
 
 from batchyard.service.jsonl.results import Answer, Failure
-
-from .running import CHAT, RESPONSES, outcome_of, raw_endpoint, runner
 
 REFUSALS = [408, 409, 425, 429, 500, 502, 503, 504, 507, 508, 511, *range(520, 528), 529, 530, 561, 598, 599]
 FINAL = [400, 401, 403, 404, 413, 422, 501, 505]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 from tests.harness import chat_lines, jsonl, refused, service, settings_for
-from tests.service.test_calls import calls_in
+from tests.service.api.test_call_interceptor import calls_in
 
 from batchyard.admin.v1 import RevokeKeyRequest
 from batchyard.v1 import CancelBatchRequest, DeleteFileRequest, GetFileRequest, WatchBatchRequest

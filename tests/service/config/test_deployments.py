@@ -3,12 +3,11 @@
 import re
 
 import pytest
+from tests.service.conftest import EAST, LAST_DATED, LOCAL, WEST, Load, Problems, azure, entry, openai
 
 from batchyard.service.config.loader import load_settings
 from batchyard.service.config.names import RESERVED
 from batchyard.service.config.settings import Deployment, Settings
-
-from .conftest import EAST, LAST_DATED, LOCAL, WEST, Load, Problems, azure, entry, openai
 
 
 def warnings(found: Settings) -> list[str]:

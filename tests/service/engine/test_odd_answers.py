@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.service.running import CHAT, RESPONSES, runner
 from tests.speaking import request, speaking
 
 from batchyard.service.jsonl.results import Answer, Failure
-
-from .running import CHAT, RESPONSES, runner
 
 BODY = b'{"id":"x","usage":{"prompt_tokens":3,"completion_tokens":2}}'
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -1,11 +1,10 @@
 """`batchyard.keys` and `batchyard.tenants` of the configuration file, and what is wrong with them."""
 
 import pytest
+from tests.service.conftest import Load, Problems
 
 from batchyard.cli import report
 from batchyard.service.config.settings import Key, Quotas, Tenant
-
-from .conftest import Load, Problems
 
 SECRET = {"TEAM": "sk-hunter2"}
 MASTER = "general_settings: {master_key: sk-hunter2-master}\n"

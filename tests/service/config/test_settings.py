@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.processes import ROOT
+from tests.service.conftest import Load, Problems
 
 from batchyard.service.config.loader import load_settings
 from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings, SettingsError
 from batchyard.service.config.sources import SECTIONS, key_name, keys, variable
 from batchyard.service.config.yaml_document import parse
 
-from .conftest import Load, Problems
-
 ECHO = "batchyard: {local: {echo: true}}\n"
-REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
-DEVELOPMENT = Path(__file__).parents[2] / "service" / "batchyard" / "cli" / "development.yaml"
+REFERENCE = ROOT / "docs" / "configuration.md"
+DEVELOPMENT = ROOT / "service" / "batchyard" / "cli" / "development.yaml"
 
 
 class TestPrecedence:

@@ -3,11 +3,10 @@
 import re
 
 import pytest
+from tests.service.conftest import EAST, LOCAL, WEST, Load, Problems, azure, openai
 
 from batchyard.cli import report
 from batchyard.service.config.settings import Deployment
-
-from .conftest import EAST, LOCAL, WEST, Load, Problems, azure, openai
 
 # An account of somebody else, which is where keys and data went.
 THEIRS = {

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
+from tests.service.conftest import Load, Problems
 
 from batchyard.common.pem import CertificateFiles
 from batchyard.service.config.hosts import is_loopback
 from batchyard.service.config.loader import load_settings
 from batchyard.service.config.settings import SettingsError, Tls
-
-from .conftest import Load, Problems
 
 ECHO = "batchyard: {local: {echo: true}}\n"
 PLAIN = {"BATCHYARD_ALLOW_PLAINTEXT": "true"}

@@ -13,12 +13,11 @@ import pytest
 from starlette.responses import Response
 from tests.fakes import Going, completion, failure, fake_endpoint
 from tests.harness import PATIENCE, Client, chat_line, chat_lines, jsonl, service, settings_for, until
+from tests.service.running import RESPONSES, answering, runner
 
 from batchyard.service.config.settings import LocalSettings
 from batchyard.service.jsonl.results import Answer
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest
-
-from .running import RESPONSES, answering, runner
 
 MOST = 8
 LINES = chat_lines(3 * MOST)

@@ -11,11 +11,10 @@ import pytest
 from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Going, completion, failure, fake_endpoint
 from tests.harness import until
+from tests.service.running import RESPONSES, runner
 
 from batchyard.service.jsonl.results import Answer
 from batchyard.service.upstream.transport import retry_after
-
-from .running import RESPONSES, runner
 
 
 async def _calls(fake: FakeEndpoint, content: str) -> int:

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.service.jsonl.lines import NAMES, OBJECTS
 
 from batchyard.service.jsonl.json_spans import Edit, edited, span, string_span
-
-from .lines import NAMES, OBJECTS
 
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(tuple)
 SMALL = [("model",), ("body", "model"), ("response", "body", "model"), ("response", "url"), ("id",)]

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.service.jsonl.lines import OBJECTS, SCALARS, joined, spelled
 
 from batchyard.service.domain.records import Kind
 from batchyard.service.jsonl.line_index import LineIndex
 from batchyard.service.jsonl.result_reader import RESULT_MISSING, ResultReader
 from batchyard.service.jsonl.results import EXPIRED, NO_TOKENS, Answer, Failure, Result, Tokens, result
-
-from .lines import OBJECTS, SCALARS, joined, spelled
 
 BATCH = "batch_1"
 USAGE = {

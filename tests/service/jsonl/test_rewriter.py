@@ -8,10 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.costs import calls_of
+from tests.service.jsonl.lines import OBJECTS, SCALARS, VALUES, joined, spelled
 
 from batchyard.service.jsonl.rewriter import Rewriter
-
-from .lines import OBJECTS, SCALARS, VALUES, joined, spelled
 
 CHAT = "/v1/chat/completions"
 GROUPS = ["group", "gpt-4o/mini", "modèle", 'a "b" \\c', "model", "url", "m(1", "😀"]

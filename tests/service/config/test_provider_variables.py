@@ -1,9 +1,10 @@
 """The variables of OpenAI and Azure, which are enough alone and add to a file; and the default of several providers."""
 
 import re
-from pathlib import Path
 
 import pytest
+from tests.processes import ROOT
+from tests.service.conftest import EAST, LOCAL, WEST, Load, Problems, azure, entry, openai
 
 from batchyard.service.config.account_words import READ
 from batchyard.service.config.deployments import VARIABLES
@@ -11,10 +12,8 @@ from batchyard.service.config.loader import choose_default, load_settings
 from batchyard.service.config.names import AZURE, OPENAI
 from batchyard.service.config.settings import Deployment
 
-from .conftest import EAST, LOCAL, WEST, Load, Problems, azure, entry, openai
-
-REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
-DEVELOPMENT = Path(__file__).parents[2] / "service" / "batchyard" / "cli" / "development.yaml"
+REFERENCE = ROOT / "docs" / "configuration.md"
+DEVELOPMENT = ROOT / "service" / "batchyard" / "cli" / "development.yaml"
 
 
 class TestVariables:

@@ -11,11 +11,10 @@ import pytest
 from starlette.responses import Response
 from tests.fakes import Gate, completion, failure, fake_endpoint
 from tests.harness import chat_lines, jsonl, service, settings_for, until
+from tests.service.running import CHAT, answering, outcome_of, runner
 
 from batchyard.service.config.settings import LocalSettings
 from batchyard.service.jsonl.results import TIMEOUT, Answer, Failure, Tokens
-
-from .running import CHAT, answering, outcome_of, runner
 
 
 class TestAnAnswer:
