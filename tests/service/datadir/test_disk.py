@@ -12,7 +12,7 @@ from batchyard.service.datadir.disk import DirectoryInUse, DirectoryLock, Disk
 HOLDER = """
 import sys
 from pathlib import Path
-from batchyard.service.disk import DirectoryLock
+from batchyard.service.datadir.disk import DirectoryLock
 with DirectoryLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

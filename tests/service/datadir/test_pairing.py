@@ -12,13 +12,13 @@ from batchyard.service.datadir.aside import Aside
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.datadir.pairing import Pair
 from batchyard.service.datadir.upkeep import Upkeep
-from batchyard.service.domain.records import Identity
+from batchyard.service.domain.records import RegistryIdentity
 from batchyard.service.errors import FailedPrecondition
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.work import WorkRegistry
 
 
-async def identity(database: Database) -> Identity:
+async def identity(database: Database) -> RegistryIdentity:
     return await WorkRegistry(database, "w").identity("never used")
 
 

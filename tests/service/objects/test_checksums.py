@@ -172,9 +172,9 @@ async def test_disk_that_fails_is_unavailable_and_leaves_nothing(root: Path) -> 
 NO_DESCRIPTORS = """
 import asyncio, logging, os, resource, sys
 from pathlib import Path
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.errors import Unavailable
-from batchyard.service.filestore import FileStore, Part
+from batchyard.service.objects.local import FileStore, Part
 root = Path(sys.argv[1])
 store = FileStore(root, Disk())
 async def read():

@@ -222,9 +222,9 @@ def run(program: str, root: Path, *arguments: str) -> subprocess.CompletedProces
 PREAMBLE = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
-from batchyard.service.disk import Disk
+from batchyard.service.datadir.disk import Disk
 from batchyard.service.errors import StorageFull
-from batchyard.service.filestore import FileStore
+from batchyard.service.objects.local import FileStore
 root = Path(sys.argv[1])
 store = FileStore(root, Disk())
 piece = bytes(256 * 1024)

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from batchyard.service.datadir import pairing
-from batchyard.service.engine.journal import held
+from batchyard.service.datadir.journals import journal_files
 
 REGISTRY = "registry.sqlite3"
 OBJECTS = "store"
@@ -111,7 +111,7 @@ def _copy_all(source: Path, target: Path, names: Sequence[str], copy: Callable[[
 
 def _names(folder: Path) -> list[str]:
     """The journals in a folder."""
-    journals, _ = held(folder) if folder.is_dir() else ([], [])
+    journals, _ = journal_files(folder) if folder.is_dir() else ([], [])
     return [one.path.name for one in journals]
 
 

@@ -8,11 +8,10 @@ doesn't name may be what was stored since. One that is behind says only that a p
 import asyncio
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 from batchyard.service.errors import FailedPrecondition
-from batchyard.service.registry.work import WorkRegistry
 
 MARK = "registry.id"
 _GO_ON = (
@@ -28,12 +27,33 @@ class Mark(NamedTuple):
     generation: int
 
 
+class RegistryState(Protocol):
+    """What a registry says of itself: its id, its generation, and the newest time that was believed (Unix seconds)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def newest_at(self) -> int: ...
+
+
+class GenerationRegistry(Protocol):
+    """What keeps the newer generation."""
+
+    async def identity(self, new: str) -> RegistryState:
+        """What the registry says of itself; it takes `new` as its id where it has none."""
+
+    async def advance(self, generation: int, newest_at: int) -> None:
+        """Commits a generation and the newest time that is known."""
+
+
 class Pair:
     """A data directory and the registry that was opened with it: `check`, then `advance` now and then."""
 
-    def __init__(self, data_dir: Path, work: WorkRegistry) -> None:
+    def __init__(self, data_dir: Path, registry: GenerationRegistry) -> None:
         self._data_dir = data_dir
-        self._work = work
+        self._registry = registry
         self._mark = Mark("", 0)
 
     async def check(self, *, accept: bool = False) -> int:
@@ -42,7 +62,7 @@ class Pair:
         Raises FailedPrecondition where the directory belongs to another registry, or to a later state of this one,
         unless the caller `accept`s that.
         """
-        identity = await self._work.identity(uuid4().hex)
+        identity = await self._registry.identity(uuid4().hex)
         mark: Mark | None = None
         try:
             mark = await asyncio.to_thread(read, self._data_dir)
@@ -65,7 +85,7 @@ class Pair:
     async def advance(self, newest_at: int) -> None:
         """Begins the next generation, and keeps the newest time that is known. Raises StorageFull, OSError."""
         mark = self._mark._replace(generation=self._mark.generation + 1)
-        await self._work.advance(mark.generation, newest_at)
+        await self._registry.advance(mark.generation, newest_at)
         self._mark = mark
         await asyncio.to_thread(write, self._data_dir, mark)
 

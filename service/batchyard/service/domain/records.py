@@ -35,7 +35,7 @@ ENDED = (Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED)
 """What is neither, a word of a provider that we don't know, may still change."""
 
 
-class Identity(msgspec.Struct, frozen=True):
+class RegistryIdentity(msgspec.Struct, frozen=True):
     """Which registry this is: its id, how often that was written down, and the newest time that was believed."""
 
     id: str

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.datadir.disk import Disk
+from batchyard.service.datadir.journals import journal_files
 from batchyard.service.domain.records import BatchRecord, ChunkRecord, Kind, Part
 from batchyard.service.engine.control import Control, Drained, tasks
-from batchyard.service.engine.journal import Journal, held
+from batchyard.service.engine.journal import Journal
 from batchyard.service.engine.result_objects import ERROR, OUTPUT, segments
 from batchyard.service.engine.runners.base import LineRunner
 from batchyard.service.engine.runners.http import STATEFUL
@@ -114,7 +115,7 @@ class ChunkRunner:
     @asynccontextmanager
     async def _journal(self, batch_id: str, chunk: ChunkRecord) -> AsyncIterator[Journal]:
         run = self._journals.run
-        journals, _ = await run(held, self._folder)
+        journals, _ = await run(journal_files, self._folder)
         earlier = [one.path for one in journals if one.chunk == (batch_id, chunk.n)]
         path = self._folder / f"{batch_id}.{chunk.n}.{token_hex(8)}.journal"
         journal = await Journal.open(path, self._disk, earlier, run)

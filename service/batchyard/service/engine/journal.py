@@ -7,11 +7,9 @@ damaged in its midst is a `Gap`. Appends share syncs: while one is under way, al
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Counts, Kind
@@ -23,29 +21,8 @@ from batchyard.service.workers import Run
 
 _BACKLOG = 4 << 20  # bytes that may wait for a sync before appends wait too
 _PIECE = 256 << 10
-_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[0-9a-z]+\.journal")
 
 _log = logging.getLogger("batchyard.engine")
-
-
-class Held(NamedTuple):
-    """A journal in a folder, of a chunk."""
-
-    path: Path
-    chunk: tuple[str, int]
-
-
-def held(folder: Path) -> tuple[list[Held], list[str]]:
-    """The journals in a folder, in the order of their names, and the names of what is there besides."""
-    journals: list[Held] = []
-    others: list[str] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name = _NAME.fullmatch(entry.name)
-        if name and entry.is_file(follow_symlinks=False):
-            journals.append(Held(Path(entry.path), (name[1], int(name[2]))))
-        else:
-            others.append(entry.name)
-    return journals, others
 
 
 class Journal:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from batchyard.service.datadir import strays
 from batchyard.service.datadir.aside import Aside
-from batchyard.service.engine.journal import Held, held
+from batchyard.service.datadir.journals import JournalFile, journal_files
 from batchyard.service.registry.work import WorkRegistry
 
 _GROUP = 500
@@ -20,7 +20,7 @@ async def sweep(folder: Path, work: WorkRegistry, aside: Aside) -> None:
     Those of batches that the registry does not know are moved `aside`, for they have results that may be all there
     is. What is no journal is left alone.
     """
-    journals, others = await asyncio.to_thread(held, folder)
+    journals, others = await asyncio.to_thread(journal_files, folder)
     strays.warn(folder, others)
     known, open_chunks = await _known(work, sorted({one.chunk[0] for one in journals})), await work.open_chunks()
     sealed = [one for one in journals if one.chunk[0] in known and one.chunk not in open_chunks]
@@ -38,7 +38,7 @@ async def _known(work: WorkRegistry, ids: list[str]) -> set[str]:
     return known
 
 
-def _clear(folder: Path, sealed: list[Held], unknown: list[Held], aside: Aside) -> None:
+def _clear(folder: Path, sealed: list[JournalFile], unknown: list[JournalFile], aside: Aside) -> None:
     for one in sealed:
         one.path.unlink()
     for one in unknown:

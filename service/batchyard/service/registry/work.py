@@ -19,8 +19,8 @@ from batchyard.service.domain.records import (
     ChunkRecord,
     Counts,
     FileRecord,
-    Identity,
     Part,
+    RegistryIdentity,
     SealedChunk,
     Status,
 )
@@ -133,14 +133,14 @@ class WorkRegistry:
         self._touch = touch
         self._idle = tuple(idle)
 
-    async def identity(self, new: str) -> Identity:
+    async def identity(self, new: str) -> RegistryIdentity:
         """Which registry this is: by the id that it was given when it was first opened, `new` where that is now."""
 
-        def work(connection: Connection) -> Identity:
+        def work(connection: Connection) -> RegistryIdentity:
             found = connection.execute(select(identity)).mappings().first()
             if found is None:
                 connection.execute(insert(identity).values(id=new))
-            return Identity(**found) if found else Identity(new)
+            return RegistryIdentity(**found) if found else RegistryIdentity(new)
 
         return await self._database.write(work)
 
