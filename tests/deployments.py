@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from tests.upstream.store import Upstream as Fake
 
-from batchyard.service.config.settings import Deployment, Upstream
+from batchyard.service.config.settings import Deployment, UpstreamSettings
 
-QUICK = Upstream(openai_poll_seconds=0.05, azure_poll_seconds=0.05)
+QUICK = UpstreamSettings(openai_poll_seconds=0.05, azure_poll_seconds=0.05)
 DOUBT_SECONDS = QUICK.doubt_seconds
 
 

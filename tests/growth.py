@@ -16,12 +16,12 @@ from tests.registries import a_batch, a_file, opened
 from batchyard.service.config.settings import Quotas, Rate
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.quotas import Bound
-from batchyard.service.domain.records import Once, Status
+from batchyard.service.domain.records import IdempotencyKey, Status
 from batchyard.service.registry.deployment import RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import batches, files
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.registry.work import WorkRegistry
 
 FEW = 10
@@ -107,7 +107,7 @@ def _calls(database: Database, rows: int) -> dict[str, Call]:
         "claim, where none is free": lambda: work.claim_batches(_NOW, _NOW + 60),
         "create": lambda: owner.add_batch(new()),
         "create, with every limit and a key": lambda: bounded.add_batch(
-            (row := new()), Once(row["id"], "digest", _NOW), Rate(_PLENTY, 3600), Reckoned(9, 3)
+            (row := new()), IdempotencyKey(row["id"], "digest", _NOW), Rate(_PLENTY, 3600), UsageEstimate(9, 3)
         ),
     }
 

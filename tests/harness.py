@@ -16,7 +16,7 @@ import pytest
 
 from batchyard.admin.v1 import AdminServiceStub, CreateKeyRequest
 from batchyard.common.metrics import Metrics
-from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.config.settings import Key, LocalSettings, Settings
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.metrics import ServiceMetrics
@@ -69,10 +69,10 @@ class _NoKeys:
         return None
 
 
-def keys_of(master_key: str | None, *configured: Key) -> Keys:
+def keys_of(master_key: str | None, *configured: Key) -> Authenticator:
     """The keys of a service that has made none."""
     registry: Any = _NoKeys()
-    return Keys(master_key, configured, registry)
+    return Authenticator(master_key, configured, registry)
 
 
 def figures() -> ServiceMetrics:

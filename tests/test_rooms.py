@@ -68,3 +68,12 @@ def test_a_room_imports_only_from_rooms_below_it() -> None:
 
 def test_no_import_runs_in_a_circle() -> None:
     TopologicalSorter(IMPORTS).prepare()
+
+
+def test_no_name_of_a_type_stands_twice() -> None:
+    classes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(name_of(path))
+    assert {name: places for name, places in classes.items() if len(places) > 1} == {}

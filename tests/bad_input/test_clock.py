@@ -11,7 +11,7 @@ from starlette.responses import Response
 from tests.fakes import FakeEndpoint, Gate, completion, fake_endpoint
 from tests.harness import Client, chat_lines, jsonl, service, settings_for, until
 
-from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings
+from batchyard.service.config.settings import Limits, LocalSettings, RetentionSettings, Settings
 from batchyard.v1 import Batch, BatchStatus, CancelBatchRequest, ListFilesRequest
 
 HOURS = 3600.0
@@ -44,7 +44,7 @@ class Running(NamedTuple):
 
 def settings(folder: Path, endpoint: FakeEndpoint, active: int = 1) -> Settings:
     local = LocalSettings(api_base=endpoint.api_base, max_active_batches=active)
-    return settings_for(folder, local=local, retention=Retention(sweep_seconds=0.02))
+    return settings_for(folder, local=local, retention=RetentionSettings(sweep_seconds=0.02))
 
 
 @asynccontextmanager

@@ -10,10 +10,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from tests.harness import plain_client
 from tests.scrapes import Scrape, scrape
 
-from batchyard.common.http.frame import Frame
-from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.listeners import listening
+from batchyard.common.http.middleware import RequestMiddleware
 from batchyard.common.http.request_head import MAX_HEAD_BYTES
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.metrics import Metrics
 
 
@@ -25,8 +25,10 @@ def metrics() -> Metrics:
 @pytest.fixture
 async def client(metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
     """Of a listener that shows the metrics, and whose own requests they count."""
-    ledger = Ledger(metrics)
-    async with listening(Frame(metrics.app, ledger), "127.0.0.1", 0, max_requests=8, ledger=ledger) as listener:
+    request_log = RequestLog(metrics)
+    async with listening(
+        RequestMiddleware(metrics.app, request_log), "127.0.0.1", 0, max_requests=8, request_log=request_log
+    ) as listener:
         base = f"http://127.0.0.1:{listener.port}"
         async with plain_client(base_url=base, timeout=10) as client:
             yield client

@@ -17,7 +17,7 @@ from tests.upstream.plain import rest
 from tests.upstream.quirks import Quirks
 
 from batchyard.service.config.settings import LocalSettings
-from batchyard.service.domain.records import Once
+from batchyard.service.domain.records import IdempotencyKey
 from batchyard.service.errors import NotFound
 from batchyard.service.providers.remote.columns import adopted_values, file_values
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
@@ -269,7 +269,7 @@ class TestARegistry:
             intent = Intent("i", "one", "openai", request, "k", "d", 7)
             await registry.begin(owner, intent, None, None)
             elsewhere = {**values, "id": "batch_0", "provider": "local", "observed_at": None, "upstream": None}
-            await owner.add_batch(elsewhere, Once("k", "other", 7))
+            await owner.add_batch(elsewhere, IdempotencyKey("k", "other", 7))
             made = await registry.complete(
                 intent, "batch_1", {"status": "validating", "created_at": 7, "expires_at": 8}
             )

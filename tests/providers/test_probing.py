@@ -16,7 +16,7 @@ from tests.upstream.openai import FakeOpenAI, fake_openai
 from batchyard.service.errors import NotFound
 from batchyard.service.providers.remote.prober import Prober
 from batchyard.service.providers.remote.provider import RemoteProvider
-from batchyard.service.upstream.health import FAILURES, State
+from batchyard.service.upstream.health import FAILURES, HealthState
 
 from .remotes import Clock, remotes
 from .scene import LIST
@@ -86,11 +86,11 @@ class TestAProber:
     async def test_probes_soon_and_then_in_each_interval(self, tmp_path: Path) -> None:
         async with probed(tmp_path) as scene:
             assert await scene.begun() <= SECONDS / 10
-            assert (scene.probes(), scene.provider.condition.state) == (0, State.UNKNOWN)
+            assert (scene.probes(), scene.provider.condition.state) == (0, HealthState.UNKNOWN)
             pauses = [await scene.slept() for _ in range(5)]
             assert pauses == [about(SECONDS)] * 5
             assert len(set(pauses)) > 1  # not all deployments at once
-            assert (scene.probes(), scene.provider.condition.state) == (5, State.HEALTHY)
+            assert (scene.probes(), scene.provider.condition.state) == (5, HealthState.HEALTHY)
 
     async def test_leaves_out_what_a_call_has_shown(self, tmp_path: Path) -> None:
         async with probed(tmp_path) as scene:
@@ -137,7 +137,7 @@ class TestAProber:
                 seen = await scene.fake.arrival(LIST)
             await seen.ended.wait()
             assert seen.left
-            assert scene.provider.condition.state is State.UNKNOWN
+            assert scene.provider.condition.state is HealthState.UNKNOWN
 
     async def test_probes_each_by_itself(self, tmp_path: Path) -> None:
         async with opened(tmp_path / "a") as one, opened(tmp_path / "b") as other:
@@ -174,7 +174,7 @@ class TestAProbe:
             scene.fake.fault(fault)
             await scene.provider.probe()
             condition = scene.provider.condition
-            assert (condition.state, scene.provider.available) == (State.UNHEALTHY, False)
+            assert (condition.state, scene.provider.available) == (HealthState.UNHEALTHY, False)
             assert words in (condition.error or "")
             assert scene.probes() == 1
             await scene.provider.probe()
@@ -192,7 +192,7 @@ class TestAProbe:
         async with opened(tmp_path) as scene:
             scene.fake.fault(Answer(status))
             await scene.provider.probe()
-            assert scene.provider.condition.state is State.HEALTHY
+            assert scene.provider.condition.state is HealthState.HEALTHY
             assert scene.probes() == 1
 
     async def test_that_finds_nobody_says_so_without_the_url(self, tmp_path: Path) -> None:

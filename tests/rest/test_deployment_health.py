@@ -28,7 +28,7 @@ from batchyard.admin.v1 import (
 )
 from batchyard.service.access.caller import current_caller
 from batchyard.service.api.admin_servicer import AdminServicer
-from batchyard.service.api.deployment_status import Deployed
+from batchyard.service.api.deployment_status import DeploymentStatus
 from batchyard.service.background import Mutations
 from batchyard.service.domain.keys import Caller
 from batchyard.service.errors import NotFound, PermissionDenied
@@ -227,7 +227,7 @@ async def grouped(folder: Path, clock: Clock) -> AsyncIterator[tuple[AdminServic
     async with fake_azure() as azure, fake_openai() as openai:
         deployments = (deployment_of("azure", azure), deployment_of("openai", openai))
         async with remotes(folder, *deployments, clock=clock) as providers:
-            deployed = Deployed(providers, members)
+            deployed = DeploymentStatus(providers, members)
             yield AdminServicer(Router(providers, "azure"), Mutations(), deployed, NO_KEYS), openai
 
 

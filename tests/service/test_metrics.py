@@ -18,7 +18,7 @@ from tests.upstream.openai import fake_openai
 
 from batchyard.admin.v1 import AdminServiceStub, CheckHealthRequest
 from batchyard.common.metrics import Metrics
-from batchyard.service.config.settings import LocalSettings, Retention
+from batchyard.service.config.settings import LocalSettings, RetentionSettings
 from batchyard.v1 import CancelBatchRequest, UploadFileMetadata, UploadFileRequest
 
 RPCS = "batchyard_rpc_duration_seconds_count"
@@ -214,7 +214,7 @@ class TestDeployments:
 class TestRetention:
     async def test_files_that_expire_are_counted(self, tmp_path: Path, metrics: Metrics) -> None:
         now = 1_800_000_000.0
-        retention = Retention(batch_file_seconds=10, sweep_seconds=0.02)
+        retention = RetentionSettings(batch_file_seconds=10, sweep_seconds=0.02)
         settings = settings_for(tmp_path, retention=retention)
         async with service(settings, metrics, clock=lambda: now) as (_, client):
             for _ in range(2):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from batchyard.common.http.connection import Connection as HttpConnection
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.http.service import Service
 from batchyard.common.metrics import Metrics
 
@@ -82,7 +82,7 @@ async def on_a_free_port(app: Any) -> AsyncIterator[int]:
 
         await app(scope, receive, paced)
 
-    service = Service(told, Ledger(Metrics()), max_requests=1 << 20, head_seconds=_FOREVER, idle_seconds=_FOREVER)
+    service = Service(told, RequestLog(Metrics()), max_requests=1 << 20, head_seconds=_FOREVER, idle_seconds=_FOREVER)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(service, there), "127.0.0.1", 0)
     try:

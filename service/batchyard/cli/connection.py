@@ -11,7 +11,7 @@ from batchyard.cli import options
 from batchyard.cli.errors import RunError
 from batchyard.common.pem import CertificateFiles
 from batchyard.service.config.parsing import UnfitError, parse
-from batchyard.service.config.types import Form
+from batchyard.service.config.types import TextFormat
 
 
 def advice_on_keys(code: grpc.StatusCode, origin: str, command: str) -> str:
@@ -57,6 +57,6 @@ def key(given: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str | No
     if found is None:
         return None, ""
     try:
-        return str(parse(Annotated[str, Form.SECRET], found, hidden=True)), where
+        return str(parse(Annotated[str, TextFormat.SECRET], found, hidden=True)), where
     except UnfitError as unfit:
         raise RunError(f"{where}: {unfit}") from None

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 from batchyard.cli.errors import RunError
 from batchyard.common.certificates import CertificateError, serving_with
-from batchyard.common.http.frame import Frame
-from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.listeners import ListenError, listening
+from batchyard.common.http.middleware import RequestMiddleware
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.metrics import PATH, Metrics
 from batchyard.service.config.settings import Settings
 
@@ -24,14 +24,14 @@ async def opened(settings: Settings) -> AsyncIterator[Metrics]:
     if settings.metrics_port is None:
         yield metrics
         return
-    ledger = Ledger(Metrics())  # scrapes are logged, and in nobody's figures
-    app = Frame(metrics.app, ledger)
+    request_log = RequestLog(Metrics())  # scrapes are logged, and in nobody's figures
+    app = RequestMiddleware(metrics.app, request_log)
     tls, host, port = settings.tls, settings.host, settings.metrics_port
     try:
         async with (
             serving_with(tls.server, "metrics", tls.reload_seconds) as certificates,
             listening(
-                app, host, port, max_requests=_MOST_SCRAPES, ledger=ledger, certificates=certificates
+                app, host, port, max_requests=_MOST_SCRAPES, request_log=request_log, certificates=certificates
             ) as listener,
         ):
             log.info("metrics on %s%s", listener.url, PATH)

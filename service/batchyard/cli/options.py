@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from batchyard.service.config.parsing import UnfitError, parse
 from batchyard.service.config.settings import Quotas
-from batchyard.service.config.types import Form
+from batchyard.service.config.types import TextFormat
 
 EXIT_CODES = """\
 exit codes:
@@ -58,7 +58,7 @@ def address(text: str) -> str:
             f"expected HOST:PORT of the gRPC port (50051 unless it was configured), not a URL, got {_shown(text)}"
         )
     try:
-        return str(parse(Annotated[str, Form.ADDRESS], text))
+        return str(parse(Annotated[str, TextFormat.ADDRESS], text))
     except UnfitError as unfit:
         raise argparse.ArgumentTypeError(str(unfit)) from None
 

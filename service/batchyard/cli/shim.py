@@ -9,10 +9,10 @@ from batchyard.cli.errors import RunError
 from batchyard.common.addresses import address
 from batchyard.common.calls import Caller
 from batchyard.common.certificates import CertificateError, serving_with
-from batchyard.common.http.frame import Application
-from batchyard.common.http.ledger import Ledger
 from batchyard.common.http.listeners import Listener, ListenError, listening
+from batchyard.common.http.middleware import Application
 from batchyard.common.http.pages import NoPages
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.metrics import Metrics
 from batchyard.common.signals import stop_signals
 from batchyard.common.tracing import Tracing
@@ -71,18 +71,20 @@ async def opened(
 
     A `keyless` service takes callers without a key. Raises RunError where it can't listen.
     """
-    limits, ledger, every = settings.limits, Ledger(figures, traces), settings.tls.reload_seconds
+    limits, request_log, every = settings.limits, RequestLog(figures, traces), settings.tls.reload_seconds
     idle = limits.upload_idle_seconds
     try:
         async with (
             serving_with(settings.tls.server, "REST", every) as certificates,
             listening(
-                _guarded(create_app(caller, idle=idle, ledger=ledger), settings, ledger, keyless=keyless),
+                _guarded(
+                    create_app(caller, idle=idle, request_log=request_log), settings, request_log, keyless=keyless
+                ),
                 settings.host,
                 settings.port,
                 max_requests=limits.max_concurrent_calls,
                 idle_seconds=idle,
-                ledger=ledger,
+                request_log=request_log,
                 certificates=certificates,
                 instead=settings.rest_socket,
             ) as listener,
@@ -92,7 +94,7 @@ async def opened(
         raise RunError(str(error)) from None
 
 
-def _guarded(app: Application, settings: Settings, ledger: Ledger, *, keyless: bool) -> Application:
+def _guarded(app: Application, settings: Settings, request_log: RequestLog, *, keyless: bool) -> Application:
     """The application, where web pages could reach it kept from them."""
     open_to_pages = keyless and is_loopback(settings.host) and not settings.rest_socket
-    return NoPages(app, settings.host, ledger) if open_to_pages else app
+    return NoPages(app, settings.host, request_log) if open_to_pages else app

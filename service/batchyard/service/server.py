@@ -22,17 +22,17 @@ from batchyard.common.clock import Clock, GuardedClock
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import SocketError
 from batchyard.common.tracing import OFF, Tracing
-from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.api import listener
 from batchyard.service.api.admin_servicer import AdminServicer
 from batchyard.service.api.authentication import KeyInterceptor
 from batchyard.service.api.batch_servicer import Servicer
 from batchyard.service.api.call_interceptor import CallInterceptor
-from batchyard.service.api.deployment_status import Deployed
+from batchyard.service.api.deployment_status import DeploymentStatus
 from batchyard.service.api.health_servicer import Health
 from batchyard.service.api.in_process import DirectCaller, Handlers
-from batchyard.service.api.key_admin import KeyDesk
+from batchyard.service.api.key_admin import KeyAdmin
 from batchyard.service.api.rate_limit import Throttle
 from batchyard.service.audit import log as audit
 from batchyard.service.audit.auditor import Auditor
@@ -49,7 +49,7 @@ from batchyard.service.domain.quotas import Allowances
 from batchyard.service.engine import leftovers
 from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
-from batchyard.service.engine.local_lifecycle import Life, Lifecycle
+from batchyard.service.engine.local_lifecycle import Lifecycle, LocalLifecycle
 from batchyard.service.engine.retention import Retention
 from batchyard.service.engine.runners.base import LineRunner
 from batchyard.service.engine.runners.echo import ECHO, Echo
@@ -152,7 +152,7 @@ async def serving(
             disk = disk or Disk()
             ground = await _ground(settings, metrics, figures, disk, clock, steady, stack, accept=accept_registry)
             clock = ground.clock.now
-            keys = Keys(settings.master_key, settings.keys, KeyRegistry(ground.database), clock, steady)
+            keys = Authenticator(settings.master_key, settings.keys, KeyRegistry(ground.database), clock, steady)
             allowances = Allowances(settings.tenant_limits, settings.tenants)
             engine, servicer, admin = await _work(
                 settings, ground, keys, allowances, metrics, figures, tracing, disk, clock, steady, stack
@@ -247,7 +247,7 @@ async def _ground(
 async def _work(
     settings: Settings,
     ground: _Ground,
-    keys: Keys,
+    keys: Authenticator,
     allowances: Allowances,
     metrics: Metrics,
     figures: ServiceMetrics,
@@ -261,7 +261,7 @@ async def _work(
     guarded, aside, pair, database, work, store, changes, *_ = ground
     limits, own = settings.limits, settings.local or LocalSettings()
     lines = await _lines(settings, own, work, store, disk, figures, tracing, clock, stack)
-    lives: dict[str, Life] = {}
+    lives: dict[str, Lifecycle] = {}
     lent, expiry = ground.reserve.lent, guarded.expiry
     engine = Engine(work, lambda batch: lives.get(batch.provider, lines), changes, clock, lent=lent, expiry=expiry)
     batches = OwnBatches(engine, limits, settings.retention, tracing, clock)
@@ -318,8 +318,12 @@ async def _work(
         bounds=_input_bounds(settings),
         notes={"local": ECHO} if settings.local and settings.local.echo else {},
     )
-    desk = KeyDesk(keys, router, names, clock, changes.wake)
-    return engine, servicer, AdminServicer(router, mutations, Deployed([*remote.values()], groups.members), desk)
+    key_admin = KeyAdmin(keys, router, names, clock, changes.wake)
+    return (
+        engine,
+        servicer,
+        AdminServicer(router, mutations, DeploymentStatus([*remote.values()], groups.members), key_admin),
+    )
 
 
 async def _lines(
@@ -332,7 +336,7 @@ async def _lines(
     tracing: Tracing,
     clock: Clock,
     stack: AsyncExitStack,
-) -> Lifecycle:
+) -> LocalLifecycle:
     """What runs the lines of `local`, and ends the batches of others that have no input."""
     limits = settings.limits
     chunks = ChunkRunner(
@@ -349,7 +353,7 @@ async def _lines(
     )
     stack.callback(chunks.close)
     steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, limits, batch.model), limits, clock)
-    return Lifecycle(work, steps, chunks, batch_slots=own.max_active_batches)
+    return LocalLifecycle(work, steps, chunks, batch_slots=own.max_active_batches)
 
 
 def _registry_folder(settings: Settings) -> Path | None:

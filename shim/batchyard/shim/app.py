@@ -16,8 +16,8 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from batchyard.common.calls import Caller, CallError
-from batchyard.common.http.frame import Frame
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.middleware import RequestMiddleware
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.jsonmap import JsonError
 from batchyard.common.metrics import Metrics
 from batchyard.shim.errors import RequestError, from_call
@@ -30,7 +30,7 @@ READINESS_SECONDS = 2.0
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
 
 
-def create_app(caller: Caller, *, ledger: Ledger | None = None, **seconds: float) -> Starlette:
+def create_app(caller: Caller, *, request_log: RequestLog | None = None, **seconds: float) -> Starlette:
     """The shim over `caller`, which its opener closes (`async with connect(target) as caller`).
 
     `seconds` are fields of `Bounds`.
@@ -38,7 +38,7 @@ def create_app(caller: Caller, *, ledger: Ledger | None = None, **seconds: float
     bounds = Bounds(**seconds)
     bindings = [*Transcoder(caller, bounds).bindings(), *Files(caller, bounds).bindings(), *public(caller)]
     handlers = dict.fromkeys((RequestError, CallError, JsonError, HTTPException, TimeoutError), _answer)
-    frame = Middleware(Frame, ledger=ledger or Ledger(Metrics()))
+    frame = Middleware(RequestMiddleware, request_log=request_log or RequestLog(Metrics()))
     app = Starlette(routes=_routes(bindings), exception_handlers=handlers, middleware=[frame])
     app.router.redirect_slashes = False
     return app

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Send
 from batchyard.common.calls import Caller, CallError, Metadata, Upload
 from batchyard.common.http.disposition import attachment
 from batchyard.common.http.forms import FormError, FormReader, Part, filename, media_type
-from batchyard.common.http.frame import ClientLeft
+from batchyard.common.http.middleware import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
 from batchyard.shim.inbound import Body, Bounds, metadata_of, models_of, provider_of, while_connected, within
@@ -58,7 +58,7 @@ class Files:
             form, metadata, provider = _form(request), metadata_of(request), provider_of(request)
             async with self._caller.upload(_UPLOAD, metadata=metadata) as call:
                 await within(self._bounds.deadline, call.accepted())
-                await Form(call, request, provider, self._bounds.idle, form).forward(body)
+                await UploadForm(call, request, provider, self._bounds.idle, form).forward(body)
                 stored = await while_connected(request.receive, within(self._bounds.deadline, call.result()))
                 return JSONResponse(self._write(stored)["file"])
         except (RequestError, CallError):
@@ -116,7 +116,7 @@ class Files:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Form:
+class UploadForm:
     """Passes a form on to an upload: metadata when the file begins, its data, late fields, and finish last."""
 
     def __init__(self, call: Upload, request: Request, provider: str, idle: float, form: FormReader) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from batchyard.common.calls import CallError
-from batchyard.common.http.frame import ClientLeft
+from batchyard.common.http.middleware import ClientLeft
 from batchyard.shim.errors import RequestError
 
 MAX_HEADER = 4096

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchyard.common.http.connection import Connection
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.http.service import Service
 from batchyard.common.metrics import Metrics
 
@@ -85,7 +85,7 @@ class App:
 
 def opened(app: Any, *, stuck: bool = False) -> tuple[Connection, Wire]:
     """A connection to the application, which nothing but its client ends."""
-    service = Service(app, Ledger(Metrics()), max_requests=8, head_seconds=FOREVER, idle_seconds=FOREVER)
+    service = Service(app, RequestLog(Metrics()), max_requests=8, head_seconds=FOREVER, idle_seconds=FOREVER)
     connection = Connection(service)
     return connection, Wire(connection, stuck=stuck)
 

@@ -32,7 +32,7 @@ from batchyard.admin.v1 import (
 from batchyard.service.config.settings import Key as ConfiguredKey
 from batchyard.service.config.settings import LocalSettings, Quotas
 from batchyard.service.domain.keys import KeyRecord
-from batchyard.service.domain.records import Once
+from batchyard.service.domain.records import IdempotencyKey
 from batchyard.service.errors import AlreadyExists, Unauthenticated
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
@@ -271,7 +271,7 @@ class TestAPlace:
     async def test_keeps_what_an_idempotency_key_made_there(self, tmp_path: Path) -> None:
         database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
         try:
-            once = Once("k", "digest", 1)
+            once = IdempotencyKey("k", "digest", 1)
             made = await TenantRegistry(database, "a").add_batch(a_batch(1, provider="west"), once)
             narrow = KeyRecord(id="key_1", tenant="a", name="x", providers=("east",))
             for key, good in ((None, True), (structs.replace(narrow, providers=("west",)), True), (narrow, False)):

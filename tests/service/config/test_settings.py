@@ -10,7 +10,7 @@ from tests.processes import ROOT
 from tests.service.conftest import Load, Problems
 
 from batchyard.service.config.loader import load_settings
-from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings, SettingsError
+from batchyard.service.config.settings import Limits, LocalSettings, RetentionSettings, Settings, SettingsError
 from batchyard.service.config.sources import SECTIONS, key_name, keys, variable
 from batchyard.service.config.yaml_document import parse
 
@@ -43,7 +43,7 @@ class TestPrecedence:
     def test_the_environment_alone_is_enough(self) -> None:
         found = load_settings(None, {"BATCHYARD_LOCAL__API_BASE": "http://127.0.0.1:8000/v1"})
         assert found.local == LocalSettings(api_base="http://127.0.0.1:8000/v1")
-        assert (found.default_provider, found.retention, found.warnings) == ("local", Retention(), ())
+        assert (found.default_provider, found.retention, found.warnings) == ("local", RetentionSettings(), ())
 
     @pytest.mark.parametrize(
         ("text", "environ", "key"),

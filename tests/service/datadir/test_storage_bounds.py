@@ -14,7 +14,7 @@ from tests.fakes import Behaviour, FakeEndpoint, completion, failure, fake_endpo
 from tests.harness import Client, chat_lines, jsonl, refused, service, settings_for, until, upload_messages
 from tests.statuses import told
 
-from batchyard.service.config.settings import Limits, LocalSettings, Retention, Settings
+from batchyard.service.config.settings import Limits, LocalSettings, RetentionSettings, Settings
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.objects.local import BLOCK
 from batchyard.v1 import (
@@ -205,7 +205,7 @@ async def test_a_batch_whose_results_do_not_fit_waits_for_room(
         return failure(400, LONG) if body["messages"][-1]["content"].endswith("9") else completion(body)
 
     ahead, segments = [0], tmp_path / "data/store/segments"
-    settings = bounded(tmp_path, MIB, retention=Retention(sweep_seconds=0.05))
+    settings = bounded(tmp_path, MIB, retention=RetentionSettings(sweep_seconds=0.05))
     async with running(tmp_path, settings, behaviour=refuse_last, ahead=ahead) as (fake, client):
         file = await client.upload(INPUT)
         other = await fill(client, MIB - len(INPUT) - 6000)  # the room for a chunk's output, and not for its errors

@@ -20,8 +20,8 @@ from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import BatchRecord, ChunkRecord, Counts, Part, SealedChunk, Status
 from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
-from batchyard.service.engine.local_lifecycle import Lifecycle
-from batchyard.service.engine.runners.slots import Control, LineSlots
+from batchyard.service.engine.local_lifecycle import LocalLifecycle
+from batchyard.service.engine.runners.slots import LineControl, LineSlots
 from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import LeaseLost
 from batchyard.service.jsonl.results import Answer, Failure
@@ -238,7 +238,7 @@ class Lines:
     def thaw(self) -> None:
         self._gate.open()
 
-    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: LineControl) -> Answer | Failure | None:
         number = int(json.loads(body)["messages"][-1]["content"].split()[1])
         self.asked.append(number)
         if number >= self._below:
@@ -265,7 +265,7 @@ async def engine(
         clock=clock,
     )
     steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, Limits()), Limits(), clock)
-    life = Lifecycle(work, steps, chunks, batch_slots=1)
+    life = LocalLifecycle(work, steps, chunks, batch_slots=1)
     engine = Engine(work, lambda batch: life, Changes(), clock, lease)
     async with engine.running():
         yield engine

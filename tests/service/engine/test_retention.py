@@ -25,8 +25,8 @@ from tests.registries import a_batch, opened
 
 from batchyard.common.clock import GuardedClock
 from batchyard.common.metrics import Metrics
-from batchyard.service.config.settings import LocalSettings, Retention, Settings
-from batchyard.service.domain.records import Once, Part
+from batchyard.service.config.settings import LocalSettings, RetentionSettings, Settings
+from batchyard.service.domain.records import IdempotencyKey, Part
 from batchyard.service.engine.retention import Retention as Sweeper
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.registry.dialects.sqlite import Database
@@ -57,7 +57,7 @@ class Clock:
 
 
 def sweeping(folder: Path, **changes: Any) -> Settings:
-    return settings_for(folder, **{"retention": Retention(sweep_seconds=0.02), **changes})
+    return settings_for(folder, **{"retention": RetentionSettings(sweep_seconds=0.02), **changes})
 
 
 @asynccontextmanager
@@ -120,7 +120,7 @@ async def test_files_of_other_purposes_never_expire(tmp_path: Path, purpose: str
 
 
 async def test_the_defaults_come_from_the_settings(tmp_path: Path) -> None:
-    retention = Retention(batch_file_seconds=100, output_file_seconds=200)
+    retention = RetentionSettings(batch_file_seconds=100, output_file_seconds=200)
     async with service(settings_for(tmp_path, retention=retention)) as (_, client):
         file = await upload(client)
         batch = await client.ended((await client.create(file.id)).id)
@@ -243,7 +243,7 @@ async def test_a_clock_that_jumped_ahead_ends_no_idempotency_key_before_an_hour(
     clock, steady, metrics = Clock(), Clock(), Metrics()
     async with opened(tmp_path) as database:
         tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w")
-        once = Once("key", "digest", int(clock()))
+        once = IdempotencyKey("key", "digest", int(clock()))
         made = await tenant.add_batch(a_batch(1), once)
         retention = Sweeper(work, nothing, 60, GuardedClock(clock, steady), ServiceMetrics(metrics))
         clock.ahead = 2 * DAY

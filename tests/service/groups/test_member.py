@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from batchyard.service.config.settings import GroupSettings, Member
-from batchyard.service.groups.member import Seat
+from batchyard.service.groups.member import GroupMember
 
 FULL = "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'gpt-4.1-batch'."
 
@@ -15,15 +15,15 @@ class Clock:
         return self.now
 
 
-def seat(clock: Clock, **member: Any) -> Seat:
+def group_member(clock: Clock, **member: Any) -> GroupMember:
     provider: Any = type("Deployed", (), {"available": True})()
     known = Member(name="a", deployment="a", model="model", **member)
-    return Seat("model", known, provider, GroupSettings(), clock)
+    return GroupMember("model", known, provider, GroupSettings(), clock)
 
 
 def test_a_member_that_refuses_is_left_alone_for_longer_and_longer() -> None:
     clock = Clock()
-    member = seat(clock)
+    member = group_member(clock)
     pauses = []
     for _ in range(9):
         member.refused("full")
@@ -39,13 +39,13 @@ def test_a_member_that_refuses_is_left_alone_for_longer_and_longer() -> None:
 
 
 def test_a_members_own_word_for_how_long_counts_where_it_is_longer() -> None:
-    member = seat(Clock())
+    member = group_member(Clock())
     member.refused("429", hint=37.0)
     assert member.pause == pytest.approx(37)
 
 
 def test_a_word_for_how_long_that_has_no_end_is_not_believed() -> None:
-    member = seat(Clock())
+    member = group_member(Clock())
     member.refused("429", hint=float("inf"))
     assert member.pause == 86_400
 
@@ -60,7 +60,7 @@ def test_a_word_for_how_long_that_has_no_end_is_not_believed() -> None:
 )
 def test_a_limit_is_learned_from_what_is_said(said: str, limit: int) -> None:
     clock = Clock()
-    member = seat(clock, enqueued_tokens=5_000_000)
+    member = group_member(clock, enqueued_tokens=5_000_000)
     member.full(said, wanted=2_000_000, enqueued=0)
     assert member.limit == limit
     clock.now += 3601
@@ -68,14 +68,14 @@ def test_a_limit_is_learned_from_what_is_said(said: str, limit: int) -> None:
 
 
 def test_a_limit_that_no_number_holds_is_none() -> None:
-    member = seat(Clock())
+    member = group_member(Clock())
     member.full(f"token_limit_exceeded: the limit of {'9' * 400} is exceeded", wanted=1000, enqueued=400)
     assert member.limit == 900
 
 
 def test_a_limit_that_is_not_said_or_not_it_is_guessed_until_more_works() -> None:
     clock = Clock()
-    member = seat(clock)
+    member = group_member(clock)
     member.full("token_limit_exceeded", wanted=1000, enqueued=400)
     assert member.limit == 900
     member.worked(900)
@@ -86,7 +86,7 @@ def test_a_limit_that_is_not_said_or_not_it_is_guessed_until_more_works() -> Non
 
 def test_a_limit_that_others_use_up_is_not_the_one_that_is_said() -> None:
     clock = Clock()
-    member = seat(clock)
+    member = group_member(clock)
     member.full(FULL, wanted=100, enqueued=0)
     assert member.limit == 50
     clock.now += 601

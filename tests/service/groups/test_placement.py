@@ -4,7 +4,7 @@ import pytest
 
 from batchyard.service.config.settings import GroupSettings, Member
 from batchyard.service.domain.records import ChunkRecord
-from batchyard.service.groups.member import Seat
+from batchyard.service.groups.member import GroupMember
 from batchyard.service.groups.placement import Choice, Misfit, choose, unplaced
 from batchyard.service.jsonl.scanner import Chunk
 from batchyard.service.registry.placements import Open
@@ -19,10 +19,10 @@ class Deployed:
         self.available = available
 
 
-def seat(name: str, *, available: bool = True, **member: Any) -> Seat:
+def a_member(name: str, *, available: bool = True, **member: Any) -> GroupMember:
     known = Member(name=name, deployment=name, model="model", **member)
     provider: Any = Deployed(available)
-    return Seat("model", known, provider, GroupSettings(), lambda: 0.0)
+    return GroupMember("model", known, provider, GroupSettings(), lambda: 0.0)
 
 
 def run(chunks: int) -> list[Chunk]:
@@ -34,77 +34,90 @@ def standing(**held: Open) -> dict[tuple[str, str], Open]:
     return {(deployment, "model"): found for deployment, found in held.items()}
 
 
-def chosen(chunks: int, *seats: Seat, held: dict[str, Open] | None = None, **excluded: str) -> Choice:
-    choice = choose(run(chunks), seats, standing(**held or {}), excluded)
+def chosen(chunks: int, *members: GroupMember, held: dict[str, Open] | None = None, **excluded: str) -> Choice:
+    choice = choose(run(chunks), members, standing(**held or {}), excluded)
     assert isinstance(choice, Choice), choice
     return choice
 
 
 class TestAMemberIsChosen:
     def test_by_the_lowest_order_that_can_be_asked(self) -> None:
-        first, second, third = seat("a", order=1, available=False), seat("b", order=2), seat("c", order=3)
-        assert chosen(1, first, second, third).seat is second
+        first, second, third = (
+            a_member("a", order=1, available=False),
+            a_member("b", order=2),
+            a_member("c", order=3),
+        )
+        assert chosen(1, first, second, third).group_member is second
 
     def test_of_a_higher_order_where_no_lower_one_has_room(self) -> None:
-        full, other = seat("a", order=1, enqueued_tokens=TOKENS), seat("b", order=2)
-        assert chosen(1, full, other, held={"a": Open(1, TOKENS)}).seat is other
+        full, other = a_member("a", order=1, enqueued_tokens=TOKENS), a_member("b", order=2)
+        assert chosen(1, full, other, held={"a": Open(1, TOKENS)}).group_member is other
 
     def test_by_the_most_free_budget(self) -> None:
-        small, large = seat("a", enqueued_tokens=1000), seat("b", enqueued_tokens=1500)
-        assert chosen(1, small, large).seat is large
-        assert chosen(1, small, large, held={"b": Open(1, 600)}).seat is small
+        small, large = a_member("a", enqueued_tokens=1000), a_member("b", enqueued_tokens=1500)
+        assert chosen(1, small, large).group_member is large
+        assert chosen(1, small, large, held={"b": Open(1, 600)}).group_member is small
 
     def test_without_a_limit_before_any_with_one(self) -> None:
-        limited, free = seat("a", enqueued_tokens=10**9), seat("b")
-        assert chosen(1, limited, free).seat is free
+        limited, free = a_member("a", enqueued_tokens=10**9), a_member("b")
+        assert chosen(1, limited, free).group_member is free
 
     def test_among_equals_by_its_weights_share(self) -> None:
-        seats = [seat("a", weight=3), seat("b"), seat("c")]
-        names = [chosen(1, *seats).seat.member.name for _ in range(50)]
+        members = [a_member("a", weight=3), a_member("b"), a_member("c")]
+        names = [chosen(1, *members).group_member.member.name for _ in range(50)]
         assert {name: names.count(name) for name in "abc"} == {"a": 30, "b": 10, "c": 10}
 
     def test_but_not_while_it_is_left_alone(self) -> None:
-        refusing, other = seat("a"), seat("b")
+        refusing, other = a_member("a"), a_member("b")
         refusing.refused("429")
-        assert {chosen(1, refusing, other).seat.member.name for _ in range(4)} == {"b"}
+        assert {chosen(1, refusing, other).group_member.member.name for _ in range(4)} == {"b"}
 
     def test_but_not_where_it_refused_such_lines(self) -> None:
-        assert {chosen(1, seat("a"), seat("b"), a="no such model").seat.member.name for _ in range(4)} == {"b"}
+        assert {
+            chosen(1, a_member("a"), a_member("b"), a="no such model").group_member.member.name for _ in range(4)
+        } == {"b"}
 
 
 class TestAShard:
     def test_is_the_whole_run_where_that_fits(self) -> None:
-        assert len(chosen(7, seat("a")).chunks) == 7
+        assert len(chosen(7, a_member("a")).chunks) == 7
 
     @pytest.mark.parametrize(
         "limits", [{"max_lines": 35}, {"max_bytes": 3200}, {"enqueued_tokens": 399}], ids=["lines", "bytes", "tokens"]
     )
     def test_is_as_much_as_a_member_takes(self, limits: dict[str, Any]) -> None:
-        assert [chunk.first_line for chunk in chosen(7, seat("a", **limits)).chunks] == [1, 11, 21]
+        assert [chunk.first_line for chunk in chosen(7, a_member("a", **limits)).chunks] == [1, 11, 21]
 
     def test_is_no_tiny_part_of_a_budget(self) -> None:
-        member = seat("a", enqueued_tokens=1000)
+        member = a_member("a", enqueued_tokens=1000)
         waiting = choose(run(20), [member], standing(a=Open(3, 800)), {})
         assert waiting == "waiting for a deployment: a: its budget is used up"
         assert len(chosen(20, member, held={"a": Open(3, 700)}).chunks) == 3
         assert len(chosen(2, member, held={"a": Open(3, 800)}).chunks) == 2
 
     def test_that_should_not_fit_is_tried_where_nothing_is_enqueued(self) -> None:
-        assert len(chosen(3, seat("a", enqueued_tokens=TOKENS // 2)).chunks) == 1
+        assert len(chosen(3, a_member("a", enqueued_tokens=TOKENS // 2)).chunks) == 1
 
     def test_that_nobody_takes_is_told_apart_from_one_that_waits(self) -> None:
         with pytest.raises(Misfit, match="beyond the limits of every deployment") as misfit:
-            choose(run(3), [seat("a", max_lines=LINES - 1), seat("b", max_bytes=BYTES - 1)], {}, {})
+            choose(run(3), [a_member("a", max_lines=LINES - 1), a_member("b", max_bytes=BYTES - 1)], {}, {})
         assert len(misfit.value.chunks) == 1
 
 
 class TestTheReason:
     def test_shows_nothing_of_what_others_have_there(self) -> None:
-        choice = chosen(1, seat("a", enqueued_tokens=1000), seat("b", enqueued_tokens=500), held={"a": Open(1, 250)})
+        choice = chosen(
+            1, a_member("a", enqueued_tokens=1000), a_member("b", enqueued_tokens=500), held={"a": Open(1, 250)}
+        )
         assert choice.reason == "the most free budget of 2"
 
     def test_for_waiting_names_each_member_and_why(self) -> None:
-        busy, gone, paused, unfit = seat("a", enqueued_tokens=10), seat("b", available=False), seat("c"), seat("d")
+        busy, gone, paused, unfit = (
+            a_member("a", enqueued_tokens=10),
+            a_member("b", available=False),
+            a_member("c"),
+            a_member("d"),
+        )
         paused.refused("too many requests")
         waiting = choose(run(1), [busy, gone, paused, unfit], standing(a=Open(1, 10)), {"d": "no such model"})
         assert waiting == (

@@ -2,11 +2,11 @@ import asyncio
 
 from tests.harness import until
 
-from batchyard.service.groups.queue import Turns
+from batchyard.service.groups.queue import FairQueue
 
 
 async def test_the_oldest_that_waits_is_next() -> None:
-    turns, order, gate = Turns(), list[int](), asyncio.Event()
+    turns, order, gate = FairQueue(), list[int](), asyncio.Event()
 
     async def take(number: int) -> None:
         async with turns.turn(number):
@@ -22,13 +22,13 @@ async def test_the_oldest_that_waits_is_next() -> None:
     assert order == [9, 3, 5, 8]
 
 
-async def taken(turns: Turns, number: int) -> int:
+async def taken(turns: FairQueue, number: int) -> int:
     async with turns.turn(number):
         return number
 
 
 async def test_one_that_leaves_while_it_waits_keeps_nobody_waiting() -> None:
-    turns = Turns()
+    turns = FairQueue()
     async with turns.turn(0):
         leaving, staying = asyncio.create_task(taken(turns, 1)), asyncio.create_task(taken(turns, 2))
         await asyncio.sleep(0)
@@ -37,7 +37,7 @@ async def test_one_that_leaves_while_it_waits_keeps_nobody_waiting() -> None:
 
 
 async def test_one_that_leaves_as_its_turn_comes_passes_it_on() -> None:
-    turns = Turns()
+    turns = FairQueue()
     async with turns.turn(0):
         leaving, staying = asyncio.create_task(taken(turns, 1)), asyncio.create_task(taken(turns, 2))
         await asyncio.sleep(0)

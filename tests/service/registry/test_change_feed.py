@@ -13,7 +13,7 @@ from tests.harness import PATIENCE, until
 
 from batchyard.service.domain.records import BatchRecord
 from batchyard.service.errors import NotFound, Unauthenticated, Unavailable
-from batchyard.service.registry.change_feed import Changes, State, Watches
+from batchyard.service.registry.change_feed import BatchState, Changes, Watches
 from batchyard.service.registry.tenant import no_batch
 
 MANY = 500
@@ -34,12 +34,12 @@ class Registry:
         self.changes = Changes()
         self.watches = Watches(self.changes, self.read)
 
-    async def read(self, _: BatchRecord) -> State:
+    async def read(self, _: BatchRecord) -> BatchState:
         self.reads += 1
         if self.error:
             raise self.error
         await asyncio.sleep(0)
-        return State(self.batch, ())
+        return BatchState(self.batch, ())
 
     async def get_batch(self, batch_id: str, provider: str = "") -> BatchRecord:
         """As the registry of a watcher's tenant has it."""
@@ -61,7 +61,7 @@ class Registry:
         return self.watches.states(owner, BATCH.id, "", allowed)
 
 
-async def soon(states: AsyncIterator[State]) -> State:
+async def soon(states: AsyncIterator[BatchState]) -> BatchState:
     async with asyncio.timeout(PATIENCE):
         return await anext(states)
 

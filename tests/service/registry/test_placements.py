@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from batchyard.service.domain.names import INTERNAL
-from batchyard.service.domain.records import BatchRecord, Once
+from batchyard.service.domain.records import BatchRecord, IdempotencyKey
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
-from batchyard.service.registry.placements import Placements, Standing, Wanted
+from batchyard.service.registry.placements import NewPlacement, Placements, Standing
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 
@@ -46,10 +46,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def wanted(start: int, end: int, _: Standing) -> Wanted:
+def wanted(start: int, end: int, _: Standing) -> NewPlacement:
     place: dict[str, Any] = {"member": "m", "provider": "azure", "deployment": "a", "model": "m", "first_line": 1}
     more = {"lines": 1, "tokens": 1, "reason": "", "status": "validating", "created_at": 1}
-    return Wanted({"first_line": 1, "start": start, "end": end}, place | more)
+    return NewPlacement({"first_line": 1, "start": start, "end": end}, place | more)
 
 
 async def test_lines_are_given_out_once(database: Database) -> None:
@@ -81,7 +81,7 @@ async def test_what_shards_have_does_not_expire_here(database: Database) -> None
 
 
 async def test_a_key_is_one_of_its_deployment(database: Database) -> None:
-    owner, once = TenantRegistry(database, INTERNAL), Once("key", "digest", 1)
+    owner, once = TenantRegistry(database, INTERNAL), IdempotencyKey("key", "digest", 1)
     one, other = (RemoteRegistry(database, name, lambda _: None) for name in ("one", "other"))
     chosen = {name: BATCH[name] for name in BATCH if name not in {"id", "status"}}
     intent = Intent("batch_1", INTERNAL, "one", {"source": {}, "marked": True, **chosen}, "key", "digest", 1)

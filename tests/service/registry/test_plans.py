@@ -16,15 +16,15 @@ from tests.registries import a_batch, a_file, opened
 from batchyard.service.config.settings import Quotas, Rate
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.quotas import Bound
-from batchyard.service.domain.records import Counts, Once, Part, SealedChunk, Status
+from batchyard.service.domain.records import Counts, IdempotencyKey, Part, SealedChunk, Status
 from batchyard.service.errors import FailedPrecondition, NotFound
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.migrate import migrate
-from batchyard.service.registry.placements import Placements, Wanted
+from batchyard.service.registry.placements import NewPlacement, Placements
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.registry.work import Enqueued, WorkRegistry
 
 NOW = 100_000
@@ -61,8 +61,10 @@ async def calls_of_tenants(database: Database) -> None:
                 with pytest.raises(NotFound):
                     await missing
         number = len(providers)
-        made = await owner.add_batch(a_batch(10 + number, created_at=NOW), Once(f"k{number}", "d", NOW), RATE)
-        await owner.add_batch(a_batch(50 + number), Once(f"k{number}", "d", NOW + 100_000), RATE, Reckoned(1, 1))
+        made = await owner.add_batch(a_batch(10 + number, created_at=NOW), IdempotencyKey(f"k{number}", "d", NOW), RATE)
+        await owner.add_batch(
+            a_batch(50 + number), IdempotencyKey(f"k{number}", "d", NOW + 100_000), RATE, UsageEstimate(1, 1)
+        )
         await plain.cancel_batch(made.id, "", NOW)
     await plain.placements([await plain.get_batch("batch_0")] * 2)
     await plain.parts(file)
@@ -107,7 +109,7 @@ async def calls_for_deployments(database: Database) -> None:
     request = {"source": {}, "marked": True, "provider": "openai", "input_file_id": "file-0", "metadata": {}}
     rest = {"endpoint": "e", "completion_window": "24h", "output_seconds": 1}
     intent = Intent("batch_1", "a", "west", request | rest, "key", "d", NOW)
-    once = Once("key", "d", NOW)
+    once = IdempotencyKey("key", "d", NOW)
     assert await west.begin(owner, intent, once, RATE) == await west.begin(owner, intent, once, RATE) == intent
     assert await west.under(owner, "key") == intent
     said = {"status": Status.IN_PROGRESS, "created_at": NOW, "expires_at": NOW}
@@ -127,7 +129,7 @@ async def calls_of_groups(database: Database) -> None:
     owner, placements = TenantRegistry(database, "a"), Placements(database, lambda _: None)
     batch = await owner.add_batch(a_batch(0, provider="groups"))
     chunk = {name: CHUNK[name] for name in ("first_line", "start", "end")}
-    wanted = Wanted(chunk, {**SHARD, "status": Status.VALIDATING, "created_at": 1})
+    wanted = NewPlacement(chunk, {**SHARD, "status": Status.VALIDATING, "created_at": 1})
     placed = await placements.place(batch, lambda _: wanted)
     assert not isinstance(placed, str)
     assert await placements.of(batch) == [placed]

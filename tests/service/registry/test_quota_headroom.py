@@ -20,7 +20,7 @@ from batchyard.service.errors import Busy, Unavailable
 from batchyard.service.registry.deployment import RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.registry.work import WorkRegistry
 
 NOW = 1_000_000
@@ -37,7 +37,7 @@ def bounded(database: Database, **quotas: int) -> TenantRegistry:
 
 
 async def create(owner: TenantRegistry, number: int, rate: Rate | None = None, now: int = NOW) -> None:
-    await owner.add_batch(a_batch(number, created_at=now), rate=rate, reckoned=Reckoned(10, 1))
+    await owner.add_batch(a_batch(number, created_at=now), rate=rate, estimate=UsageEstimate(10, 1))
 
 
 async def end(database: Database, number: int, **used: int) -> None:
@@ -101,7 +101,7 @@ async def test_a_clock_put_back_makes_it_count_again(database: Database) -> None
     await create(owner, 0)
     await create(owner, 1, now=NOW + 2 * day)
     with pytest.raises(Busy, match="Used 1"):
-        await owner.add_batch(a_batch(2, created_at=NOW), reckoned=Reckoned(0, 2))
+        await owner.add_batch(a_batch(2, created_at=NOW), estimate=UsageEstimate(0, 2))
 
 
 async def test_what_was_not_committed_is_not_believed(database: Database) -> None:
@@ -109,7 +109,7 @@ async def test_what_was_not_committed_is_not_believed(database: Database) -> Non
     owner, work = bounded(database, enqueued_tokens=30), WorkRegistry(database, "w")
     for number in range(3):
         await create(owner, number)
-    small = owner.add_batch(a_batch(3), reckoned=Reckoned(5, 1))
+    small = owner.add_batch(a_batch(3), estimate=UsageEstimate(5, 1))
     (batch,) = await work.claim_batches(NOW, NOW + 60)
     held, gate = threading.Event(), threading.Event()
 
@@ -129,7 +129,7 @@ async def test_what_was_not_committed_is_not_believed(database: Database) -> Non
     assert [type(error) for error in await asyncio.gather(*tasks, return_exceptions=True)] == [Unavailable] * 3
     await first
     with pytest.raises(Busy, match="Used 30, Requested 5"):
-        await owner.add_batch(a_batch(3), reckoned=Reckoned(5, 1))
+        await owner.add_batch(a_batch(3), estimate=UsageEstimate(5, 1))
 
 
 @contextmanager

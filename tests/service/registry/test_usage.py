@@ -23,7 +23,7 @@ from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.schema import IS_LIVE, batches
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.usage import Reckoned, Usage, stored_bytes, used_now, used_today
+from batchyard.service.registry.usage import Usage, UsageEstimate, stored_bytes, used_now, used_today
 
 KEYS = {name: KeyRecord(id=f"key_{name}", tenant=name[0], name=name) for name in ("a1", "a2", "b1")}
 HOUR = 3600
@@ -63,8 +63,8 @@ class Made:
     def usage(self) -> Usage:
         if not self.ended:
             return Usage(1, self.tokens, self.lines)
-        reckoned = self.tokens * self.completed // self.lines if self.lines else 0
-        return Usage(1, self.used or reckoned, self.completed)
+        estimate = self.tokens * self.completed // self.lines if self.lines else 0
+        return Usage(1, self.used or estimate, self.completed)
 
 
 class Play:
@@ -83,7 +83,7 @@ class Play:
 
     async def create(self, who: str, tokens: int, lines: int) -> None:
         made = Made(who, next(self.numbers), self.now, tokens, lines, Status.VALIDATING)
-        await self.owner(who).add_batch(row(made), reckoned=Reckoned(tokens, lines))
+        await self.owner(who).add_batch(row(made), estimate=UsageEstimate(tokens, lines))
         self.batches.append(made)
 
     async def ask(self, who: str, tokens: int, lines: int) -> None:
@@ -130,7 +130,7 @@ class Play:
         self.now += hours * HOUR
 
     def intent(self, made: Made) -> Intent:
-        values = row(made) | Reckoned(made.tokens, made.lines).columns
+        values = row(made) | UsageEstimate(made.tokens, made.lines).columns
         request = {name: values[name] for name in values if name not in ("id", "status", "created_at", "expires_at")}
         key = KEYS.get(made.who)
         request |= {"source": {}, "marked": True, "key_id": key.id if key else None}
@@ -255,8 +255,8 @@ async def test_a_refusal_says_when_enough_of_the_day_is_over(database: Database)
         owner = TenantRegistry(database, "a", bounds=[bound])
         late = Made("a", 1000, playing.now, 0, wanted)
         with pytest.raises(Busy) as caught:
-            await owner.add_batch(row(late), reckoned=Reckoned(0, wanted))
+            await owner.add_batch(row(late), estimate=UsageEstimate(0, wanted))
         assert caught.value.retry_after == expected
     with pytest.raises(Busy) as caught:  # it never fits
-        await owner.add_batch(row(late), reckoned=Reckoned(0, used + 1))
+        await owner.add_batch(row(late), estimate=UsageEstimate(0, used + 1))
     assert caught.value.retry_after == DAY_SECONDS

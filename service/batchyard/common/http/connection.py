@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
         method, headers = read_anyway(head)
         name = envelope.request_id(headers)
         pieces, size = refusal.written(method, name)
-        self._service.ledger.refuse(name, refusal.status, size, method=method)
+        self._service.request_log.refuse(name, refusal.status, size, method=method)
         self.write(pieces)
         self._head = b""
         self._linger()

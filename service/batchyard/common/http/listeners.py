@@ -9,7 +9,7 @@ from typing import Any
 
 from batchyard.common.addresses import address
 from batchyard.common.certificates import ServerCertificates
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.http.server import HttpServer
 from batchyard.common.metrics import Metrics
 from batchyard.common.sockets import SocketError, UnixSocket
@@ -45,7 +45,7 @@ async def listening(
     max_requests: int,
     head_seconds: float = 30.0,
     idle_seconds: float = 60.0,
-    ledger: Ledger | None = None,
+    request_log: RequestLog | None = None,
     certificates: ServerCertificates | None = None,
     instead: UnixSocket | None = None,
 ) -> AsyncIterator[Listener]:
@@ -53,8 +53,8 @@ async def listening(
 
     With `certificates` it speaks TLS. `instead` of host and port it may listen on a Unix socket, in clear text.
     `max_requests` bounds the requests at once; more are answered 503, except under /health/. A request's head may
-    take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. `ledger` is where the
-    server's own refusals are entered: the one that the app has, if any. Raises ListenError.
+    take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off. `request_log` is where
+    the server's own refusals are entered: the one that the app has, if any. Raises ListenError.
     """
     context = certificates.context if certificates and not instead else None
     with ExitStack() as opened:
@@ -64,7 +64,7 @@ async def listening(
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(idle_seconds * 1000), _MOST_MS))
         server = HttpServer(
             app,
-            ledger or Ledger(Metrics()),
+            request_log or RequestLog(Metrics()),
             max_requests=max_requests,
             head_seconds=head_seconds,
             idle_seconds=idle_seconds,

@@ -3,9 +3,9 @@
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from batchyard.common.http.frame import Application, Receive, Scope, Send
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.middleware import Application, Receive, Scope, Send
 from batchyard.common.http.refusal import Refusal
+from batchyard.common.http.request_log import RequestLog
 
 _CROSS = Refusal(403, "Without a key this server takes no requests of web pages.")
 _ELSEWHERE = Refusal(403, "Without a key this server is called by the name of this machine: localhost or its address.")
@@ -19,15 +19,15 @@ class NoPages:
     a good one.
     """
 
-    def __init__(self, app: Application, host: str, ledger: Ledger) -> None:
+    def __init__(self, app: Application, host: str, request_log: RequestLog) -> None:
         self._app = app
         self._names = {"localhost", host.lower()}
-        self._ledger = ledger
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(dict(scope["headers"])) if scope["type"] == "http" else None
         if refusal:
-            await refusal.answer(self._ledger, scope, receive, send)
+            await refusal.answer(self._request_log, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

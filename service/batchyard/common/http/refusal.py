@@ -4,25 +4,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchyard.common.http import envelope
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.http.response import Response
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer of the server's own, after which the connection closes; it is entered in the ledger."""
+    """An answer of the server's own, after which the connection closes; it is entered in the request log."""
 
     status: int
     message: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def answer(self, ledger: Ledger, scope: Any, receive: Any, send: Any) -> None:
-        """With the ledger bound, an ASGI application."""
+    async def answer(self, request_log: RequestLog, scope: Any, receive: Any, send: Any) -> None:
+        """With the request log bound, an ASGI application."""
         name = envelope.request_id(scope["headers"])
         start, body = self.messages(name)
         await send(start)
         await send(body)
-        ledger.refuse(name, self.status, len(body["body"]), method=scope["method"])
+        request_log.refuse(name, self.status, len(body["body"]), method=scope["method"])
 
     def written(self, method: str, name: str) -> tuple[list[bytes], int]:
         """The whole answer to the request `name`, as it goes on the wire, and how many bytes its body has."""

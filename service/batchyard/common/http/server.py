@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from batchyard.common.http.connection import Connection
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.request_log import RequestLog
 from batchyard.common.http.service import LINGER_SECONDS, Service
 
 _TICK_SECONDS = 0.1
@@ -17,14 +17,14 @@ class HttpServer:
     """Answers more than `max_requests` at once with 503, except under /health/.
 
     A request's head may take `head_seconds`; a client that takes nothing of its answer for `idle_seconds` is cut off.
-    Refusals of the server's own are entered in `ledger`. Each request has in its state the event `stopping`: an answer
-    that would never end should, once it is set.
+    Refusals of the server's own are entered in `request_log`. Each request has in its state the event `stopping`: an
+    answer that would never end should, once it is set.
     """
 
     def __init__(
-        self, app: Any, ledger: Ledger, *, max_requests: int, head_seconds: float, idle_seconds: float
+        self, app: Any, request_log: RequestLog, *, max_requests: int, head_seconds: float, idle_seconds: float
     ) -> None:
-        self._service = Service(app, ledger, max_requests, head_seconds, idle_seconds)
+        self._service = Service(app, request_log, max_requests, head_seconds, idle_seconds)
         self._listeners: list[asyncio.Server] = []
 
     async def start(self, sockets: Iterable[socket.socket], backlog: int, context: ssl.SSLContext | None) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from batchyard.common.http.exchange import Exchange
-from batchyard.common.http.ledger import Ledger
+from batchyard.common.http.request_log import RequestLog
 
 LINGER_SECONDS = 5.0
 """How long a client may keep a connection that has ended for the server."""
@@ -29,7 +29,7 @@ class Service:
     """
 
     app: Any
-    ledger: Ledger
+    request_log: RequestLog
     max_requests: int
     head_seconds: float
     idle_seconds: float

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from batchyard.common.http import envelope
-from batchyard.common.http.frame import ClientLeft, Scope, Send
+from batchyard.common.http.middleware import ClientLeft, Scope, Send
 
 RETRY_MS = 2000
 

@@ -26,7 +26,7 @@ class _Held(NamedTuple):
     until: float
 
 
-class Keys:
+class Authenticator:
     """The keys of this service. Without a master key and any in the configuration a caller needs none.
 
     One of the registry's is checked nevertheless where it is shown.

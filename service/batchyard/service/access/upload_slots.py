@@ -69,17 +69,17 @@ class UploadPlaces:
         self._readers.close()
 
 
-class Arrivals:
+class StorageReservations:
     """Bytes of uploads that are under way, of those who may store only so many."""
 
     def __init__(self) -> None:
         self._coming: Counter[Scope] = Counter()
 
     @asynccontextmanager
-    async def arriving(self, owner: TenantRegistry, announced: int | None) -> AsyncIterator["Arrival"]:
+    async def arriving(self, owner: TenantRegistry, announced: int | None) -> AsyncIterator["StorageReservation"]:
         """An upload of so many bytes, if that is known. Raises Busy where they don't fit."""
         bounds = [bound for bound in owner.bounds if bound.quotas.stored_bytes]
-        arrival = Arrival(owner, bounds, self._coming)
+        arrival = StorageReservation(owner, bounds, self._coming)
         try:
             await arrival.check(max(1, (announced or 0) - _FORM_BYTES))
             yield arrival
@@ -87,7 +87,7 @@ class Arrivals:
             arrival.leave()
 
 
-class Arrival:
+class StorageReservation:
     """An upload's bytes, until its file is registered, or is not to be."""
 
     def __init__(self, owner: TenantRegistry, bounds: Sequence[Bound], coming: Counter[Scope]) -> None:

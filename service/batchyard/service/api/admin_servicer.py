@@ -22,8 +22,8 @@ from batchyard.admin.v1 import (
     RotateKeyResponse,
 )
 from batchyard.service.access.caller import current_caller
-from batchyard.service.api.deployment_status import Deployed
-from batchyard.service.api.key_admin import KeyDesk, check_tenant
+from batchyard.service.api.deployment_status import DeploymentStatus
+from batchyard.service.api.key_admin import KeyAdmin, check_tenant
 from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
 from batchyard.service.api.validation import required
@@ -40,7 +40,7 @@ R = TypeVar("R", FileRecord, BatchRecord)
 class AdminServicer(AdminServiceServicer):
     """Answers callers with the master key, whatever tenant they speak of; of health, any caller."""
 
-    def __init__(self, router: Router, mutations: Mutations, deployed: Deployed, keys: KeyDesk) -> None:
+    def __init__(self, router: Router, mutations: Mutations, deployed: DeploymentStatus, keys: KeyAdmin) -> None:
         self._router = router
         self._mutations = mutations
         self._deployed = deployed

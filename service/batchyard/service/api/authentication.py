@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import grpc
 from grpc import aio
 
-from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.access.caller import API_VERSION, KEY_SCHEME, current_caller, metadata_value
 from batchyard.service.domain.keys import DEFAULT_TENANT, Caller
 from batchyard.service.errors import BatchyardError
@@ -28,7 +28,7 @@ class KeyInterceptor(aio.ServerInterceptor):
     Who shows no key but a certificate with one of `admin_names` may do in AdminService what the master key may.
     """
 
-    def __init__(self, keys: Keys, admin_names: Iterable[str] = ()) -> None:
+    def __init__(self, keys: Authenticator, admin_names: Iterable[str] = ()) -> None:
         self._keys = keys
         self._admins = frozenset(admin_names)
 

@@ -6,9 +6,9 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from batchyard.common.calls import ACCEPTED, BOUNDS, NOTE
-from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.access.caller import current_caller
-from batchyard.service.access.upload_slots import Arrivals
+from batchyard.service.access.upload_slots import StorageReservations
 from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
 from batchyard.service.api.upload_stream import UploadStream
@@ -21,7 +21,7 @@ from batchyard.service.errors import InvalidArgument, NotFound, Unsure
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.providers.base import Span, check_groups
 from batchyard.service.providers.router import Lookup, Router
-from batchyard.service.registry.change_feed import Changes, State, Watches
+from batchyard.service.registry.change_feed import BatchState, Changes, Watches
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.v1 import (
@@ -73,7 +73,7 @@ class Servicer(BatchServiceServicer):
     def __init__(
         self,
         database: Database,
-        keys: Keys,
+        keys: Authenticator,
         router: Router,
         mutations: Mutations,
         changes: Changes,
@@ -97,7 +97,7 @@ class Servicer(BatchServiceServicer):
         self._mutations = mutations
         self._watches = Watches(changes, self._state)
         self._allowances = allowances
-        self._arrivals = Arrivals()
+        self._arrivals = StorageReservations()
         self._metrics = metrics
         self._clock = clock
         self._upload_idle_seconds = upload_idle_seconds
@@ -226,11 +226,11 @@ class Servicer(BatchServiceServicer):
         batch_id = required(request.batch_id, "batch_id")
         return await self._lookup.batch(current_caller.get(), self._owner(), batch_id, self._place(request))
 
-    async def _state(self, batch: BatchRecord) -> State:
+    async def _state(self, batch: BatchRecord) -> BatchState:
         """What a batch is now, for whoever may see it."""
         owner = TenantRegistry(self._database, batch.tenant)
         latest = await owner.get_batch(batch.id)
-        return State(latest, (await owner.placements([latest])).get(batch.seq, ()))
+        return BatchState(latest, (await owner.placements([latest])).get(batch.seq, ()))
 
     async def _told(self, batch: BatchRecord, now: float) -> Batch:
         placed = await self._owner().placements([batch])

@@ -10,13 +10,13 @@ from batchyard.service.domain.keys import Caller, KeyRecord
 from batchyard.service.errors import NotFound
 from batchyard.service.groups.member import MemberState
 from batchyard.service.providers.remote.provider import RemoteProvider
-from batchyard.service.upstream.health import State
+from batchyard.service.upstream.health import HealthState
 
 _NEWS_SECONDS = 10.0  # for which a condition is not asked for again
 _STATES = {
-    State.UNKNOWN: DeploymentState.DEPLOYMENT_STATE_UNKNOWN,
-    State.HEALTHY: DeploymentState.DEPLOYMENT_STATE_HEALTHY,
-    State.UNHEALTHY: DeploymentState.DEPLOYMENT_STATE_UNHEALTHY,
+    HealthState.UNKNOWN: DeploymentState.DEPLOYMENT_STATE_UNKNOWN,
+    HealthState.HEALTHY: DeploymentState.DEPLOYMENT_STATE_HEALTHY,
+    HealthState.UNHEALTHY: DeploymentState.DEPLOYMENT_STATE_UNHEALTHY,
 }
 
 
@@ -58,7 +58,7 @@ class _Served(NamedTuple):
         )
 
 
-class Deployed:
+class DeploymentStatus:
     """The deployments, in the order of the configuration."""
 
     def __init__(self, providers: Sequence[RemoteProvider], members: Members) -> None:

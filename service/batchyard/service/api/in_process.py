@@ -82,7 +82,7 @@ class _Pipe:
             self._change.set_result(None)
 
 
-class _Call:
+class _InProcessCall:
     """A call: to its handler what it uses of grpc.aio.ServicerContext, and to its caller how it goes."""
 
     def __init__(self, requests: _Pipe) -> None:
@@ -146,7 +146,7 @@ class _Call:
 class _Upload:
     """A call that sends many messages and receives one."""
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, call: _InProcessCall) -> None:
         self._call = call
 
     async def accepted(self) -> None:
@@ -198,7 +198,7 @@ class DirectCaller:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def unary(self, method: MethodDescriptor, request: Message, *, metadata: Metadata, deadline: float) -> Any:
-        call = _Call(_Pipe(request))
+        call = _InProcessCall(_Pipe(request))
         task = self._begun(call, method, metadata)
         try:
             async with asyncio.timeout(deadline):
@@ -212,7 +212,7 @@ class DirectCaller:
 
     @asynccontextmanager
     async def upload(self, method: MethodDescriptor, *, metadata: Metadata) -> AsyncGenerator[_Upload]:
-        call = _Call(_Pipe())
+        call = _InProcessCall(_Pipe())
         task = self._begun(call, method, metadata)
         try:
             yield _Upload(call)
@@ -223,14 +223,14 @@ class DirectCaller:
     async def download(
         self, method: MethodDescriptor, request: Message, *, metadata: Metadata
     ) -> AsyncGenerator[AsyncIterator[Any]]:
-        call = _Call(_Pipe(request))
+        call = _InProcessCall(_Pipe(request))
         task = self._begun(call, method, metadata)
         try:
             yield _answers(call)
         finally:
             task.cancel()
 
-    def _begun(self, call: _Call, method: MethodDescriptor, metadata: Metadata) -> asyncio.Task[None]:
+    def _begun(self, call: _InProcessCall, method: MethodDescriptor, metadata: Metadata) -> asyncio.Task[None]:
         if self._closed:
             raise CallError(StatusCode.UNAVAILABLE, _STOPPED)
         if len(self._tasks) >= self._most:
@@ -250,7 +250,7 @@ class DirectCaller:
         with suppress(aio.AbortError):
             call.answer = await behaviour(None, call)
 
-    def _done(self, call: _Call, task: asyncio.Task[None]) -> None:
+    def _done(self, call: _InProcessCall, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             call.fail(StatusCode.CANCELLED, _STOPPED)
@@ -264,7 +264,7 @@ async def _found(handlers: Mapping[str, Handler], details: _Details) -> MaybeHan
     return handlers.get(details.method)
 
 
-async def _answers(call: _Call) -> AsyncIterator[Any]:
+async def _answers(call: _InProcessCall) -> AsyncIterator[Any]:
     while (message := await call.answers.get()) is not aio.EOF:
         yield message
     call.check()

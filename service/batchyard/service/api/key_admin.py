@@ -18,7 +18,7 @@ from batchyard.admin.v1 import (
     RotateKeyRequest,
     RotateKeyResponse,
 )
-from batchyard.service.access.authenticator import Keys
+from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.api.validation import page_limit, required
 from batchyard.service.config.settings import Quotas
 from batchyard.service.config.types import DAY, TRILLION
@@ -36,12 +36,12 @@ _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUOTAS = [field.name for field in fields(Quotas)]
 
 
-class KeyDesk:
+class KeyAdmin:
     """Makes, lists, rotates and revokes keys."""
 
     def __init__(
         self,
-        keys: Keys,
+        keys: Authenticator,
         router: Router,
         groups: Collection[str],
         clock: Callable[[], float],

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from batchyard.service.access.upload_slots import Arrival, Arrivals
+from batchyard.service.access.upload_slots import StorageReservation, StorageReservations
 from batchyard.service.api.validation import begun_file, check_upload, file_description
 from batchyard.service.background import Mutations
 from batchyard.service.domain.keys import Caller
@@ -29,7 +29,7 @@ class UploadStream:
         caller: Caller,
         owner: TenantRegistry,
         mutations: Mutations,
-        arrivals: Arrivals,
+        arrivals: StorageReservations,
         metrics: ServiceMetrics,
         idle_seconds: float,
     ) -> None:
@@ -43,7 +43,7 @@ class UploadStream:
         self._metadata: UploadFileMetadata | None = None
         self._provider: Provider | None = None
         self._upload: Upload | None = None
-        self._arrival: Arrival | None = None
+        self._arrival: StorageReservation | None = None
         self._descriptions = 0
 
     async def receive(self, messages: AsyncIterator[UploadFileRequest]) -> FileRecord:
@@ -97,7 +97,7 @@ class UploadStream:
         arrival.take(len(data))
         await upload.write(data)
 
-    async def _opened(self, stack: AsyncExitStack) -> tuple[Upload, Arrival]:
+    async def _opened(self, stack: AsyncExitStack) -> tuple[Upload, StorageReservation]:
         if self._metadata is None:
             raise InvalidArgument("An upload begins with its metadata.", param="metadata")
         if self._upload is None or self._arrival is None:

@@ -17,7 +17,7 @@ from batchyard.service.config.names import AZURE, OPENAI, PROVIDERS, RESERVED
 from batchyard.service.config.parsing import UnfitError, may_be_secret, parse
 from batchyard.service.config.settings import Deployment, Problem
 from batchyard.service.config.sources import did_you_mean, resolve, unset
-from batchyard.service.config.types import Form, Secret
+from batchyard.service.config.types import Secret, TextFormat
 from batchyard.service.config.yaml_document import Document, KeyPath, dotted
 
 _OPENAI_BASE = "https://api.openai.com/v1"
@@ -229,7 +229,7 @@ class Deployments:
 
     def _made(self, provider: str, values: Values) -> Deployment:
         """Raises UnfitError, with the key in its text."""
-        url = _read(Annotated[str, Form.HTTP_URL], "api_base", values.get("api_base", _OPENAI_BASE)).rstrip("/")
+        url = _read(Annotated[str, TextFormat.HTTP_URL], "api_base", values.get("api_base", _OPENAI_BASE)).rstrip("/")
         if self._is_own(url):
             raise UnfitError("api_base: is this very server, which would call itself")
         if provider == OPENAI:

@@ -13,7 +13,7 @@ from batchyard.service.config import litellm, sources, yaml_document
 from batchyard.service.config.deployments import Deployments
 from batchyard.service.config.hosts import is_loopback, leads_to
 from batchyard.service.config.keys import ConfiguredKeys, ConfiguredTenants
-from batchyard.service.config.model_groups import Groups
+from batchyard.service.config.model_groups import ModelGroupReader
 from batchyard.service.config.names import GROUPS, OPENAI
 from batchyard.service.config.parsing import UnfitError, Value, may_be_secret, parse
 from batchyard.service.config.settings import (
@@ -22,11 +22,11 @@ from batchyard.service.config.settings import (
     LocalSettings,
     Problem,
     Quotas,
-    Retention,
+    RetentionSettings,
     Settings,
     SettingsError,
     Tls,
-    Upstream,
+    UpstreamSettings,
 )
 from batchyard.service.config.sources import MASTER_KEY, Found, Layer, key_name
 
@@ -112,7 +112,7 @@ class _Loader:
         self._collect(options)
         self._parse()
         self._deployments = Deployments(self._document, self._environ, self._is_own)
-        self._groups = Groups(self._document, self._environ, self._deployments.models)
+        self._groups = ModelGroupReader(self._document, self._environ, self._deployments.models)
         self._problems += [] if outline else [*self._deployments.problems, *self._groups.problems]
         document = self._document if self._serves else yaml_document.Document("no file")
         self._keys = ConfiguredKeys(document, self._environ)
@@ -244,9 +244,9 @@ class _Loader:
             keys=self._keys.all(),
             tenant_limits=Quotas(**self._section("tenant_limits")),
             tenants=self._tenants.all(),
-            upstream=Upstream(**self._section("upstream")),
+            upstream=UpstreamSettings(**self._section("upstream")),
             limits=Limits(**self._section("limits")),
-            retention=Retention(**self._section("retention")),
+            retention=RetentionSettings(**self._section("retention")),
             tls=Tls(**self._section("tls")),
         )
 

@@ -47,7 +47,7 @@ class _Read(NamedTuple):
     numbers: Mapping[str, Any]
 
 
-class Groups:
+class ModelGroupReader:
     """All that are found, in the order of the file. `on` says whether the flag is set."""
 
     def __init__(self, document: Document, environ: Mapping[str, str], entries: Iterable[ModelEntry]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from urllib.parse import urlsplit
 
 from batchyard.common.sockets import MOST_BYTES
-from batchyard.service.config.types import Bounds, Form
+from batchyard.service.config.types import Bounds, TextFormat
 
 Value: TypeAlias = bool | int | float | str | Path | tuple[str, ...]
 _HIGHEST = (1 << 63) - 1  # what a database and a message can hold
@@ -35,7 +35,7 @@ def parse(hint: Any, value: object, *, hidden: bool = False) -> Value:
     return parsed
 
 
-_QUIET = (Form.SECRET, Form.HTTP_URL, Form.DATABASE_URL)
+_QUIET = (TextFormat.SECRET, TextFormat.HTTP_URL, TextFormat.DATABASE_URL)
 
 
 def _taken_apart(hint: Any) -> tuple[Any, Any]:
@@ -116,7 +116,7 @@ def _choice(value: object, words: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _path(value: object, form: Form | None) -> Path:
+def _path(value: object, form: TextFormat | None) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise UnfitError("a path")
     try:
@@ -127,12 +127,12 @@ def _path(value: object, form: Form | None) -> Path:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
         raise UnfitError("a path") from None
-    if form is Form.SOCKET and len(encoded) > MOST_BYTES:
+    if form is TextFormat.SOCKET and len(encoded) > MOST_BYTES:
         raise UnfitError(f"a path of at most {MOST_BYTES} bytes, for a socket")
     return path
 
 
-def _text(value: object, form: Form | None) -> str:
+def _text(value: object, form: TextFormat | None) -> str:
     if not isinstance(value, str):
         raise UnfitError("a text (put it in quotes if it looks like something else)")
     if not value.strip() or not value.isprintable():
@@ -180,10 +180,10 @@ def _address(text: str) -> None:
 
 
 _FORMS = {
-    Form.SECRET: _secret,
-    Form.HTTP_URL: _http_url,
-    Form.DATABASE_URL: _database_url,
-    Form.ADDRESS: _address,
+    TextFormat.SECRET: _secret,
+    TextFormat.HTTP_URL: _http_url,
+    TextFormat.DATABASE_URL: _database_url,
+    TextFormat.ADDRESS: _address,
 }
 _PARSERS: dict[Any, Any] = {
     bool: _bool,

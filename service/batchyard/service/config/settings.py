@@ -1,7 +1,7 @@
 """Batchyard's settings: frozen values, read once at the start by `loading.load_settings`.
 
 Sizes are in bytes; times are in seconds unless a name ends in `_ms`. docs/configuration.md says what each key
-means to an operator. A field's annotation holds what the loader checks: its type, and `Bounds` or a `Form`.
+means to an operator. A field's annotation holds what the loader checks: its type, and `Bounds` or a `TextFormat`.
 """
 
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from batchyard.service.config.types import (
     TRILLION,
     Bounds,
     Count,
-    Form,
     MaybeCount,
     Port,
     Seconds,
     Secret,
     SocketPath,
     SomeSeconds,
+    TextFormat,
     Words,
 )
 
@@ -41,7 +41,7 @@ class LocalSettings:
     Exactly one of `api_base` (an http or https URL without credentials and query) and `echo` is set.
     """
 
-    api_base: Annotated[str | None, Form.HTTP_URL] = None
+    api_base: Annotated[str | None, TextFormat.HTTP_URL] = None
     api_key: Secret = field(default=None, repr=False)
     echo: bool = False
     models: Words = None
@@ -76,7 +76,7 @@ class Deployment:
 
     name: str
     provider: Literal["openai", "azure"]
-    api_base: Annotated[str, Form.HTTP_URL]
+    api_base: Annotated[str, TextFormat.HTTP_URL]
     api_key: Secret = field(default=None, repr=False)
     organization: str | None = None
     project: str | None = None
@@ -141,7 +141,7 @@ class GroupSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
+class UpstreamSettings:
     """How deployments of other providers are called."""
 
     max_connections: Annotated[int, Bounds(1, 4096)] = 64
@@ -240,7 +240,7 @@ class Key:
     """A key of a tenant that the configuration file has, under a name of its own."""
 
     name: str
-    key: Annotated[str, Form.SECRET] = field(repr=False)
+    key: Annotated[str, TextFormat.SECRET] = field(repr=False)
     tenant: str
     providers: tuple[str, ...] = ()
     """Names of providers or deployments that it may use; none: all."""
@@ -260,7 +260,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
+class RetentionSettings:
     """When files expire where the caller doesn't say."""
 
     batch_file_seconds: Count = 30 * DAY
@@ -329,7 +329,7 @@ class Settings:
     """Whether an address that is not loopback may do without TLS, since something before it ends it."""
     data_dir: Path = Path("batchyard-data")
     """Registry and files; locked by the one service that uses it."""
-    database_url: Annotated[str | None, Form.DATABASE_URL] = field(default=None, repr=False)
+    database_url: Annotated[str | None, TextFormat.DATABASE_URL] = field(default=None, repr=False)
     """The registry's database, `sqlite:///PATH`; none: a file in `data_dir`."""
     master_key: Secret = field(default=None, repr=False)
     """The bearer key that may do everything; without it and `keys` any caller may, and is the tenant `default`."""
@@ -353,7 +353,7 @@ class Settings:
     log_format: Literal["json", "text"] = "json"
     tracing: bool = False
     """Whether OpenTelemetry spans are sent; the SDK's own variables say where to."""
-    service_address: Annotated[str | None, Form.ADDRESS] = None
+    service_address: Annotated[str | None, TextFormat.ADDRESS] = None
     """HOST:PORT or unix:PATH of the service that a shim alone calls; none: `grpc_socket` or `grpc_port` here."""
     tls: Tls = field(default_factory=Tls)
     local: LocalSettings | None = None
@@ -362,9 +362,9 @@ class Settings:
     groups: GroupSettings = field(default_factory=GroupSettings)
     model_groups: tuple[Group, ...] = ()
     """In the order of the file."""
-    upstream: Upstream = field(default_factory=Upstream)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     limits: Limits = field(default_factory=Limits)
-    retention: Retention = field(default_factory=Retention)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     warnings: tuple[str, ...] = ()
     """What the loader found that is odd and harmless; for the log."""
 

@@ -17,10 +17,10 @@ from batchyard.service.config.settings import (
     LocalSettings,
     Problem,
     Quotas,
-    Retention,
+    RetentionSettings,
     Settings,
     Tls,
-    Upstream,
+    UpstreamSettings,
 )
 from batchyard.service.config.yaml_document import Document, dotted
 
@@ -31,10 +31,10 @@ MASTER_KEY = ("master_key",)
 SECTIONS: Mapping[str, type] = {
     "local": LocalSettings,
     "groups": GroupSettings,
-    "upstream": Upstream,
+    "upstream": UpstreamSettings,
     "limits": Limits,
     "tenant_limits": Quotas,
-    "retention": Retention,
+    "retention": RetentionSettings,
     "tls": Tls,
 }
 KEYS, TENANTS = "keys", "tenants"

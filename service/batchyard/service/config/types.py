@@ -18,7 +18,7 @@ class Bounds:
     high: float | None = None
 
 
-class Form(Enum):
+class TextFormat(Enum):
     """What a text must look like; `loading` checks it. A `SECRET` is never printed."""
 
     SECRET = auto()
@@ -33,6 +33,6 @@ MaybeCount = Annotated[int | None, Bounds(1)]
 Port = Annotated[int, Bounds(0, 65_535)]
 Seconds = Annotated[float, Bounds(0)]
 SomeSeconds = Annotated[float, Bounds(0.001)]
-Secret = Annotated[str | None, Form.SECRET]
+Secret = Annotated[str | None, TextFormat.SECRET]
 Words = tuple[str, ...] | None
-SocketPath = Annotated[Path | None, Form.SOCKET]
+SocketPath = Annotated[Path | None, TextFormat.SOCKET]

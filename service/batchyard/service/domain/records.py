@@ -201,7 +201,7 @@ class Kind(IntEnum):
     NOT_RUN = 3  # error file, in no count
 
 
-class Once(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """A caller's idempotency key, the digest of its request, and the time, in Unix seconds."""
 
     key: str

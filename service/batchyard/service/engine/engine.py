@@ -9,7 +9,7 @@ from random import uniform
 from batchyard.service.background import until
 from batchyard.service.domain.records import LIVE, BatchRecord
 from batchyard.service.engine.control import Control, Drained
-from batchyard.service.engine.local_lifecycle import Life
+from batchyard.service.engine.local_lifecycle import Lifecycle
 from batchyard.service.errors import LeaseLost, Unavailable
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.work import WorkRegistry
@@ -34,7 +34,7 @@ class Engine:
     def __init__(
         self,
         work: WorkRegistry,
-        lives: Callable[[BatchRecord], Life],
+        lives: Callable[[BatchRecord], Lifecycle],
         changes: Changes,
         clock: Callable[[], float],
         lease_seconds: float = LEASE_SECONDS,

@@ -23,7 +23,7 @@ _SHOW_SECONDS = 0.5
 _CHUNKS_AT_ONCE = 2  # the second fills the slots that the first one's last lines leave
 
 
-class Life(Protocol):
+class Lifecycle(Protocol):
     """How batches of one kind live."""
 
     async def advance(self, batch: BatchRecord, control: Control) -> BatchRecord:
@@ -33,8 +33,8 @@ class Life(Protocol):
         """
 
 
-class Lifecycle:
-    """A `Life`."""
+class LocalLifecycle:
+    """A `Lifecycle`."""
 
     def __init__(
         self,

@@ -11,16 +11,16 @@ from batchyard.service.domain.records import BatchRecord, ChunkRecord, Part, Pla
 from batchyard.service.engine.control import Control, Drained, tasks
 from batchyard.service.errors import BatchyardError, DataLoss, LeaseLost, StorageFull, Unavailable
 from batchyard.service.groups.context import Context
-from batchyard.service.groups.failures import Moved
-from batchyard.service.groups.member import Seat
+from batchyard.service.groups.failures import ShardRequeued
+from batchyard.service.groups.member import GroupMember
 from batchyard.service.groups.placement import Misfit, choose, size_of, unplaced
-from batchyard.service.groups.queue import Turns
-from batchyard.service.groups.result_collector import Yield
+from batchyard.service.groups.queue import FairQueue
+from batchyard.service.groups.result_collector import CollectRequest
 from batchyard.service.groups.shard import Shard, nap
 from batchyard.service.jsonl.results import EXPIRED, Failure
 from batchyard.service.jsonl.scanner import Chunk, Scan
 from batchyard.service.providers.remote.provider import RemoteProvider
-from batchyard.service.registry.placements import Standing, Wanted
+from batchyard.service.registry.placements import NewPlacement, Standing
 
 _LOOK_SECONDS = 5.0  # how often a batch that waits asks again without being told
 _LONG_SECONDS = 3600.0
@@ -30,49 +30,59 @@ _IN_LINE = "waiting for its turn: older batches of the group come first"
 _log = logging.getLogger("batchyard.groups")
 
 
-class Yard:
+class GroupState:
     """A group: its members, the order in which its batches are served, and word of places that became free.
 
     `providers` are those of all deployments, by name: a shard is followed that is at none of the members any more.
     """
 
     def __init__(
-        self, name: str, seats: Sequence[Seat], providers: Mapping[str, RemoteProvider], reseat: Callable[..., Seat]
+        self,
+        name: str,
+        members: Sequence[GroupMember],
+        providers: Mapping[str, RemoteProvider],
+        new_member: Callable[..., GroupMember],
     ) -> None:
         self.name = name
-        self.seats = list(seats)
-        self.turns = Turns()
+        self.members = list(members)
+        self.turns = FairQueue()
         self.freed = asyncio.Event()  # replaced each time, so that all who wait are told
         self._providers = providers
-        self._reseat = reseat
+        self._new_member = new_member
 
     def free(self) -> None:
         """Tells those who wait to look again."""
         self.freed.set()
         self.freed = asyncio.Event()
 
-    def seat(self, placed: PlacementRecord) -> Seat | None:
-        """The seat of a shard; None where its deployment is not configured any more."""
+    def member_of(self, placed: PlacementRecord) -> GroupMember | None:
+        """The member where a shard is; None where its deployment is not configured any more."""
         member = Member(name=placed.member, deployment=placed.deployment, model=placed.model)
-        found = next((seat for seat in self.seats if seat.is_at(member)), None)
+        found = next((one for one in self.members if one.is_at(member)), None)
         provider = self._providers.get(placed.deployment)
         if found or provider is None:
             return found
-        return self._reseat(self.name, member, provider)
+        return self._new_member(self.name, member, provider)
 
 
 class Run:
     """One batch; a `Work` for its shards."""
 
     def __init__(
-        self, context: Context, yard: Yard, batch: BatchRecord, scan: Scan, parts: Sequence[Part], control: Control
+        self,
+        context: Context,
+        state: GroupState,
+        batch: BatchRecord,
+        scan: Scan,
+        parts: Sequence[Part],
+        control: Control,
     ) -> None:
         self.batch = batch
-        self.group = yard.name
+        self.group = state.name
         self.parts = parts
         self.control = control
         self._context = context
-        self._yard = yard
+        self._state = state
         self._scan = scan
         self._excluded: dict[str, str] = {}
         self._moved = ""
@@ -94,12 +104,12 @@ class Run:
                 values = {"status": Status.IN_PROGRESS, "in_progress_at": now}
                 self.batch = await self._context.work.update_batch(self.batch, **values)
 
-    def refused(self, seat: Seat, why: str) -> bool:
-        others = {other.member.name for other in self._yard.seats if other is not seat}
+    def refused(self, group_member: GroupMember, why: str) -> bool:
+        others = {other.member.name for other in self._state.members if other is not group_member}
         if others <= self._excluded.keys():  # it is these lines that nobody takes: other lines may still go to all
             self._excluded.clear()
             return False
-        self._excluded[seat.member.name] = why
+        self._excluded[group_member.member.name] = why
         return True
 
     async def _step(self, group: asyncio.TaskGroup) -> bool:
@@ -133,20 +143,20 @@ class Run:
     def _note_end(self, n: int, _: object) -> None:
         del self._running[n]
         self._ended.set()
-        self._yard.free()
+        self._state.free()
 
     async def _shard(self, placed: PlacementRecord, chunk: ChunkRecord) -> None:
         chunk = await self._claimed(chunk)
-        seat = self._yard.seat(placed)
-        if seat is None:
+        group_member = self._state.member_of(placed)
+        if group_member is None:
             await self._without_deployment(placed, chunk)
             return
         told = {"batch": self.batch.id, "shard": placed.n, "member": placed.member, "lines": placed.lines}
         own = placed.reason.rpartition("; ")[2]  # why it moved before may be in a provider's words
         _log.info("a shard runs", extra={**told, "reason": own})
         try:
-            await Shard(self._context, self, seat, placed, chunk).run()
-        except Moved as moved:
+            await Shard(self._context, self, group_member, placed, chunk).run()
+        except ShardRequeued as moved:
             self._moved = f"moved from {placed.member} ({moved.why})"[:300] + "; "
             _log.warning("a shard moves", extra={**told, "reason": moved.logged})
         except (LeaseLost, StorageFull, DataLoss, Unavailable):
@@ -184,11 +194,11 @@ class Run:
         One that some members refused waits aside: others may go to these.
         """
         while True:
-            if self._yard.turns.held:
+            if self._state.turns.held:
                 await self._context.placements.place(self.batch, lambda _: _IN_LINE)
-            async with self._yard.turns.turn(self.batch.seq):
+            async with self._state.turns.turn(self.batch.seq):
                 while True:
-                    freed = self._yard.freed
+                    freed = self._state.freed
                     found = await self._context.placements.place(self.batch, partial(self._decide, run))
                     if isinstance(found, PlacementRecord):
                         return
@@ -199,19 +209,19 @@ class Run:
 
     async def _wait(self, freed: asyncio.Event) -> None:
         """Until there may be room."""
-        pauses = [seat.pause + _SOON_SECONDS for seat in self._yard.seats if seat.pause]
+        pauses = [group_member.pause + _SOON_SECONDS for group_member in self._state.members if group_member.pause]
         await until(freed, min([*pauses, _LOOK_SECONDS]))
 
-    def _decide(self, run: Sequence[Chunk], held: Standing) -> Wanted | str:
-        choice = choose(run, self._yard.seats, held, self._excluded)
+    def _decide(self, run: Sequence[Chunk], held: Standing) -> NewPlacement | str:
+        choice = choose(run, self._state.members, held, self._excluded)
         if isinstance(choice, str):
             return choice
-        seat, chunks = choice.seat, choice.chunks
+        group_member, chunks = choice.group_member, choice.chunks
         placement = {
-            "member": seat.member.name,
-            "provider": seat.provider.name,
-            "deployment": seat.member.deployment,
-            "model": seat.member.model,
+            "member": group_member.member.name,
+            "provider": group_member.provider.name,
+            "deployment": group_member.member.deployment,
+            "model": group_member.member.model,
             "first_line": chunks[0].first_line,
             "lines": sum(chunk.requests for chunk in chunks),
             "tokens": sum(chunk.tokens for chunk in chunks),
@@ -219,7 +229,7 @@ class Run:
             "status": Status.VALIDATING,
             "created_at": int(self._context.clock()),
         }
-        return Wanted(_columns(chunks), placement)
+        return NewPlacement(_columns(chunks), placement)
 
     async def _write_off(self, run: Sequence[Chunk], failure: Failure, *, ran: bool) -> None:
         """Gives lines that go nowhere an error for a result."""
@@ -229,7 +239,7 @@ class Run:
         await self._gather(await self._claimed(taken), failure, ran=ran)
 
     async def _gather(self, chunk: ChunkRecord, failure: Failure | None, *, ran: bool) -> None:
-        wanted = Yield(self.batch.id, self.group, self.parts, chunk, self.control.reason)
+        wanted = CollectRequest(self.batch.id, self.group, self.parts, chunk, self.control.reason)
         await self._context.harvest.gather(wanted, [], lambda line: (failure or EXPIRED, ran))
 
     async def _claimed(self, chunk: ChunkRecord) -> ChunkRecord:

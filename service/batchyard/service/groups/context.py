@@ -8,8 +8,8 @@ from batchyard.service.background import Mutations
 from batchyard.service.config.settings import GroupSettings
 from batchyard.service.domain.records import BatchRecord, Part
 from batchyard.service.engine.control import Control
-from batchyard.service.groups.member import Seat
-from batchyard.service.groups.result_collector import Harvest
+from batchyard.service.groups.member import GroupMember
+from batchyard.service.groups.result_collector import ResultCollector
 from batchyard.service.groups.transfer_limits import Transfers
 from batchyard.service.objects.local import FileStore
 from batchyard.service.registry.change_feed import Changes
@@ -33,7 +33,7 @@ class Context:
     store: FileStore
     changes: Changes
     mutations: Mutations
-    harvest: Harvest
+    harvest: ResultCollector
     transfers: Transfers
     suspect: Callable[[str], None]
     read: Run
@@ -42,9 +42,9 @@ class Context:
     clock: Callable[[], float]
     expiry: Callable[[], float]
 
-    async def standing(self, seat: Seat) -> Open:
+    async def standing(self, group_member: GroupMember) -> Open:
         """What is open at a member."""
-        return seat.held(await self.placements.standing())
+        return group_member.held(await self.placements.standing())
 
 
 class Work(Protocol):
@@ -58,5 +58,5 @@ class Work(Protocol):
     async def begin(self) -> None:
         """Its first line could run."""
 
-    def refused(self, seat: Seat, why: str) -> bool:
+    def refused(self, group_member: GroupMember, why: str) -> bool:
         """Notes that a member takes none of its lines; False where no other member may take these either."""

@@ -20,7 +20,7 @@ _OURS = {400, 413, 415, 422}
 """HTTP statuses of what is wrong with a request; others are the deployment's own, or its configuration's."""
 
 
-class Moved(Exception):
+class ShardRequeued(Exception):
     """A shard of which nothing came has to go elsewhere, or be tried again later.
 
     `full`: its member has too many tokens enqueued; `unfit`: its member will never take it; `unasked`: its member was
@@ -47,20 +47,20 @@ class Moved(Exception):
         self.hint = hint
 
 
-def refusal(error: BatchyardError) -> Moved:
+def refusal(error: BatchyardError) -> ShardRequeued:
     """What the refusal of an upload or of a creation means, of which it is sure that it made no batch."""
     if isinstance(error, Unusable):  # it would answer the next one likewise, and keep that too
-        return Moved(error.message, unfit=True)
+        return ShardRequeued(error.message, unfit=True)
     if not isinstance(error, Refused):  # it could not be reached, or was too slow
-        return Moved(error.message)
+        return ShardRequeued(error.message)
     status = error.upstream.http_status
     if is_quota(error.code, error.message):
-        return Moved(f"{QUOTA}: {error.message}", full=True, logged=QUOTA)
+        return ShardRequeued(f"{QUOTA}: {error.message}", full=True, logged=QUOTA)
     hint, logged = retry_after(error.upstream.headers), _logged(error)
-    return Moved(error.message, unfit=status in _OURS, hint=hint, logged=logged)
+    return ShardRequeued(error.message, unfit=status in _OURS, hint=hint, logged=logged)
 
 
-def failure(shard: BatchRecord) -> Moved | None:
+def failure(shard: BatchRecord) -> ShardRequeued | None:
     """What the failure of a batch means of which no line ran; None: that its lines have failed for good."""
     errors = listed_errors(shard)
     wrong = any(error.get("line") and error.get("code") not in _DEPLOYMENTS_OWN for error in errors)
@@ -69,8 +69,8 @@ def failure(shard: BatchRecord) -> Moved | None:
     first = errors[0] if errors else {}
     code, message = str(first.get("code") or "failed"), str(first.get("message") or "The provider says not why.")
     if is_quota(code, message):
-        return Moved(f"{QUOTA}: {message}", full=True, logged=QUOTA)
-    return Moved(f"{code}: {message}", unfit=code not in _SOON, logged=_word(code))
+        return ShardRequeued(f"{QUOTA}: {message}", full=True, logged=QUOTA)
+    return ShardRequeued(f"{code}: {message}", unfit=code not in _SOON, logged=_word(code))
 
 
 def _logged(error: Refused) -> str:

@@ -13,12 +13,12 @@ from batchyard.service.domain.records import BatchRecord
 from batchyard.service.engine.engine import LEASE_SECONDS
 from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import InvalidArgument
-from batchyard.service.groups.batch_run import Yard
+from batchyard.service.groups.batch_run import GroupState
 from batchyard.service.groups.context import Context
 from batchyard.service.groups.janitor import Cleaner
 from batchyard.service.groups.lifecycle import GroupLife
-from batchyard.service.groups.member import MemberState, Seat
-from batchyard.service.groups.result_collector import Harvest
+from batchyard.service.groups.member import GroupMember, MemberState
+from batchyard.service.groups.result_collector import ResultCollector
 from batchyard.service.groups.transfer_limits import Transfers
 from batchyard.service.jsonl.scanner import LineError, Scan, Scanner
 from batchyard.service.jsonl.validation import judge
@@ -69,7 +69,7 @@ class Groups:
             store=store,
             changes=changes,
             mutations=mutations,
-            harvest=Harvest(work, store, metrics.lines(GROUPS), self._readers.run),
+            harvest=ResultCollector(work, store, metrics.lines(GROUPS), self._readers.run),
             transfers=Transfers(settings.groups.max_transfers),
             suspect=self._cleaner.suspect,
             read=self._readers.run,
@@ -78,14 +78,16 @@ class Groups:
             clock=clock,
             expiry=expiry,
         )
-        seat = partial(Seat, settings=settings.groups, steady=steady)
-        yard = partial(Yard, providers=providers, reseat=seat)
-        self._yards = {
-            group.name: yard(group.name, [seat(group.name, one, providers[one.deployment]) for one in group.members])
+        new_member = partial(GroupMember, settings=settings.groups, steady=steady)
+        state = partial(GroupState, providers=providers, new_member=new_member)
+        self._states = {
+            group.name: state(
+                group.name, [new_member(group.name, one, providers[one.deployment]) for one in group.members]
+            )
             for group in settings.model_groups
         }
         steps = Steps(work, partial(_judged, limits, self._groups), limits, clock)
-        self.life = GroupLife(context, steps, self._yards, lambda name: yard(name, []))
+        self.life = GroupLife(context, steps, self._states, lambda name: state(name, []))
         used = {member.deployment for group in settings.model_groups for member in group.members}
         self._prober = Prober([providers[name] for name in sorted(used)], settings.groups.probe_seconds)
         self._placements = placements
@@ -101,22 +103,22 @@ class Groups:
     async def members(self) -> list[MemberState]:
         """All members as they are now."""
         held = await self._placements.standing()
-        return [self._state(seat, seat.held(held)) for yard in self._yards.values() for seat in yard.seats]
+        return [self._state(one, one.held(held)) for state in self._states.values() for one in state.members]
 
-    def _state(self, seat: Seat, held: Open) -> MemberState:
-        member = seat.member
+    def _state(self, group_member: GroupMember, held: Open) -> MemberState:
+        member = group_member.member
         return MemberState(
-            seat.group,
+            group_member.group,
             member.name,
             member.model,
             member.deployment,
             member.order,
             member.weight,
-            seat.limit,
+            group_member.limit,
             held.tokens,
             held.shards,
-            int(self._clock() + seat.pause) if seat.pause else None,
-            seat.refusal or None,
+            int(self._clock() + group_member.pause) if group_member.pause else None,
+            group_member.refusal or None,
         )
 
     def check(self, new: NewBatch) -> None:

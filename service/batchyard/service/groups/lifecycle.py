@@ -9,7 +9,7 @@ from batchyard.service.domain.records import LIVE, BatchRecord, Status
 from batchyard.service.engine.control import Control
 from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import DataLoss
-from batchyard.service.groups.batch_run import Run, Yard
+from batchyard.service.groups.batch_run import GroupState, Run
 from batchyard.service.groups.context import Context
 
 
@@ -17,12 +17,12 @@ class GroupLife:
     """A `Life` of batches that deployments run."""
 
     def __init__(
-        self, context: Context, steps: Steps, yards: Mapping[str, Yard], closed: Callable[[str], Yard]
+        self, context: Context, steps: Steps, states: Mapping[str, GroupState], closed: Callable[[str], GroupState]
     ) -> None:
-        """`closed` makes the yard of a group that is not configured any more: its shards come home, and no more go."""
+        """`closed` makes the state of a group that is not configured any more: its shards come home, and no more go."""
         self._context = context
         self._steps = steps
-        self._yards = yards
+        self._states = states
         self._closed = closed
 
     async def advance(self, batch: BatchRecord, control: Control) -> BatchRecord:
@@ -36,8 +36,8 @@ class GroupLife:
                 if batch.status not in LIVE:
                     return batch
             name = batch.model or ""
-            yard = self._yards.get(name) or self._closed(name)
-            batch = await Run(self._context, yard, batch, found.scan, found.parts, control).to_the_end()
+            state = self._states.get(name) or self._closed(name)
+            batch = await Run(self._context, state, batch, found.scan, found.parts, control).to_the_end()
             match batch.status:
                 case Status.CANCELLING:
                     return await self._steps.end(batch, Status.CANCELLED)

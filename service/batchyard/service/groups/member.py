@@ -18,7 +18,7 @@ _MOST_HINT = 86_400.0  # seconds; no batch waits for longer
 _NOTHING = Open()
 
 
-class Seat:
+class GroupMember:
     """A member, the deployment that it is at, and what its answers taught. `steady` is a clock that never jumps."""
 
     def __init__(

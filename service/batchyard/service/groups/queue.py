@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
 
-class Turns:
+class FairQueue:
     """A lock that goes to the waiter with the lowest number."""
 
     def __init__(self) -> None:

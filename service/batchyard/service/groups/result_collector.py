@@ -35,7 +35,7 @@ class Source(NamedTuple):
     least: int
 
 
-class Yield(NamedTuple):
+class CollectRequest(NamedTuple):
     """The lines whose results are wanted, of a batch of `group`; `stopped` is why its lines did not run."""
 
     batch_id: str
@@ -49,7 +49,7 @@ class Interrupted(Exception):
     """A deployment's file was not all there: nothing was kept, and it may be tried again."""
 
 
-class Harvest:
+class ResultCollector:
     """Writes segments and commits them; `lines` count each line once, when its result is committed."""
 
     def __init__(self, work: WorkRegistry, store: FileStore, lines: Mapping[Kind, Counter], run: Run) -> None:
@@ -59,7 +59,7 @@ class Harvest:
         self._lines = lines
         self._run = run
 
-    async def gather(self, wanted: Yield, sources: Iterable[Source], lost: Lost) -> None:
+    async def gather(self, wanted: CollectRequest, sources: Iterable[Source], lost: Lost) -> None:
         """Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged."""
         sources = list(sources)
         index = await self._index(wanted) if sources else LineIndex()
@@ -87,13 +87,13 @@ class Harvest:
         for kind, count in zip(Kind, (counts.completed, counts.failed, not_run), strict=True):
             self._lines[kind].inc(count)
 
-    async def _index(self, wanted: Yield) -> LineIndex:
+    async def _index(self, wanted: CollectRequest) -> LineIndex:
         index = LineIndex()
         async for number, block in self._input(wanted):
             await self._run(_add, index, block, number)
         return index
 
-    async def _input(self, wanted: Yield) -> AsyncIterator[tuple[int, bytes]]:
+    async def _input(self, wanted: CollectRequest) -> AsyncIterator[tuple[int, bytes]]:
         """The input's lines in blocks, each with its first line's number."""
         chunk, number = wanted.chunk, wanted.chunk.first_line
         size = chunk.end - chunk.start

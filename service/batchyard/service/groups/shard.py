@@ -25,10 +25,10 @@ from batchyard.service.errors import (
     Unusable,
 )
 from batchyard.service.groups.context import Context, Work
-from batchyard.service.groups.failures import Moved, by_line, failure, refusal, whole
+from batchyard.service.groups.failures import ShardRequeued, by_line, failure, refusal, whole
 from batchyard.service.groups.janitor import input_name
-from batchyard.service.groups.member import Seat
-from batchyard.service.groups.result_collector import Interrupted, Lost, Source, Yield
+from batchyard.service.groups.member import GroupMember
+from batchyard.service.groups.result_collector import CollectRequest, Interrupted, Lost, Source
 from batchyard.service.jsonl.line_blocks import whole_lines
 from batchyard.service.jsonl.result_reader import RESULT_MISSING
 from batchyard.service.jsonl.results import CANCELLED, EXPIRED, Failure
@@ -42,18 +42,20 @@ _CANCELLED_THERE = Failure(CANCELLED.code, "This part of the batch was cancelled
 _BEGUN = {"in_progress", "finalizing", "completed"}
 
 
-class _Given(Exception):
+class ShardAbandoned(Exception):
     """It is too late to wait for word from the deployment."""
 
 
 class Shard:
     """Runs one placed shard until its results are sealed, from wherever an earlier process left it."""
 
-    def __init__(self, context: Context, work: Work, seat: Seat, placed: PlacementRecord, chunk: ChunkRecord) -> None:
+    def __init__(
+        self, context: Context, work: Work, group_member: GroupMember, placed: PlacementRecord, chunk: ChunkRecord
+    ) -> None:
         self._context = context
         self._work = work
-        self._seat = seat
-        self._provider = seat.provider
+        self._member = group_member
+        self._provider = group_member.provider
         self._placed = placed
         self._chunk = chunk
         self._failures = 0
@@ -69,15 +71,15 @@ class Shard:
             shard = await self._followed(await self._submitted())
             if shard.status == "failed" and (moved := failure(shard)):
                 raise moved
-        except Moved as moved:
-            if not moved.unfit or self._work.refused(self._seat, moved.why):
+        except ShardRequeued as moved:
+            if not moved.unfit or self._work.refused(self._member, moved.why):
                 await self._forget(moved)
                 raise
             if shard is None:
                 refused = Failure("no_deployment", f"No deployment takes them. The last one said: {moved.why}")
         except Unusable as error:  # it may run there, so it must not run elsewhere
             refused = Failure("invalid_response", error.message)
-        except _Given:
+        except ShardAbandoned:
             _log.warning("a shard is given up", extra={"batch": self._work.batch.id, "shard": self._placed.n})
         await self._note(open=0, **({"status": shard.status} if shard else {}))
         await self._remove_input()
@@ -130,13 +132,13 @@ class Shard:
                     break
                 self._check_on()
                 if loop.time() > end:
-                    raise Moved("its file was not processed in time")
+                    raise ShardRequeued("its file was not processed in time")
                 await self._pause("its file is not processed yet")
         except (Refused, NotFound) as error:
-            raise Moved(error.message, logged="its file can't be looked at") from error
+            raise ShardRequeued(error.message, logged="its file can't be looked at") from error
         if file.status == "error":
             why = f"its file could not be processed: {file.status_details or 'nobody says why'}"
-            raise Moved(why, unfit=True, logged="its file could not be processed")
+            raise ShardRequeued(why, unfit=True, logged="its file could not be processed")
         return file
 
     async def _sent(self) -> str:
@@ -144,9 +146,9 @@ class Shard:
         if self._placed.file_id:
             return self._placed.file_id
         async with self._context.transfers.sending(self._provider.place):
-            if not self._seat.ready:
-                before = self._seat.refusal or "it can't be reached"
-                raise Moved(before, unasked=True, logged="its member is not ready")
+            if not self._member.ready:
+                before = self._member.refusal or "it can't be reached"
+                raise ShardRequeued(before, unasked=True, logged="its member is not ready")
             try:
                 file_id = await self._send()
             except BaseException as error:
@@ -158,7 +160,7 @@ class Shard:
         return file_id
 
     async def _send(self) -> str:
-        member, chunk, batch = self._seat.member, self._chunk, self._work.batch
+        member, chunk, batch = self._member.member, self._chunk, self._work.batch
         rewrite = Rewriter(self._work.group, member.model, prefixed=self._provider.name == "openai")
         described = FileDescription("batch", input_name(batch.id, chunk.n), content_type="application/jsonl")
         content = self._context.store.read(self._work.parts, chunk.start, chunk.end - chunk.start)
@@ -173,7 +175,7 @@ class Shard:
         if self._work.control.drained:
             raise Drained
         if not self._work.control.go_on():
-            raise Moved("it was stopped before it was submitted")
+            raise ShardRequeued("it was stopped before it was submitted")
 
     async def _followed(self, shard: BatchRecord) -> BatchRecord:
         """The batch when it has ended there. Raises _Given."""
@@ -196,7 +198,7 @@ class Shard:
         if shard.status in _BEGUN:
             await self._work.begin()
             if self._placed.status not in _BEGUN:
-                self._seat.worked((await self._context.standing(self._seat)).tokens)
+                self._member.worked((await self._context.standing(self._member)).tokens)
         if shard.status != self._placed.status:
             await self._note(status=shard.status)
         if shard.completed or shard.failed:
@@ -222,7 +224,7 @@ class Shard:
             self._stopped_at = now
         dead = self._stopped_at is not None and now > self._stopped_at + patience and not self._provider.available
         if dead or self._context.expiry() > self._work.batch.expires_at + patience:
-            raise _Given
+            raise ShardAbandoned
 
     async def _harvest(self, shard: BatchRecord | None, refused: Failure | None) -> None:
         """Seals what results there are; of a shard that was refused or given up there are none.
@@ -233,7 +235,7 @@ class Shard:
         end = loop.time() + self._context.settings.harvest_seconds
         while True:
             stopped = self._work.control.reason
-            wanted = Yield(self._work.batch.id, self._work.group, self._work.parts, self._chunk, stopped)
+            wanted = CollectRequest(self._work.batch.id, self._work.group, self._work.parts, self._chunk, stopped)
             rest = stopped or refused or (_rest(shard) if shard else EXPIRED)
             try:
                 async with self._context.transfers.fetching():
@@ -242,7 +244,7 @@ class Shard:
             except Interrupted:
                 try:
                     self._check_late()
-                except _Given:
+                except ShardAbandoned:
                     shard = None
                 else:
                     await self._pause("its results are not all there")
@@ -272,13 +274,13 @@ class Shard:
                 found.append(Source(opened, succeeded, count if complete else 0))
         return found
 
-    async def _forget(self, moved: Moved) -> None:
+    async def _forget(self, moved: ShardRequeued) -> None:
         """Tells the member what it taught, and gives the lines back."""
         if moved.full:
-            held = await self._context.standing(self._seat)
-            self._seat.full(moved.why, self._placed.tokens, max(0, held.tokens - self._placed.tokens))
+            held = await self._context.standing(self._member)
+            self._member.full(moved.why, self._placed.tokens, max(0, held.tokens - self._placed.tokens))
         elif not (moved.unfit or moved.unasked or self._work.control.reason):
-            self._seat.refused(moved.why, moved.hint)
+            self._member.refused(moved.why, moved.hint)
         await self._context.placements.dissolve(self._work.batch, self._placed.n)
         await self._remove_input()
 

@@ -49,7 +49,7 @@ class Fault(Exception):
         self.param = param
 
 
-class Body(Struct, gc=False):
+class RequestBody(Struct, gc=False):
     """The members of a request's body that matter before it runs; any others are only checked to be JSON."""
 
     model: Annotated[str, Meta(max_length=MAX_MODEL)] | UnsetType | None = UNSET
@@ -69,7 +69,7 @@ class Line(Struct, gc=False):
     custom_id: Annotated[str, Meta(min_length=1, max_length=MAX_CUSTOM_ID)]
     method: Literal["POST"]
     url: str
-    body: Body
+    body: RequestBody
 
 
 class Request(NamedTuple):
@@ -123,7 +123,7 @@ def is_json(data: bytes | bytearray) -> bool:
     return True
 
 
-def check_body(body: Body, endpoint: str) -> None:
+def check_body(body: RequestBody, endpoint: str) -> None:
     """Raises Fault where a body lacks what its endpoint needs, or asks for a stream."""
     if not body.model and endpoint != "/v1/moderations":
         raise Fault("invalid_request", "Model parameter is required.", "body.model")
@@ -134,7 +134,7 @@ def check_body(body: Body, endpoint: str) -> None:
         raise Fault("streaming_unsupported", f"{name}Streaming is not supported in the Batch API.", "body.stream")
 
 
-def prompt_bytes(body: Body) -> int:
+def prompt_bytes(body: RequestBody) -> int:
     """Returns how many bytes of JSON the prompt has, with all that goes into it."""
     asked = len(body.messages) + len(body.input) + len(body.prompt)
     if body.instructions is body.tools is body.functions is body.response_format is _ABSENT:  # as nearly always
@@ -142,7 +142,7 @@ def prompt_bytes(body: Body) -> int:
     return asked + len(body.instructions) + len(body.tools) + len(body.functions) + len(body.response_format)
 
 
-def embedding_inputs(body: Body) -> int:
+def embedding_inputs(body: RequestBody) -> int:
     """Returns how many texts, or lists of tokens, an embeddings request has, without building them.
 
     Of an array that mixes them, which no provider takes, those count that are of the first one's kind, at any depth.
@@ -277,7 +277,7 @@ def _read_slowly(data: bytes | bytearray) -> Line:
     return Line(custom_id, "POST", url, body)
 
 
-def _body(raw: Raw) -> Body:
+def _body(raw: Raw) -> RequestBody:
     _check_type(raw, "body", "an object")
     members = _decode_body(raw)
     model: str | None = None
@@ -285,7 +285,7 @@ def _body(raw: Raw) -> Body:
         model = _string(members.model, "body.model")
         if model:
             _check_length(model, "body.model", MAX_MODEL)
-    return Body(model, members.stream, members.messages, members.input, members.prompt)
+    return RequestBody(model, members.stream, members.messages, members.input, members.prompt)
 
 
 def _string(raw: Raw, param: str) -> str:

@@ -18,14 +18,14 @@ _MODEL = ("response", "body", "model")
 _UNFINISHED = (CANCELLED.code, EXPIRED.code)
 
 
-class _Body(Struct, gc=False):
+class _ResultBody(Struct, gc=False):
     model: Any = None
     usage: Any = None
 
 
 class _Response(Struct, gc=False):
     status_code: Any = None
-    body: _Body | None = None
+    body: _ResultBody | None = None
 
 
 class _Error(Struct, gc=False):
@@ -43,7 +43,7 @@ class _Line(Struct, gc=False):
 
 _decode = Decoder(_Line).decode
 _encode = Encoder().encode
-_NO_BODY = _Body()
+_NO_BODY = _ResultBody()
 
 
 class ResultReader:
@@ -132,7 +132,7 @@ def _read_leniently(data: bytes) -> _Line | None:
     return _Line(
         found["custom_id"],
         found.get("id", UNSET),
-        _Response(response.get("status_code"), _Body(body.get("model"), body.get("usage"))) if response else None,
+        _Response(response.get("status_code"), _ResultBody(body.get("model"), body.get("usage"))) if response else None,
         _Error(error.get("code")) if error else None,
     )
 
@@ -147,7 +147,7 @@ def _kind(found: _Line, succeeded: bool) -> Kind:
     return Kind.FAILED if isinstance(status, int) and status >= 400 else Kind.COMPLETED
 
 
-def _body(found: _Line) -> _Body:
+def _body(found: _Line) -> _ResultBody:
     return (found.response and found.response.body) or _NO_BODY
 
 

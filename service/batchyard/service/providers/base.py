@@ -14,7 +14,7 @@ import msgspec
 from batchyard.service.config.settings import Limits
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.names import MOST_ID
-from batchyard.service.domain.records import BatchRecord, FileRecord, Once
+from batchyard.service.domain.records import BatchRecord, FileRecord, IdempotencyKey
 from batchyard.service.domain.wording import check_one_of, too_long, unknown
 from batchyard.service.errors import InvalidArgument, OutOfRange, PermissionDenied, TooLarge
 from batchyard.service.jsonl.request_line import NAMES
@@ -53,13 +53,13 @@ class NewBatch(NamedTuple):
     output_folder: str = ""
     model: str = ""
 
-    def once(self, provider: str, now: int) -> Once | None:
+    def once(self, provider: str, now: int) -> IdempotencyKey | None:
         """What makes a repeat of this request recognisable at a provider, where its caller gave a key."""
         if not self.key:
             return None
         values = self._replace(key="")[: None if self.model else -1]  # as it was encoded before there was a model
         asked = msgspec.json.encode((provider, values), order="deterministic")
-        return Once(self.key, sha256(asked).hexdigest(), now)
+        return IdempotencyKey(self.key, sha256(asked).hexdigest(), now)
 
 
 class Upload(Protocol):

@@ -50,7 +50,7 @@ class Changes:
                 self._watchers.pop(seq, None)
 
 
-class State(NamedTuple):
+class BatchState(NamedTuple):
     """A batch, and its shards in the order of their lines."""
 
     batch: BatchRecord
@@ -61,7 +61,7 @@ class State(NamedTuple):
         return structs.replace(self.batch, observed_at=None) == structs.replace(batch, observed_at=None)
 
 
-Read = Callable[[BatchRecord], Awaitable[State]]
+Read = Callable[[BatchRecord], Awaitable[BatchState]]
 
 
 class _Feed:
@@ -71,7 +71,7 @@ class _Feed:
     """
 
     def __init__(self, batch: BatchRecord, changes: Changes, read: Read) -> None:
-        self.state: State | None = None
+        self.state: BatchState | None = None
         self.error: Exception | None = None
         self.read = asyncio.Event()
         self.watchers = 0
@@ -108,7 +108,7 @@ class Watches:
 
     async def states(
         self, owner: TenantRegistry, batch_id: str, provider: str, check: Callable[[], Awaitable[None]]
-    ) -> AsyncIterator[State]:
+    ) -> AsyncIterator[BatchState]:
         """The batch as it is, then at each change, until it has ended.
 
         Raises NotFound, and Unavailable at the drain; also what `check` raises, which is called before each look.
@@ -117,7 +117,7 @@ class Watches:
         """
         batch = await owner.get_batch(batch_id, provider)
         with self._joined(batch) as (feed, passed):
-            sent: State | None = None
+            sent: BatchState | None = None
             while True:
                 read, stopping = feed.read, self._changes.stopping
                 await check()
@@ -137,7 +137,7 @@ class Watches:
                 await until(read, _LOOK_SECONDS)
 
     @contextmanager
-    def _joined(self, batch: BatchRecord) -> Iterator[tuple[_Feed, State | None]]:
+    def _joined(self, batch: BatchRecord) -> Iterator[tuple[_Feed, BatchState | None]]:
         """The feed of a batch that was read just now, and a state of it that is older than that, if it has one."""
         feed = self._feeds.get(batch.seq)
         if feed is None or feed.task.done():

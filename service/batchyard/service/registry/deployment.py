@@ -10,14 +10,14 @@ from sqlalchemy import Connection, Table, delete, select, update
 
 from batchyard.service.config.settings import Rate
 from batchyard.service.domain.ids import is_id, new_batch_id, new_file_id
-from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, Once, Status
+from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, IdempotencyKey, Status
 from batchyard.service.errors import AlreadyExists
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
 from batchyard.service.registry.rows import BATCH_COLUMNS, READ, added, changed
 from batchyard.service.registry.schema import IS_LIVE, batches, files, idempotency_keys, intents
 from batchyard.service.registry.tenant import REMEMBERED, REUSED, TenantRegistry, no_batch
-from batchyard.service.registry.usage import Reckoned, ended
+from batchyard.service.registry.usage import UsageEstimate, ended
 
 Values = Mapping[str, Any]
 
@@ -41,8 +41,8 @@ class Intent(NamedTuple):
     created_at: int
 
     @property
-    def reckoned(self) -> Reckoned:
-        return Reckoned(self.request.get("estimated_tokens", 0), self.request.get("estimated_lines", 0))
+    def estimate(self) -> UsageEstimate:
+        return UsageEstimate(self.request.get("estimated_tokens", 0), self.request.get("estimated_lines", 0))
 
 
 _INTENT_COLUMNS = [intents.c[name] for name in Intent._fields]
@@ -87,7 +87,7 @@ class RemoteRegistry:
         return self._database.expiry()
 
     async def begin(
-        self, owner: TenantRegistry, intent: Intent, once: Once | None, rate: Rate | None
+        self, owner: TenantRegistry, intent: Intent, once: IdempotencyKey | None, rate: Rate | None
     ) -> BatchRecord | Intent:
         """Writes down what will be asked for; or gives what the same idempotency key made, or is making.
 
@@ -102,7 +102,7 @@ class RemoteRegistry:
                     if making.digest != once.digest:
                         raise AlreadyExists(REUSED, param="idempotency_key")
                     return making
-            owner.check(connection, rate, intent.created_at, intent.reckoned)
+            owner.check(connection, rate, intent.created_at, intent.estimate)
             added(connection, intents, intent._asdict())
             return intent
 
@@ -192,7 +192,7 @@ class RemoteRegistry:
             made = {column: self._result(connection, batch, row) for column, row in results.items()}
             found: BatchRecord = changed(connection, batches, {**said, **made}, seq=batch.seq)
             if found.status in ENDED:
-                ended(self._database.margins, found)
+                ended(self._database.headroom, found)
             return found
 
         seen = await self._database.write(work)
@@ -209,7 +209,7 @@ class RemoteRegistry:
                 row = {**values, "tenant": tenant, "deployment": self._deployment, "native_id": native_id}
                 row["id"] = _free(connection, batches, native_id, new_batch_id)
                 batch = self._added(connection, row)
-                self._database.margins.used(tenant, batch.key_id, "batches_in_flight", 1)
+                self._database.headroom.used(tenant, batch.key_id, "batches_in_flight", 1)
             return batch
 
         return await self._database.write(work)
@@ -231,7 +231,7 @@ class RemoteRegistry:
     def _added(self, connection: Connection, row: Values) -> BatchRecord:
         batch: BatchRecord = added(connection, batches, row)
         if batch.status in ENDED:
-            ended(self._database.margins, batch)
+            ended(self._database.headroom, batch)
         return batch
 
     def _remember(self, connection: Connection, intent: Intent, batch_seq: int) -> None:

@@ -25,7 +25,7 @@ class Open(NamedTuple):
     tokens: int = 0
 
 
-class Wanted(NamedTuple):
+class NewPlacement(NamedTuple):
     """A shard that is to be placed: columns of `chunks` and of `placements`, beside those that say which it is."""
 
     chunk: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 
 Standing = Mapping[tuple[str, str], Open]
 """What is open, by deployment and model: members of several groups share what a deployment allows."""
-Decide = Callable[[Standing], Wanted | str]
+Decide = Callable[[Standing], NewPlacement | str]
 """Given what is open: what is placed now, or why nothing is."""
 
 
@@ -50,7 +50,7 @@ class Placements:
         """Writes down what `decide` chooses, or why it didn't: nobody else places meanwhile."""
 
         def work(connection: Connection) -> PlacementRecord | str:
-            fenced(connection, batch)
+            check_lease(connection, batch)
             wanted = decide(_standing(connection))
             waiting = wanted if isinstance(wanted, str) else None
             connection.execute(update(batches).where(batches.c.seq == batch.seq).values(waiting=waiting))
@@ -69,7 +69,7 @@ class Placements:
         query = update(placements).where(_is(placed)).values(**values).returning(*PLACEMENT_COLUMNS)
 
         def work(connection: Connection) -> PlacementRecord:
-            fenced(connection, batch)
+            check_lease(connection, batch)
             return PlacementRecord(**connection.execute(query).mappings().one())
 
         found = await self._database.write(work)
@@ -80,7 +80,7 @@ class Placements:
         """Adds a chunk of lines that go to no member. `chunk` are columns of `chunks`."""
 
         def work(connection: Connection) -> None:
-            fenced(connection, batch)
+            check_lease(connection, batch)
             connection.execute(insert(chunks).values(**_next(connection, batch, chunk), **chunk))
 
         await self._database.write(work)
@@ -89,7 +89,7 @@ class Placements:
         """Forgets a shard of which nothing came: its lines are to be placed again."""
 
         def work(connection: Connection) -> None:
-            fenced(connection, batch)
+            check_lease(connection, batch)
             for table in (placements, chunks):
                 connection.execute(delete(table).where(table.c.batch_seq == batch.seq, table.c.n == n))
 
@@ -149,7 +149,7 @@ class Placements:
         return await self._database.write(work)
 
 
-def fenced(connection: Connection, batch: BatchRecord) -> None:
+def check_lease(connection: Connection, batch: BatchRecord) -> None:
     """Raises LeaseLost where somebody else has the batch now, or it is in another state."""
     mine = select(batches.c.seq).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
     if connection.scalar(mine) is None:
@@ -162,7 +162,7 @@ def _standing(connection: Connection) -> dict[tuple[str, str], Open]:
     return {(name, model): Open(shards, int(tokens)) for name, model, shards, tokens in connection.execute(query)}
 
 
-def _added(connection: Connection, batch: BatchRecord, wanted: Wanted) -> PlacementRecord:
+def _added(connection: Connection, batch: BatchRecord, wanted: NewPlacement) -> PlacementRecord:
     key = _next(connection, batch, wanted.chunk)
     connection.execute(insert(chunks).values(**key, **wanted.chunk))
     query = insert(placements).values(**key, **wanted.placement, open=1).returning(*PLACEMENT_COLUMNS)

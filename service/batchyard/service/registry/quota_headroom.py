@@ -12,7 +12,7 @@ from batchyard.service.domain.quotas import Scope
 _MOST_SCOPES = 10_000
 
 
-class Wanted(NamedTuple):
+class QuotaRequest(NamedTuple):
     """What is wanted of a limit of a name, which allows `most`."""
 
     name: str
@@ -26,13 +26,13 @@ class _Left(NamedTuple):
     since: int
 
 
-class Margins:
+class QuotaHeadroom:
     """For the registry's writer alone: nothing that counts is written meanwhile."""
 
     def __init__(self) -> None:
         self._left: dict[Scope, dict[str, _Left]] = {}
 
-    def take(self, scope: Scope, wanted: Iterable[Wanted], now: int) -> bool:
+    def take(self, scope: Scope, wanted: Iterable[QuotaRequest], now: int) -> bool:
         """Takes what is wanted if all of it is surely there, which it is not where the clock was put back."""
         known, taken = self._left.get(scope, {}), {}
         for name, most, amount in wanted:

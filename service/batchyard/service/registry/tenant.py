@@ -11,7 +11,15 @@ from batchyard.service.config.settings import Rate
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.quotas import Bound
-from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, Once, Part, PlacementRecord, Status
+from batchyard.service.domain.records import (
+    ENDED,
+    BatchRecord,
+    FileRecord,
+    IdempotencyKey,
+    Part,
+    PlacementRecord,
+    Status,
+)
 from batchyard.service.errors import AlreadyExists, FailedPrecondition, NotFound
 from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, named, names
@@ -19,7 +27,7 @@ from batchyard.service.registry.rows import BATCH_COLUMNS, PLACEMENT_COLUMNS, ad
 from batchyard.service.registry.schema import IS_LIVE, batches, file_parts, files, idempotency_keys, placements
 from batchyard.service.registry.usage import (
     UPLOADS,
-    Reckoned,
+    UsageEstimate,
     check_batch,
     check_creations,
     check_rate,
@@ -120,20 +128,20 @@ class TenantRegistry:
     async def add_batch(
         self,
         values: dict[str, Any],
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
         rate: Rate | None = None,
-        reckoned: Reckoned = Reckoned(0, 0),  # noqa: B008 - never changed
+        estimate: UsageEstimate = UsageEstimate(0, 0),  # noqa: B008 - never changed
     ) -> BatchRecord:
         """Registers a batch. `values` are columns of `batches`. Raises Busy where `rate` or a limit is exceeded.
 
         With `once`, a repeat gets the batch that the first one made; another request under its key AlreadyExists.
         """
-        row = {**values, **reckoned.columns, "tenant": self.tenant, "key_id": self.key_id}
+        row = {**values, **estimate.columns, "tenant": self.tenant, "key_id": self.key_id}
 
         def work(connection: Connection) -> BatchRecord:
             if once and (made := self.made(connection, once)):
                 return made
-            self.check(connection, rate, values["created_at"], reckoned)
+            self.check(connection, rate, values["created_at"], estimate)
             batch: BatchRecord = added(connection, batches, row)
             if once:
                 mine = {"tenant": self.tenant, "batch_seq": batch.seq, **once._asdict()}
@@ -142,12 +150,12 @@ class TenantRegistry:
 
         return await self._database.write(work)
 
-    def check(self, connection: Connection, rate: Rate | None, now: int, reckoned: Reckoned) -> None:
+    def check(self, connection: Connection, rate: Rate | None, now: int, estimate: UsageEstimate) -> None:
         """Raises Busy where one batch more would exceed `rate` or a limit."""
-        margins = self._database.margins
+        headroom = self._database.headroom
         if rate and self.tenant != INTERNAL:
-            check_creations(connection, margins, rate, self.tenant, now)
-        check_batch(connection, margins, self.bounds, now, reckoned)
+            check_creations(connection, headroom, rate, self.tenant, now)
+        check_batch(connection, headroom, self.bounds, now, estimate)
 
     async def get_batch(self, batch_id: str, provider: str = "") -> BatchRecord:
         view = self._view(provider)
@@ -198,7 +206,7 @@ class TenantRegistry:
                 reason="FILE_IN_USE",
             )
 
-    def made(self, connection: Connection, once: Once) -> BatchRecord | None:
+    def made(self, connection: Connection, once: IdempotencyKey) -> BatchRecord | None:
         """What a key made within its time; one that is older is forgotten."""
         mine = {"tenant": self.tenant, "key": once.key}
         found = REMEMBERED.one(connection, **mine)

@@ -23,7 +23,7 @@ from batchyard.service.domain.quotas import DAY_SECONDS, Bound
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
 from batchyard.service.errors import Busy
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
-from batchyard.service.registry.quota_headroom import Margins, Wanted
+from batchyard.service.registry.quota_headroom import QuotaHeadroom, QuotaRequest
 from batchyard.service.registry.schema import IS_LIVE, USES, batches, files, intents
 
 _AGAIN_SECONDS = 30.0  # until it is worth another try, where nobody knows when a batch ends
@@ -56,14 +56,14 @@ def _newest(table: Table) -> Prepared[int]:
 BATCHES, UPLOADS = _newest(batches), _newest(files)
 
 
-class Reckoned(NamedTuple):
+class UsageEstimate(NamedTuple):
     """What a batch is reckoned at when it is created."""
 
     tokens: int
     lines: int
 
     @classmethod
-    def over(cls, file: FileRecord | None) -> "Reckoned":
+    def over(cls, file: FileRecord | None) -> "UsageEstimate":
         """A batch over this input: nothing where that is not there; without a scan only the size is known."""
         if file is None:
             return cls(0, 0)
@@ -84,44 +84,46 @@ class Usage(NamedTuple):
     lines: int = 0
 
 
-def check_batch(connection: Connection, margins: Margins, bounds: Iterable[Bound], now: int, new: Reckoned) -> None:
+def check_batch(
+    connection: Connection, headroom: QuotaHeadroom, bounds: Iterable[Bound], now: int, new: UsageEstimate
+) -> None:
     """Raises Busy where one batch more would exceed a limit."""
     for bound in bounds:
         live = _wanted(bound, batches_in_flight=1, enqueued_tokens=new.tokens)
-        if live and not margins.take(bound.scope, live, now):
+        if live and not headroom.take(bound.scope, live, now):
             used = used_now(connection, bound)
             for (name, most, wanted), amount in zip(live, _amounts(live, used), strict=True):
                 if amount + wanted > most:
                     raise bound.exceeded(name, amount, wanted, _AGAIN_SECONDS)
-                margins.put(bound.scope, name, most, amount + wanted, now)
+                headroom.put(bound.scope, name, most, amount + wanted, now)
         day = _wanted(bound, lines_per_day=new.lines, tokens_per_day=new.tokens)
-        if day and not margins.take(bound.scope, day, now):
+        if day and not headroom.take(bound.scope, day, now):
             used = used_today(connection, bound, now)
             for (name, most, wanted), amount in zip(day, _amounts(day, used), strict=True):
                 if (over := amount + wanted - most) > 0:
                     again = _until(connection, bound, _LINES if name == "lines_per_day" else _TOKENS, over, now)
                     raise bound.exceeded(name, amount, wanted, again)
-                margins.put(bound.scope, name, most, amount + wanted, now)
+                headroom.put(bound.scope, name, most, amount + wanted, now)
 
 
-def ended(margins: Margins, batch: BatchRecord) -> None:
+def ended(headroom: QuotaHeadroom, batch: BatchRecord) -> None:
     """Notes what a batch that has ended used beyond what it was reckoned at."""
     tokens, lines = batch.input_tokens + batch.output_tokens, batch.completed + batch.failed
     if not tokens and batch.estimated_lines:
         tokens = batch.estimated_tokens * batch.completed // batch.estimated_lines
-    margins.used(batch.tenant, batch.key_id, "tokens_per_day", tokens - batch.estimated_tokens)
-    margins.used(batch.tenant, batch.key_id, "lines_per_day", lines - batch.estimated_lines)
+    headroom.used(batch.tenant, batch.key_id, "tokens_per_day", tokens - batch.estimated_tokens)
+    headroom.used(batch.tenant, batch.key_id, "lines_per_day", lines - batch.estimated_lines)
 
 
-def check_creations(connection: Connection, margins: Margins, rate: Rate, tenant: str, now: int) -> None:
+def check_creations(connection: Connection, headroom: QuotaHeadroom, rate: Rate, tenant: str, now: int) -> None:
     """Raises Busy where a tenant has created too many batches."""
-    if margins.take((tenant, None), [Wanted("creations", rate.most, 1)], now):
+    if headroom.take((tenant, None), [QuotaRequest("creations", rate.most, 1)], now):
         return
     check_rate(connection, BATCHES, rate, tenant, now)
     for so_many in (rate.most // 2, rate.most * 7 // 8):
         oldest = BATCHES.one(connection, tenant=tenant, now=now, offset=so_many)
         if oldest is None or oldest <= now - rate.seconds:
-            margins.put((tenant, None), "creations", rate.most, so_many + 1, now)
+            headroom.put((tenant, None), "creations", rate.most, so_many + 1, now)
             return
 
 
@@ -186,13 +188,13 @@ def _of(query: Select[Any], table: Table, bound: Bound) -> Select[Any]:
     return query.where(table.c.key_id == bound.key.id) if bound.key else query
 
 
-def _wanted(bound: Bound, **amounts: int) -> list[Wanted]:
+def _wanted(bound: Bound, **amounts: int) -> list[QuotaRequest]:
     """What is wanted of those of the limits that there are."""
     found = ((name, getattr(bound.quotas, name), amount) for name, amount in amounts.items())
-    return [Wanted(name, most, amount) for name, most, amount in found if most]
+    return [QuotaRequest(name, most, amount) for name, most, amount in found if most]
 
 
-def _amounts(limits: Iterable[Wanted], used: Usage) -> list[int]:
+def _amounts(limits: Iterable[QuotaRequest], used: Usage) -> list[int]:
     """What each of the limits counts of what is used."""
     return [getattr(used, _COUNTED[limit.name]) for limit in limits]
 

@@ -361,7 +361,7 @@ class WorkRegistry:
         if found is None:
             raise LeaseLost("the batch moved on")
         if found.status in ENDED:
-            ended(self._database.margins, found)
+            ended(self._database.headroom, found)
         return found
 
     async def _execute(self, query: Update | Delete, *, urgent: bool = False) -> int:

@@ -23,7 +23,7 @@ class End(Enum):
     TOO_LARGE = auto()
 
 
-class Body(NamedTuple):
+class AnswerBody(NamedTuple):
     """What there is of a body, unpacked; `fault` says what is wrong with its framing or packing, in our words."""
 
     data: bytes
@@ -31,7 +31,7 @@ class Body(NamedTuple):
     fault: str = ""
 
 
-async def read(response: aiohttp.ClientResponse, most: int) -> Body:
+async def read(response: aiohttp.ClientResponse, most: int) -> AnswerBody:
     """At most `most` bytes of a body whose session leaves it as it was sent."""
     body = await _received(response, most)
     codings = [word.strip().lower() for word in response.headers.get("content-encoding", "identity").split(",")]
@@ -42,7 +42,7 @@ async def read(response: aiohttp.ClientResponse, most: int) -> Body:
     return await asyncio.to_thread(_unpacked, body, codings, most)
 
 
-async def _received(response: aiohttp.ClientResponse, most: int) -> Body:
+async def _received(response: aiohttp.ClientResponse, most: int) -> AnswerBody:
     content, data = response.content, bytearray()
     while not content.at_eof():
         try:
@@ -53,15 +53,15 @@ async def _received(response: aiohttp.ClientResponse, most: int) -> Body:
                     data += await content.readany()
         except TimeoutError:  # where the frame is broken the connection is closed, and nothing else says so
             if response.connection is None or response.connection.closed:
-                return Body(bytes(data), fault="its framing can't be read")
+                return AnswerBody(bytes(data), fault="its framing can't be read")
         except (aiohttp.ClientError, OSError):
-            return Body(bytes(data), End.BROKEN)
+            return AnswerBody(bytes(data), End.BROKEN)
         if len(data) > most:
-            return Body(bytes(data[:most]), End.TOO_LARGE)
-    return Body(bytes(data))
+            return AnswerBody(bytes(data[:most]), End.TOO_LARGE)
+    return AnswerBody(bytes(data))
 
 
-def _unpacked(body: Body, codings: list[str], most: int) -> Body:
+def _unpacked(body: AnswerBody, codings: list[str], most: int) -> AnswerBody:
     """What is not packed as its head says is left as it came."""
     data = body.data
     for coding in [*reversed(codings)][:_MOST_CODINGS]:
@@ -73,7 +73,7 @@ def _unpacked(body: Body, codings: list[str], most: int) -> Body:
         except zlib.error:
             return body._replace(fault="it is not packed as its Content-Encoding says")
         if len(data) > most:
-            return Body(data[:most], End.TOO_LARGE)
+            return AnswerBody(data[:most], End.TOO_LARGE)
     return body._replace(data=data)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from grpc import StatusCode
 
 from batchyard.common.tracing import Tracing
-from batchyard.service.config.settings import Deployment, Upstream
+from batchyard.service.config.settings import Deployment, UpstreamSettings
 from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure, Unusable
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.upstream import errors, statuses, transport
@@ -71,7 +71,7 @@ class UpstreamClient:
         deployment: Deployment,
         access: Access,
         condition: Condition,
-        settings: Upstream,
+        settings: UpstreamSettings,
         metrics: ServiceMetrics,
         tracing: Tracing,
     ) -> None:

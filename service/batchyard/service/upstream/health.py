@@ -53,7 +53,7 @@ _LONGEST_REST_SECONDS = 86_400.0
 _NEWEST = 0.25  # the share of the newest call in the latency
 
 
-class State(StrEnum):
+class HealthState(StrEnum):
     """`UNKNOWN` until something answered, or a probe failed."""
 
     UNKNOWN = "unknown"
@@ -85,10 +85,10 @@ class Condition:
         self._locked_out = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> HealthState:
         if self._down or self._locked_out or self._breaker.is_open:
-            return State.UNHEALTHY
-        return State.UNKNOWN if self._judged_at is None else State.HEALTHY
+            return HealthState.UNHEALTHY
+        return HealthState.UNKNOWN if self._judged_at is None else HealthState.HEALTHY
 
     @property
     def age(self) -> float:

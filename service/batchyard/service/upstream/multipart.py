@@ -18,7 +18,7 @@ _MOST_SPARE = 64 << 10
 Fields = Sequence[tuple[str, str]]
 
 
-class Form:
+class MultipartForm:
     """A form of `fields`, then a file of at most `announced` bytes (None: nobody knows), then other fields.
 
     There is room for `reserved` behind the file in any case.

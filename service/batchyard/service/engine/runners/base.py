@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from batchyard.service.engine.runners.slots import Control, LineSlots
+from batchyard.service.engine.runners.slots import LineControl, LineSlots
 from batchyard.service.jsonl.results import Answer, Failure
 
 
@@ -12,7 +12,7 @@ class LineRunner(Protocol):
     slots: LineSlots
     """The places of its lines; each run is in one, which its caller takes and gives back."""
 
-    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: LineControl) -> Answer | Failure | None:
         """The line's answer, or why there is none; at the event loop's time `until` at the latest.
 
         What it waits for together with other lines is not its own time, and moves that end. `control` is asked before

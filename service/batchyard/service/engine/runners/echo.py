@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from batchyard.service.engine.runners.http import error_body, tokens_in
-from batchyard.service.engine.runners.slots import Control, LineSlots
+from batchyard.service.engine.runners.slots import LineControl, LineSlots
 from batchyard.service.jsonl.request_line import count_values
 from batchyard.service.jsonl.results import Answer, Failure
 
@@ -52,7 +52,7 @@ class Echo:
             "/v1/moderations": _moderation,
         }
 
-    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: LineControl) -> Answer | Failure | None:
         await asyncio.sleep(self._delay)
         if not control.go_on():
             return None

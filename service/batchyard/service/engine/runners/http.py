@@ -15,11 +15,11 @@ import msgspec
 from batchyard.common.tracing import OFF, Tracing
 from batchyard.service.config.settings import LocalSettings
 from batchyard.service.domain.json_text import NotJSON, compact, parse
-from batchyard.service.engine.runners.slots import Control, LineSlots
+from batchyard.service.engine.runners.slots import LineControl, LineSlots
 from batchyard.service.jsonl.results import NO_TOKENS, TIMEOUT, Answer, Failure, Tokens, tokens_of
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.upstream import errors, statuses, transport
-from batchyard.service.upstream.body import Body, End
+from batchyard.service.upstream.body import AnswerBody, End
 from batchyard.service.upstream.body import read as body_of
 
 STATEFUL = {"/v1/responses"}  # keeps what it made: a call whose answer was lost is not repeated
@@ -84,7 +84,7 @@ class Endpoint:
         self._tracing = tracing
         self._random = random
 
-    async def run(self, path: str, body: bytes, *, until: float, control: Control) -> Answer | Failure | None:
+    async def run(self, path: str, body: bytes, *, until: float, control: LineControl) -> Answer | Failure | None:
         clock, slots = asyncio.get_running_loop().time, self.slots
         outcome: Answer | Failure = TIMEOUT
         attempts = alone = 0
@@ -174,7 +174,7 @@ class Endpoint:
         finally:
             self._metrics.upstream_seconds(path, status).observe(perf_counter() - began)
 
-    async def _judged(self, path: str, status: int, headers: Mapping[str, str], read: Body) -> _Attempt:
+    async def _judged(self, path: str, status: int, headers: Mapping[str, str], read: AnswerBody) -> _Attempt:
         if status >= 400:
             return _refused(path, Answer(status, _request_id(headers), await _error_kept(read.data, status)), headers)
         if read.end is End.TOO_LARGE:
@@ -308,14 +308,14 @@ def error_body(message: str, type_: str | None, param: str | None = None, code: 
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
 
-class _Body(msgspec.Struct):
+class _AnsweredUsage(msgspec.Struct):
     usage: Any = None
 
 
 def tokens_in(body: bytes) -> Tokens:
     """What a successful answer says that it used."""
     try:
-        return tokens_of(msgspec.json.decode(body, type=_Body).usage)
+        return tokens_of(msgspec.json.decode(body, type=_AnsweredUsage).usage)
     except (ValueError, RecursionError):
         pass
     try:

@@ -22,7 +22,7 @@ _SOON_SECONDS = 1.0  # a shorter pause is nothing to tell anybody
 _log = logging.getLogger("batchyard.lines")
 
 
-class Control(Protocol):
+class LineControl(Protocol):
     """What tells the lines of a batch whether they go on."""
 
     def go_on(self) -> bool: ...
@@ -62,7 +62,7 @@ class LineSlots:
             return None
         return f"waiting for the endpoint: {self._why}"
 
-    async def acquire(self, control: Control) -> bool:
+    async def acquire(self, control: LineControl) -> bool:
         """Takes a place, after those who came before; False: the batch was stopped before there was one."""
         if not self._waiters and self._is_free():
             self._take()
@@ -83,7 +83,7 @@ class LineSlots:
         if self._waiters:
             self._wake()
 
-    async def again(self, control: Control, delay: float) -> bool:
+    async def again(self, control: LineControl, delay: float) -> bool:
         """Gives a place to others for `delay` seconds at least, and takes one when it is this line's turn again.
 
         False: the batch was stopped. However it ends, the caller has a place to give back.
@@ -196,7 +196,7 @@ class LineSlots:
         self._metrics.line_slots.set(int(limit))
 
 
-async def _nap(control: Control, seconds: float) -> bool:
+async def _nap(control: LineControl, seconds: float) -> bool:
     """Waits; False: the batch was stopped meanwhile."""
     waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     timer = asyncio.get_running_loop().call_later(seconds, _wake_up, waiter)

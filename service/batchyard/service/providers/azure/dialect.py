@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchyard.service.config.settings import Deployment, Upstream
+from batchyard.service.config.settings import Deployment, UpstreamSettings
 from batchyard.service.errors import InvalidArgument
 from batchyard.service.providers.azure.credentials import Credential
 from batchyard.service.providers.base import FileDescription, NewBatch
@@ -34,7 +34,7 @@ class Azure(OpenAI):
     waits_for_files = True
     _list_names = ("data", "value")
 
-    def __init__(self, deployment: Deployment, settings: Upstream, credential: Credential) -> None:
+    def __init__(self, deployment: Deployment, settings: UpstreamSettings, credential: Credential) -> None:
         super().__init__(deployment, settings)
         version = deployment.api_version
         self.base = deployment.api_base + ("/openai/v1" if version == "v1" else "/openai")

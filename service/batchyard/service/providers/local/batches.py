@@ -3,21 +3,21 @@
 from collections.abc import Callable
 
 from batchyard.common.tracing import Tracing
-from batchyard.service.config.settings import Limits, Retention
+from batchyard.service.config.settings import Limits, RetentionSettings
 from batchyard.service.domain.ids import new_batch_id
 from batchyard.service.domain.names import WINDOW_SECONDS
 from batchyard.service.domain.records import BatchRecord, FileRecord, Status
 from batchyard.service.engine.engine import Engine
 from batchyard.service.providers.base import NewBatch
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.usage import UsageEstimate
 
 
 class OwnBatches:
     """Adds and cancels them."""
 
     def __init__(
-        self, engine: Engine, limits: Limits, retention: Retention, tracing: Tracing, clock: Callable[[], float]
+        self, engine: Engine, limits: Limits, retention: RetentionSettings, tracing: Tracing, clock: Callable[[], float]
     ) -> None:
         self._engine = engine
         self._limits = limits
@@ -46,7 +46,7 @@ class OwnBatches:
             "traceparent": self._tracing.carrier().get("traceparent"),
         }
         once, rate = new.once(provider, now), self._limits.batch_rate
-        batch = await owner.add_batch(values, once, rate, Reckoned.over(file))
+        batch = await owner.add_batch(values, once, rate, UsageEstimate.over(file))
         self._engine.wake()
         return batch
 

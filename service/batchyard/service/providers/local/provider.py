@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from batchyard.service.access.upload_slots import UploadPlaces
-from batchyard.service.config.settings import Limits, Retention
+from batchyard.service.config.settings import Limits, RetentionSettings
 from batchyard.service.domain.ids import new_file_id
 from batchyard.service.domain.records import BatchRecord, FileRecord, Part
 from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound
@@ -44,7 +44,7 @@ class StoredProvider:
         work: WorkRegistry,
         batches: OwnBatches,
         limits: Limits,
-        retention: Retention,
+        retention: RetentionSettings,
         places: UploadPlaces,
         clock: Callable[[], float],
         *,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchyard.service.config.settings import Deployment, Upstream
+from batchyard.service.config.settings import Deployment, UpstreamSettings
 from batchyard.service.domain.wording import unknown
 from batchyard.service.providers.base import FileDescription, NewBatch
 from batchyard.service.providers.remote import fields
@@ -18,7 +18,7 @@ class OpenAI:
     """Whether a batch is refused while its input is `uploaded`; some servers never call one anything else."""
     _list_names: tuple[str, ...] = ("data",)
 
-    def __init__(self, deployment: Deployment, settings: Upstream) -> None:
+    def __init__(self, deployment: Deployment, settings: UpstreamSettings) -> None:
         self.base = deployment.api_base
         self.params: Mapping[str, str] = {}
         self.poll_seconds = settings.openai_poll_seconds

@@ -22,7 +22,7 @@ from batchyard.service.providers.remote.deployment_api import DeploymentApi, is_
 from batchyard.service.providers.remote.fields import identifier
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.upstream.client import LOST, UpstreamClient
 
 _SKEW_SECONDS = 60  # between our clock and a deployment's
@@ -66,10 +66,12 @@ class Creating:
         self._clock = clock
         self._running: dict[str, asyncio.Future[BatchRecord]] = {}
 
-    async def run(self, owner: TenantRegistry, new: NewBatch, native_input: str, reckoned: Reckoned) -> BatchRecord:
+    async def run(
+        self, owner: TenantRegistry, new: NewBatch, native_input: str, estimate: UsageEstimate
+    ) -> BatchRecord:
         """The batch. Raises Refused, Unsure, Busy, and AlreadyExists for an idempotency key of another request."""
         once = new.once(self._provider, int(self._clock()))
-        intent = self._intent(owner, new, native_input, reckoned)
+        intent = self._intent(owner, new, native_input, estimate)
         if once:
             intent = intent._replace(key=once.key, digest=once.digest)
         begun = await self._registry.begin(owner, intent, once, self._limits.batch_rate)
@@ -242,7 +244,7 @@ class Creating:
             raise Unsure("The provider's answer names a batch that was there before.")
         return batch
 
-    def _intent(self, owner: TenantRegistry, new: NewBatch, native_input: str, reckoned: Reckoned) -> Intent:
+    def _intent(self, owner: TenantRegistry, new: NewBatch, native_input: str, estimate: UsageEstimate) -> Intent:
         source = self._dialect.source(new, native_input)
         source.pop("output_folder", None)  # which does not come back
         request = {
@@ -255,7 +257,7 @@ class Creating:
             "metadata": new.metadata,
             "output_seconds": new.output_seconds or 0,
             "key_id": owner.key_id,
-            **reckoned.columns,
+            **estimate.columns,
         }
         name = uuid4().hex
         deployment = self._client.deployment.name

@@ -13,7 +13,7 @@ import msgspec
 from grpc import StatusCode
 
 from batchyard.service.access.upload_slots import UploadPlaces
-from batchyard.service.config.settings import Limits, Upstream
+from batchyard.service.config.settings import Limits, UpstreamSettings
 from batchyard.service.domain.ids import is_id
 from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
@@ -44,14 +44,14 @@ from batchyard.service.providers.remote.create import Creating
 from batchyard.service.providers.remote.deployment_api import DeploymentApi
 from batchyard.service.providers.remote.fields import identifier
 from batchyard.service.providers.remote.poller import Follower
-from batchyard.service.providers.remote.read_through import Looks
-from batchyard.service.providers.remote.upload import Sending
+from batchyard.service.providers.remote.read_through import ReadThrough
+from batchyard.service.providers.remote.upload import StreamingUpload
 from batchyard.service.registry.deployment import RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
-from batchyard.service.registry.usage import Reckoned
+from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.upstream import errors
 from batchyard.service.upstream.client import UpstreamClient, segment
-from batchyard.service.upstream.health import State
+from batchyard.service.upstream.health import HealthState
 
 R = TypeVar("R", FileRecord, BatchRecord)
 
@@ -75,7 +75,7 @@ class RemoteProvider:
         creating: Creating,
         follower: Follower,
         batches: OwnBatches,
-        settings: Upstream,
+        settings: UpstreamSettings,
         limits: Limits,
         places: UploadPlaces,
         clock: Callable[[], float],
@@ -89,7 +89,7 @@ class RemoteProvider:
         self._dialect = dialect
         self._registry = registry
         self._follower = follower
-        self._looks = Looks(self._api, follower, dialect.poll_seconds, clock)
+        self._looks = ReadThrough(self._api, follower, dialect.poll_seconds, clock)
         self._batches = batches
         self._creating = creating
         self._settings = settings
@@ -101,7 +101,7 @@ class RemoteProvider:
     @property
     def available(self) -> bool:
         """Whether work may be sent there now."""
-        return self.condition.state is not State.UNHEALTHY
+        return self.condition.state is not HealthState.UNHEALTHY
 
     @property
     def waits_for_files(self) -> bool:
@@ -130,7 +130,7 @@ class RemoteProvider:
             await owner.check_uploads(self._limits.file_rate, int(self._clock()), others)
             limits = _NO_BOUND if owner.tenant == INTERNAL else self._limits
             idle, read = self._settings.idle_seconds, partial(self._places.read, owner)
-            sending = Sending(self._client, self._dialect, begun, limits, idle, register, read)
+            sending = StreamingUpload(self._client, self._dialect, begun, limits, idle, register, read)
             try:
                 yield sending
             finally:
@@ -179,7 +179,7 @@ class RemoteProvider:
         if file and self.waits_for_files:
             await self._ready(owner, file)
         try:
-            made = await self._creating.run(owner, new, _native(file) if file else "", Reckoned.over(file))
+            made = await self._creating.run(owner, new, _native(file) if file else "", UsageEstimate.over(file))
             self._follower.created(made)
             return made
         finally:

@@ -13,7 +13,7 @@ ROUND_SECONDS = 5.0  # how late a round of the follower may be
 PATIENCE_SECONDS = 5.0  # how long an answer is waited for where what is known will do
 
 
-class Looks:
+class ReadThrough:
     """Looks at single batches, beside the follower, which looks at all of them every `poll_seconds`."""
 
     def __init__(self, api: DeploymentApi, follower: Follower, poll_seconds: float, clock: Callable[[], float]) -> None:

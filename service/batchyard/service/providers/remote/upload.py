@@ -12,7 +12,7 @@ from batchyard.service.errors import InvalidArgument
 from batchyard.service.providers.base import FileDescription, check_digest, check_size
 from batchyard.service.providers.openai.dialect import OpenAI
 from batchyard.service.upstream.client import UpstreamClient
-from batchyard.service.upstream.multipart import Fields, Form
+from batchyard.service.upstream.multipart import Fields, MultipartForm
 from batchyard.service.workers import Run
 
 _ANY_PURPOSE = max(PURPOSES, key=len)
@@ -23,7 +23,7 @@ Register = Callable[[dict[str, Any], dict[str, Any]], Awaitable[FileRecord]]
 """Takes the deployment's answer, and what is known of a file that may become a batch's input, as a scan finds it."""
 
 
-class Sending:
+class StreamingUpload:
     """An `Upload`. Closed before `finish`, it breaks the form off without its end, so that nothing is kept there."""
 
     def __init__(
@@ -48,7 +48,9 @@ class Sending:
         reserved = list(dialect.usual_fields(begun))  # they come last: the caller may still say otherwise
         if not begun.purpose:
             reserved.append(("purpose", _ANY_PURPOSE))
-        self._form = Form(begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced)
+        self._form = MultipartForm(
+            begun.filename, begun.content_type, list(self._fields.items()), reserved, begun.announced
+        )
         self._content = _Content(read)
         self._pieces: asyncio.Queue[bytes | Fields] = asyncio.Queue(1)
         body = self._form.body(self._coming())

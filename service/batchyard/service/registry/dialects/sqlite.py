@@ -20,7 +20,7 @@ from batchyard.service.datadir.reserve import Reserve
 from batchyard.service.errors import StorageFull, Unavailable
 from batchyard.service.registry import integrity
 from batchyard.service.registry.migrate import upgrade
-from batchyard.service.registry.quota_headroom import Margins
+from batchyard.service.registry.quota_headroom import QuotaHeadroom
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -68,7 +68,7 @@ class Database:
 
         `reserve` is lent to `urgent` writes alone, where the disk is too full for them.
         """
-        self.margins = Margins()
+        self.headroom = QuotaHeadroom()
         self.expiry: Callable[[], float] = lambda: inf
         """The time by which what is remembered ends, where a clock is not believed; else the one that comes with it."""
         self._committed = committed
@@ -184,7 +184,7 @@ class Database:
                 connection.commit()
             self._committed(perf_counter() - began)
         except Exception as error:
-            self.margins.clear()
+            self.headroom.clear()
             return failed, _caused(error)
         return failed | done, None
 

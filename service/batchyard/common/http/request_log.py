@@ -20,8 +20,8 @@ def route_of(scope: Mapping[str, Any]) -> str:
     return getattr(scope.get("route"), "path", OTHER)
 
 
-class Ledger:
-    """The requests of one listener, and of the application behind it. A registry takes one ledger."""
+class RequestLog:
+    """The requests of one listener, and of the application behind it. A registry takes one."""
 
     def __init__(self, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self._tracing = tracing

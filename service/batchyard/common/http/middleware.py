@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from batchyard.common.http import envelope
-from batchyard.common.http.ledger import Ledger, route_of
+from batchyard.common.http.request_log import RequestLog, route_of
 from batchyard.common.tracing import Span
 
 Scope = MutableMapping[str, Any]
@@ -22,18 +22,18 @@ class ClientLeft(Exception):
     """The client closed the connection before its answer was whole; nobody is left to be answered."""
 
 
-class Frame:
-    """Around every request of an ASGI application, which it enters in `ledger`."""
+class RequestMiddleware:
+    """Around every request of an ASGI application, which it enters in `request_log`."""
 
-    def __init__(self, app: Application, ledger: Ledger) -> None:
+    def __init__(self, app: Application, request_log: RequestLog) -> None:
         self._app = app
-        self._ledger = ledger
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         else:
-            with self._ledger.running(scope) as span:
+            with self._request_log.running(scope) as span:
                 await self._run(scope, receive, send, span)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
@@ -42,7 +42,7 @@ class Frame:
 
         async def counted() -> Message:
             message = await receive()
-            self._ledger.received(scope, len(message.get("body", b"")))
+            self._request_log.received(scope, len(message.get("body", b"")))
             return message
 
         async def marked(message: Message) -> None:
@@ -56,7 +56,7 @@ class Frame:
             sent += size
             await send(message)
             status = message["status"] if begins else status
-            self._ledger.sent(scope, size)
+            self._request_log.sent(scope, size)
 
         try:
             await self._app(scope, counted, marked)
@@ -70,7 +70,9 @@ class Frame:
         finally:
             status = scope["state"].get("refused", status)  # by the server, while it ran
             method, route, seconds = scope["method"], route_of(scope), time.perf_counter() - began
-            self._ledger.enter(request_id, status, method=method, route=route, seconds=seconds, sent=sent, span=span)
+            self._request_log.enter(
+                request_id, status, method=method, route=route, seconds=seconds, sent=sent, span=span
+            )
 
 
 async def _defect(send: Send) -> None:
