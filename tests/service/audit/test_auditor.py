@@ -1,6 +1,7 @@
 """What the audit log says of each call, and what it never says."""
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -166,8 +167,15 @@ async def test_reads_that_are_refused_have_a_record_even_without_reads(tmp_path:
     assert [record["code"] for record in records] == ["UNAUTHENTICATED", "PERMISSION_DENIED"]
 
 
-async def test_strangers_get_so_many_records_a_minute_and_the_next_one_counts_the_others(tmp_path: Path) -> None:
+async def test_strangers_get_so_many_records_a_minute_and_the_next_one_counts_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "batchyard.service")
     now = [1000.0]
+
+    async def reported() -> int:
+        return [vars(record).get("method") for record in caplog.records].count("GetBatch")
+
     async with audited(tmp_path, steady=lambda: now[0]) as service:
         admin, metadata = AdminServiceStub(service.channel), service.client.metadata
         made = await admin.CreateKey(CreateKeyRequest(tenant="team-b", name="night"), metadata=metadata)
@@ -177,7 +185,10 @@ async def test_strangers_get_so_many_records_a_minute_and_the_next_one_counts_th
             for _ in range(calls):
                 async with refused(grpc.StatusCode.UNAUTHENTICATED):
                     await Client(service.channel, key).get("batch_1")
+            done.append(calls)
+            await until(reported, lambda count: count == sum(done))  # the record follows the answer
 
+        done: list[int] = []
         await strangers(67)
         await strangers(1, made.secret)
         now[0] += 59
