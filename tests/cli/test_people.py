@@ -228,7 +228,7 @@ class TestList:
         assert row.index("/v1/chat/completions") == head.index("ENDPOINT")
 
     async def test_files_are_a_table_without_control_characters(self, door: Door, person: Person) -> None:
-        file = await door.upload(b"x", "a\u009bm\u202eb.jsonl", "user_data")
+        file = await door.upload(b"x", "a\u200fm\u202eb.jsonl", "user_data")
         _, row = (await person.run("list", "--files")).out.splitlines()
         assert row.split() == [file["id"], "user_data", "1", row.split()[3], "a\ufffdm\ufffdb.jsonl"]
 

@@ -60,8 +60,11 @@ async def test_what_exceeds_all_budgets_waits_until_there_is_room(tmp_path: Path
             fake.quota(MODEL, 3 * TOKENS)
         ids = [await yard.create(lines_of(1, f"{number}-", messages=PROMPT)) for number in range(9)]
         await yard.live(6)
-        waiting = [one for one in ids if not any(at.provider_batch_id for at in await yard.placements(one))]
-        assert len(waiting) == 3
+
+        async def unplaced() -> list[str]:
+            return [one for one in ids if not any(at.provider_batch_id for at in await yard.placements(one))]
+
+        waiting = await until(unplaced, lambda found: len(found) == 3)  # what is live there is written down here next
         assert {(await yard.get(one))["status"] for one in waiting} == {"validating"}
         for one in waiting:
             assert all("waiting for" in at.reason for at in await told(yard, one))
