@@ -17,8 +17,9 @@ from batchyard.service.config.settings import Quotas, Rate
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.quotas import Bound
 from batchyard.service.domain.records import IdempotencyKey, Status
+from batchyard.service.registry.base import REGISTRY
 from batchyard.service.registry.deployment import RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.schema import batches, files
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import UsageEstimate
@@ -61,7 +62,7 @@ async def growth(folder: Path, rows: int) -> tuple[list[Grown], float]:
 async def _measured(folder: Path, rows: int) -> dict[str, float]:
     async with opened(folder) as database:
         for start in range(0, rows, _PIECE):
-            await database.write(partial(_fill, start=start, end=min(rows, start + _PIECE)))
+            await database.write(partial(_fill, start=start, end=min(rows, start + _PIECE)), REGISTRY)
     async with opened(folder) as database:  # as after a start
         return {name: await _cost(call) for name, call in _calls(database, rows).items()}
 
@@ -85,7 +86,7 @@ def _place(number: int) -> dict[str, Any]:
     return {"provider": "openai", "deployment": "west", "native_id": f"native-{number}"}
 
 
-def _calls(database: Database, rows: int) -> dict[str, Call]:
+def _calls(database: SqliteDatabase, rows: int) -> dict[str, Call]:
     """Each call that callers, the engine and a follower make all the time."""
     owner, west = TenantRegistry(database, "a"), TenantRegistry(database, "a", _KEY)
     bounded = TenantRegistry(database, "a", _KEY, bounds=[Bound(_LIMITS, "a", _KEY), Bound(_LIMITS, "a")])

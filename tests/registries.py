@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from batchyard.service.domain.records import Status
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Database]:
-    database = await asyncio.to_thread(Database, f"sqlite:///{folder / 'registry.sqlite3'}")
+async def opened(folder: Path) -> AsyncIterator[SqliteDatabase]:
+    database = await asyncio.to_thread(SqliteDatabase, f"sqlite:///{folder / 'registry.sqlite3'}")
     try:
         yield database
     finally:

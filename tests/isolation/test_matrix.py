@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.registries import a_batch, a_file
 
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 
 from .asking import METHODS, Came, over_grpc, over_rest, routed
@@ -56,7 +56,7 @@ async def test_another_tenants_id_takes_the_same_queries_as_a_missing_one(tmp_pa
 
 async def test_another_tenants_batch_does_not_hold_a_file(tmp_path: Path) -> None:
     """Nor is its id told: one that names the file has not begun to fail yet."""
-    database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    database = SqliteDatabase(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
     try:
         mine, theirs = TenantRegistry(database, "team-a"), TenantRegistry(database, "team-b")
         await mine.add_file(a_file(1), [])

@@ -14,7 +14,7 @@ from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.config.settings import Deployment
 from batchyard.service.providers.open import Opener
 from batchyard.service.providers.remote.provider import RemoteProvider
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 
 
 class Clock:
@@ -33,7 +33,7 @@ async def remotes(
     """The deployments' providers; `upstream` are settings of how they are called. They make no batch of ours."""
     settings = settings_for(folder, upstream=replace(QUICK, **upstream))
     folder.mkdir(exist_ok=True)
-    database = Database(f"sqlite:///{folder / 'registry.sqlite3'}")
+    database = SqliteDatabase(f"sqlite:///{folder / 'registry.sqlite3'}")
     async with AsyncExitStack() as stack:
         stack.callback(database.close)
         own: Any = None

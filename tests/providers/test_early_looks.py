@@ -17,7 +17,7 @@ from batchyard.service.domain.records import BatchRecord
 from batchyard.service.providers.base import NewBatch
 from batchyard.service.providers.remote.early_looks import EarlyLooks
 from batchyard.service.providers.remote.provider import RemoteProvider
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.upstream.health import Condition
 
@@ -75,7 +75,7 @@ async def resource(folder: Path, provider: Provider = "azure", **upstream: Any) 
         FAKES[provider](Quirks(auto=False, pending_reads=0)) as fake,
         remotes(folder, deployment_of(provider, fake), clock=clock, **rounds) as (found,),
     ):
-        with closing(Database(f"sqlite:///{folder / 'registry.sqlite3'}")) as database:
+        with closing(SqliteDatabase(f"sqlite:///{folder / 'registry.sqlite3'}")) as database:
             yield Resource(fake, found, TenantRegistry(database, "team"), clock)
 
 

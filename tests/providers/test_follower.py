@@ -21,7 +21,7 @@ from batchyard.service.domain.records import IdempotencyKey
 from batchyard.service.errors import NotFound
 from batchyard.service.providers.remote.columns import adopted_values, file_values
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 
 from .scene import GET, GET_FILE, INPUT, LIST, Scene, before, scene
@@ -211,9 +211,9 @@ async def test_an_id_that_two_deployments_have_is_ours_the_second_time(tmp_path:
 
 class TestARegistry:
     @asynccontextmanager
-    async def _opened(self, folder: Path) -> AsyncIterator[Database]:
+    async def _opened(self, folder: Path) -> AsyncIterator[SqliteDatabase]:
         folder.mkdir(exist_ok=True)
-        database = Database(f"sqlite:///{folder / 'registry.sqlite3'}", lambda _: None)
+        database = SqliteDatabase(f"sqlite:///{folder / 'registry.sqlite3'}", lambda _: None)
         try:
             yield database
         finally:

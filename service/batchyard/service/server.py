@@ -72,7 +72,7 @@ from batchyard.service.providers.open import Opener
 from batchyard.service.providers.router import Router
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.collector import batches_look
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.upstream.collector import deployments_look
@@ -194,7 +194,7 @@ class _Ground(NamedTuple):
     clock: GuardedClock
     aside: Aside
     pair: Pair
-    database: Database
+    database: SqliteDatabase
     work: WorkRegistry
     store: FileStore
     changes: Changes
@@ -224,7 +224,7 @@ async def _ground(
     starting = stack.enter_context(ExitStack())
     starting.enter_context(reserve.lent())  # a full disk must not keep the service from the start that makes room
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
-    database = await asyncio.to_thread(Database, url, figures.commit_seconds.observe, reserve)
+    database = await asyncio.to_thread(SqliteDatabase, url, figures.commit_seconds.observe, reserve)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
     configured = {"local": settings.local, GROUPS: settings.model_groups}

@@ -34,7 +34,7 @@ from batchyard.service.config.settings import LocalSettings, Quotas
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.records import IdempotencyKey
 from batchyard.service.errors import AlreadyExists, Unauthenticated
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.v1 import ListBatchesRequest, ListFilesRequest, UploadFileMetadata, WatchBatchRequest
 
@@ -269,7 +269,7 @@ class TestAPlace:
         assert [one.deployment for one in health.healthy_endpoints] == ["west"]
 
     async def test_keeps_what_an_idempotency_key_made_there(self, tmp_path: Path) -> None:
-        database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+        database = SqliteDatabase(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
         try:
             once = IdempotencyKey("k", "digest", 1)
             made = await TenantRegistry(database, "a").add_batch(a_batch(1, provider="west"), once)

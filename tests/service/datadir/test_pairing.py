@@ -14,11 +14,11 @@ from batchyard.service.datadir.pairing import Pair
 from batchyard.service.datadir.upkeep import Upkeep
 from batchyard.service.domain.records import RegistryIdentity
 from batchyard.service.errors import FailedPrecondition
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.work import WorkRegistry
 
 
-async def identity(database: Database) -> RegistryIdentity:
+async def identity(database: SqliteDatabase) -> RegistryIdentity:
     return await WorkRegistry(database, "w").identity("never used")
 
 

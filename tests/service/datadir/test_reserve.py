@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError
 from tests.harness import PATIENCE
 
 from batchyard.service.datadir.reserve import Reserve
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.base import REGISTRY
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 
 
 class SlowReserve(Reserve):
@@ -40,9 +41,9 @@ async def test_a_deletion_is_answered_when_the_room_it_borrowed_is_back(tmp_path
         return 7
 
     reserve = SlowReserve(tmp_path / "reserve")
-    database = Database(f"sqlite:///{tmp_path / 'registry.sqlite3'}", reserve=reserve)
+    database = SqliteDatabase(f"sqlite:///{tmp_path / 'registry.sqlite3'}", reserve=reserve)
     try:
-        writing = asyncio.create_task(database.write(work, urgent=True))
+        writing = asyncio.create_task(database.write(work, REGISTRY, urgent=True))
         assert await asyncio.to_thread(reserve.given_back.wait, PATIENCE)
         await asyncio.wait({writing}, timeout=0)
         assert not writing.done()

@@ -29,7 +29,7 @@ from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
 from batchyard.service.objects.local import FileStore
 from batchyard.service.registry.change_feed import Changes
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.schema import batches, chunks
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
@@ -45,14 +45,14 @@ Commit = Callable[[WorkRegistry, BatchRecord], Awaitable[object]]
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await asyncio.to_thread(Database, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
+    database = await asyncio.to_thread(SqliteDatabase, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
     yield database
     await asyncio.to_thread(database.close)
 
 
 @pytest.fixture
-async def tenant(database: Database) -> TenantRegistry:
+async def tenant(database: SqliteDatabase) -> TenantRegistry:
     return TenantRegistry(database, "default")
 
 
@@ -68,7 +68,7 @@ class Workers(NamedTuple):
 
 
 @pytest.fixture
-async def workers(database: Database, tenant: TenantRegistry) -> Workers:
+async def workers(database: SqliteDatabase, tenant: TenantRegistry) -> Workers:
     late, owner = WorkRegistry(database, "late"), WorkRegistry(database, "owner")
     await new_batch(tenant, "file-none")
     claimed = await claimed_by(late, NOW)
@@ -80,7 +80,7 @@ async def workers(database: Database, tenant: TenantRegistry) -> Workers:
     return Workers(late, late_batch, late_chunk, owner, batch, chunk)
 
 
-async def test_a_batch_is_claimed_once_until_its_lease_ends(database: Database, tenant: TenantRegistry) -> None:
+async def test_a_batch_is_claimed_once_until_its_lease_ends(database: SqliteDatabase, tenant: TenantRegistry) -> None:
     first, second = WorkRegistry(database, "first"), WorkRegistry(database, "second")
     batch = await new_batch(tenant, "file-none")
     held = await claimed_by(first, NOW)
@@ -90,7 +90,7 @@ async def test_a_batch_is_claimed_once_until_its_lease_ends(database: Database, 
     assert (taken.id, taken.epoch) == (batch.id, held.epoch + 1)
 
 
-async def test_an_extended_lease_is_not_taken(database: Database, tenant: TenantRegistry) -> None:
+async def test_an_extended_lease_is_not_taken(database: SqliteDatabase, tenant: TenantRegistry) -> None:
     first, second = WorkRegistry(database, "first"), WorkRegistry(database, "second")
     await new_batch(tenant, "file-none")
     await claimed_by(first, NOW)
@@ -164,7 +164,7 @@ async def test_a_late_worker_neither_extends_nor_releases_the_owners_lease(worke
 @pytest.mark.parametrize("shared", [False, True], ids=["journals apart", "journals shared"])
 async def test_an_engine_takes_over_from_a_frozen_one_and_every_line_appears_once(
     tmp_path: Path,
-    database: Database,
+    database: SqliteDatabase,
     tenant: TenantRegistry,
     caplog: pytest.LogCaptureFixture,
     shared: bool,
@@ -196,7 +196,7 @@ async def test_an_engine_takes_over_from_a_frozen_one_and_every_line_appears_onc
 
 
 async def test_work_that_takes_longer_than_its_lease_keeps_it(
-    tmp_path: Path, database: Database, tenant: TenantRegistry
+    tmp_path: Path, database: SqliteDatabase, tenant: TenantRegistry
 ) -> None:
     lease, clock, lines = 0.4, Clock(), Lines(below=0)
     store, rival = FileStore(tmp_path / "store", Disk()), WorkRegistry(database, "rival")
@@ -248,7 +248,7 @@ class Lines:
 
 @asynccontextmanager
 async def engine(
-    database: Database, store: FileStore, folder: Path, lines: Lines, clock: Clock, lease: float = LEASE_SECONDS
+    database: SqliteDatabase, store: FileStore, folder: Path, lines: Lines, clock: Clock, lease: float = LEASE_SECONDS
 ) -> AsyncIterator[Engine]:
     """An engine with journals in `folder`, as a process of its own would have it over the same registry."""
     folder.mkdir(exist_ok=True)
@@ -315,7 +315,7 @@ async def claimed_by(work: WorkRegistry, now: float) -> BatchRecord:
     return batch
 
 
-async def leases(database: Database) -> list[float]:
+async def leases(database: SqliteDatabase) -> list[float]:
     """Until when each lease runs that somebody holds."""
     ends = [select(table.c.lease_until).where(table.c.lease_until > 0) for table in (batches, chunks)]
     return await database.read(lambda connection: [end for query in ends for end in connection.scalars(query)])

@@ -29,7 +29,7 @@ from batchyard.service.config.settings import LocalSettings, RetentionSettings, 
 from batchyard.service.domain.records import IdempotencyKey, Part
 from batchyard.service.engine.retention import Retention as Sweeper
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.v1 import (
@@ -230,7 +230,7 @@ def _at(fake: FakeEndpoint) -> LocalSettings:
 
 async def _mark_deleted(data_dir: Path, file_id: str) -> None:
     """What a deletion commits first; then the power is cut."""
-    database = await asyncio.to_thread(Database, f"sqlite:///{data_dir / 'registry.sqlite3'}")
+    database = await asyncio.to_thread(SqliteDatabase, f"sqlite:///{data_dir / 'registry.sqlite3'}")
     await TenantRegistry(database, "default").delete_file(file_id, "", int(time.time()))
     await asyncio.to_thread(database.close)
 

@@ -9,7 +9,7 @@ import pytest
 
 from batchyard.service.errors import FailedPrecondition, InvalidArgument
 from batchyard.service.providers.router import Router
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 
 
@@ -27,7 +27,7 @@ def router(*places: Any, default: str = "local") -> Router:
 
 @pytest.fixture
 async def owner(tmp_path: Path) -> AsyncIterator[TenantRegistry]:
-    database = await asyncio.to_thread(Database, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    database = await asyncio.to_thread(SqliteDatabase, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
     yield TenantRegistry(database, "default")
     await asyncio.to_thread(database.close)
 

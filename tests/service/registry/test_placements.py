@@ -11,7 +11,7 @@ from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import BatchRecord, IdempotencyKey
 from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.placements import NewPlacement, Placements, Standing
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
@@ -40,8 +40,8 @@ FILE: dict[str, Any] = {
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/r.db")
+def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/r.db")
     yield database
     database.close()
 
@@ -52,7 +52,7 @@ def wanted(start: int, end: int, _: Standing) -> NewPlacement:
     return NewPlacement({"first_line": 1, "start": start, "end": end}, place | more)
 
 
-async def test_lines_are_given_out_once(database: Database) -> None:
+async def test_lines_are_given_out_once(database: SqliteDatabase) -> None:
     """Whoever was cancelled while its placing was committed begins again with a view from before."""
     batch: BatchRecord = await TenantRegistry(database, "alice").add_batch(BATCH)
     placements = Placements(database, lambda _: None)
@@ -66,21 +66,21 @@ async def test_lines_are_given_out_once(database: Database) -> None:
     assert len(await placements.of(batch)) == 2
 
 
-async def test_inputs_are_those_of_one_deployment(database: Database) -> None:
+async def test_inputs_are_those_of_one_deployment(database: SqliteDatabase) -> None:
     placements = Placements(database, lambda _: None)
     for name in ("gone", "there"):
         await RemoteRegistry(database, name, lambda _: None).add_file(INTERNAL, f"file-{name}", FILE)
     assert [file.id for file in await placements.unused_inputs("there", before=1000)] == ["file-there"]
 
 
-async def test_what_shards_have_does_not_expire_here(database: Database) -> None:
+async def test_what_shards_have_does_not_expire_here(database: SqliteDatabase) -> None:
     for tenant in (INTERNAL, "alice"):
         registry = RemoteRegistry(database, tenant, lambda _: None)
         await registry.add_file(tenant, f"file-{tenant}", FILE | {"expires_at": 2})
     assert await WorkRegistry(database, "me").expire_files(now=1000) == 1
 
 
-async def test_a_key_is_one_of_its_deployment(database: Database) -> None:
+async def test_a_key_is_one_of_its_deployment(database: SqliteDatabase) -> None:
     owner, once = TenantRegistry(database, INTERNAL), IdempotencyKey("key", "digest", 1)
     one, other = (RemoteRegistry(database, name, lambda _: None) for name in ("one", "other"))
     chosen = {name: BATCH[name] for name in BATCH if name not in {"id", "status"}}

@@ -19,7 +19,7 @@ from batchyard.service.domain.quotas import Bound
 from batchyard.service.domain.records import Counts, IdempotencyKey, Part, SealedChunk, Status
 from batchyard.service.errors import FailedPrecondition, NotFound
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.keys import KeyRegistry
 from batchyard.service.registry.migrate import migrate
 from batchyard.service.registry.placements import NewPlacement, Placements
@@ -42,7 +42,7 @@ def key(*providers: str) -> KeyRecord:
     return KeyRecord(id="key_1", tenant="a", name="k", providers=providers, limits=LIMITS, created_at=1)
 
 
-async def calls_of_tenants(database: Database) -> None:
+async def calls_of_tenants(database: SqliteDatabase) -> None:
     plain = TenantRegistry(database, "a")
     file = await plain.add_file(a_file(0), [Part("files/0", 1)])
     await plain.check_uploads(RATE, NOW, 0)
@@ -73,7 +73,7 @@ async def calls_of_tenants(database: Database) -> None:
         await plain.delete_file("file-0", "", 5)
 
 
-async def calls_of_the_engine(database: Database) -> None:
+async def calls_of_the_engine(database: SqliteDatabase) -> None:
     tenant, work = TenantRegistry(database, "a"), WorkRegistry(database, "w", idle=("off",))
     await work.void_leases()
     await tenant.add_file(a_file(0), [Part("files/0", 1)])
@@ -104,7 +104,7 @@ async def calls_of_the_engine(database: Database) -> None:
     await work.forget_keys(5)
 
 
-async def calls_for_deployments(database: Database) -> None:
+async def calls_for_deployments(database: SqliteDatabase) -> None:
     owner, west = TenantRegistry(database, "a"), RemoteRegistry(database, "west", lambda _: None)
     request = {"source": {}, "marked": True, "provider": "openai", "input_file_id": "file-0", "metadata": {}}
     rest = {"endpoint": "e", "completion_window": "24h", "output_seconds": 1}
@@ -125,7 +125,7 @@ async def calls_for_deployments(database: Database) -> None:
     await west.describe(await west.add_file("a", "file-0", result), {"observed_at": 1})
 
 
-async def calls_of_groups(database: Database) -> None:
+async def calls_of_groups(database: SqliteDatabase) -> None:
     owner, placements = TenantRegistry(database, "a"), Placements(database, lambda _: None)
     batch = await owner.add_batch(a_batch(0, provider="groups"))
     chunk = {name: CHUNK[name] for name in ("first_line", "start", "end")}
@@ -139,7 +139,7 @@ async def calls_of_groups(database: Database) -> None:
     await placements.strays("west", {"file-1": "batch_0"})
 
 
-async def calls_of_keys(database: Database) -> None:
+async def calls_of_keys(database: SqliteDatabase) -> None:
     registry = KeyRegistry(database)
     await registry.add(key(), "d")
     await registry.find("key_1")
@@ -153,7 +153,7 @@ async def calls_of_keys(database: Database) -> None:
     "calls", [calls_of_tenants, calls_of_the_engine, calls_for_deployments, calls_of_groups, calls_of_keys]
 )
 async def test_no_query_scans_or_sorts_what_grows(
-    tmp_path: Path, calls: Callable[[Database], Awaitable[None]], migrated: bool
+    tmp_path: Path, calls: Callable[[SqliteDatabase], Awaitable[None]], migrated: bool
 ) -> None:
     path = tmp_path / "registry.sqlite3"
     if migrated:

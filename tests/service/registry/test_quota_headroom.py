@@ -17,8 +17,9 @@ from batchyard.service.config.settings import Quotas, Rate
 from batchyard.service.domain.quotas import Bound
 from batchyard.service.domain.records import Status
 from batchyard.service.errors import Busy, Unavailable
+from batchyard.service.registry.base import REGISTRY
 from batchyard.service.registry.deployment import RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.registry.work import WorkRegistry
@@ -27,12 +28,12 @@ NOW = 1_000_000
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     async with opened(tmp_path) as database:
         yield database
 
 
-def bounded(database: Database, **quotas: int) -> TenantRegistry:
+def bounded(database: SqliteDatabase, **quotas: int) -> TenantRegistry:
     return TenantRegistry(database, "a", bounds=[Bound(Quotas(**quotas), "a")])
 
 
@@ -40,7 +41,7 @@ async def create(owner: TenantRegistry, number: int, rate: Rate | None = None, n
     await owner.add_batch(a_batch(number, created_at=now), rate=rate, estimate=UsageEstimate(10, 1))
 
 
-async def end(database: Database, number: int, **used: int) -> None:
+async def end(database: SqliteDatabase, number: int, **used: int) -> None:
     """Batch `number`, which is the oldest that has not ended, ends having used so much."""
     work = WorkRegistry(database, "w")
     (batch,) = await work.claim_batches(NOW, NOW + 60)
@@ -51,7 +52,7 @@ async def end(database: Database, number: int, **used: int) -> None:
 @pytest.mark.parametrize(
     "quotas", [{"batches_in_flight": 50}, {"enqueued_tokens": 500}, {"lines_per_day": 50}, {"tokens_per_day": 500}]
 )
-async def test_as_many_as_allowed_and_few_counts(database: Database, quotas: dict[str, int]) -> None:
+async def test_as_many_as_allowed_and_few_counts(database: SqliteDatabase, quotas: dict[str, int]) -> None:
     owner = bounded(database, **quotas)
     with sums() as counted:
         for number in range(50):
@@ -61,7 +62,7 @@ async def test_as_many_as_allowed_and_few_counts(database: Database, quotas: dic
         await create(owner, 50)
 
 
-async def test_a_rate_holds_to_the_last(database: Database) -> None:
+async def test_a_rate_holds_to_the_last(database: SqliteDatabase) -> None:
     owner, rate = TenantRegistry(database, "a"), Rate(16, 3600)
     for number in range(16):
         await create(owner, number, rate)
@@ -70,7 +71,7 @@ async def test_a_rate_holds_to_the_last(database: Database) -> None:
     await create(owner, 16, rate, NOW + 3600)
 
 
-async def test_what_was_given_up_can_be_used_again(database: Database) -> None:
+async def test_what_was_given_up_can_be_used_again(database: SqliteDatabase) -> None:
     owner = bounded(database, batches_in_flight=2)
     for number in range(2):
         await create(owner, number)
@@ -80,7 +81,7 @@ async def test_what_was_given_up_can_be_used_again(database: Database) -> None:
         await create(owner, 3)
 
 
-async def test_a_batch_that_used_more_than_reckoned_leaves_less(database: Database) -> None:
+async def test_a_batch_that_used_more_than_reckoned_leaves_less(database: SqliteDatabase) -> None:
     owner = bounded(database, tokens_per_day=100)
     await create(owner, 0)
     await end(database, 0, input_tokens=50, output_tokens=45)
@@ -88,7 +89,7 @@ async def test_a_batch_that_used_more_than_reckoned_leaves_less(database: Databa
         await create(owner, 1)
 
 
-async def test_a_batch_that_was_made_elsewhere_leaves_less(database: Database) -> None:
+async def test_a_batch_that_was_made_elsewhere_leaves_less(database: SqliteDatabase) -> None:
     owner = bounded(database, batches_in_flight=2)
     await create(owner, 0)
     await RemoteRegistry(database, "west", lambda _: None).adopt_batch("a", "native", a_batch(1))
@@ -96,7 +97,7 @@ async def test_a_batch_that_was_made_elsewhere_leaves_less(database: Database) -
         await create(owner, 2)
 
 
-async def test_a_clock_put_back_makes_it_count_again(database: Database) -> None:
+async def test_a_clock_put_back_makes_it_count_again(database: SqliteDatabase) -> None:
     owner, day = bounded(database, lines_per_day=2), 86_400
     await create(owner, 0)
     await create(owner, 1, now=NOW + 2 * day)
@@ -104,7 +105,7 @@ async def test_a_clock_put_back_makes_it_count_again(database: Database) -> None
         await owner.add_batch(a_batch(2, created_at=NOW), estimate=UsageEstimate(0, 2))
 
 
-async def test_what_was_not_committed_is_not_believed(database: Database) -> None:
+async def test_what_was_not_committed_is_not_believed(database: SqliteDatabase) -> None:
     """A batch that ended and a count without it, in a commit that failed."""
     owner, work = bounded(database, enqueued_tokens=30), WorkRegistry(database, "w")
     for number in range(3):
@@ -120,9 +121,9 @@ async def test_what_was_not_committed_is_not_believed(database: Database) -> Non
     def fail(_: Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    first = asyncio.create_task(database.write(hold))
+    first = asyncio.create_task(database.write(hold, REGISTRY))
     await asyncio.to_thread(held.wait, 10)
-    writes = [work.finish(batch, [], status=Status.COMPLETED), small, database.write(fail)]
+    writes = [work.finish(batch, [], status=Status.COMPLETED), small, database.write(fail, REGISTRY)]
     tasks = [asyncio.create_task(write) for write in writes]
     await asyncio.sleep(0)  # each runs up to its place in the writer's queue
     gate.set()

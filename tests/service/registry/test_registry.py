@@ -17,7 +17,8 @@ from tests.registries import a_batch, a_file, opened
 
 from batchyard.service.domain.records import Part, Status
 from batchyard.service.errors import BatchyardError, InvalidArgument, NotFound, StorageFull, Unavailable
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.base import REGISTRY
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 
@@ -32,10 +33,10 @@ async def batch_ids(registry: TenantRegistry, provider: str = "") -> list[str]:
     return [batch.id for batch in page]
 
 
-async def together(database: Database, *works: Callable[[Connection], Any]) -> list[Any]:
+async def together(database: SqliteDatabase, *works: Callable[[Connection], Any]) -> list[Any]:
     """What the works return or raise, all in one group commit."""
     gate = threading.Event()
-    tasks = [asyncio.create_task(database.write(work)) for work in (lambda _: gate.wait(), *works)]
+    tasks = [asyncio.create_task(database.write(work, REGISTRY)) for work in (lambda _: gate.wait(), *works)]
     await asyncio.sleep(0)  # each task runs up to its place in the writer's queue
     gate.set()
     return (await asyncio.gather(*tasks, return_exceptions=True))[1:]
@@ -87,7 +88,7 @@ class TestAGroupOfWrites:
             raise NotFound("nothing")
 
         async with opened(tmp_path) as database:
-            await database.write(adding(1))
+            await database.write(adding(1), REGISTRY)
             first, failed, twice, last = await together(database, adding(2), fail, adding(1), adding(3))
             assert (first, last) == (1, 1)
             assert isinstance(failed, NotFound)
@@ -114,7 +115,7 @@ class TestAGroupOfWrites:
             connection.exec_driver_sql(statement, ("x" * 100_000,))
 
         async with opened(tmp_path) as database:
-            await database.write(adding(1))
+            await database.write(adding(1), REGISTRY)
             results = await together(database, shrink, adding(2), fill, adding(3))
             assert [type(result) for result in results] == [StorageFull] * 4
             assert await file_ids(TenantRegistry(database, "a")) == ["file-1"]
@@ -129,15 +130,15 @@ class TestAGroupOfWrites:
             gate.wait()
 
         async with opened(tmp_path) as database:
-            running = asyncio.create_task(database.write(hold))
+            running = asyncio.create_task(database.write(hold, REGISTRY))
             await asyncio.to_thread(started.wait)
-            waiting = asyncio.create_task(database.write(adding(1)))
+            waiting = asyncio.create_task(database.write(adding(1), REGISTRY))
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             gate.set()
             await running
-            await database.write(adding(2))
+            await database.write(adding(2), REGISTRY)
             assert await file_ids(TenantRegistry(database, "a")) == ["file-2"]
 
 

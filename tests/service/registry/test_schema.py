@@ -16,6 +16,7 @@ from tests.registries import a_batch, a_file, opened
 
 from batchyard.service.domain.records import Part
 from batchyard.service.errors import FailedPrecondition
+from batchyard.service.registry.base import REGISTRY
 from batchyard.service.registry.migrate import NEWEST, migrate
 from batchyard.service.registry.schema import metadata
 from batchyard.service.registry.tenant import TenantRegistry
@@ -88,7 +89,7 @@ class TestTheSchema:
             return pragmas(connection)
 
         async with opened(tmp_path) as database:
-            found = await asyncio.gather(*(database.read(read) for _ in range(4)), database.write(pragmas))
+            found = await asyncio.gather(*(database.read(read) for _ in range(4)), database.write(pragmas, REGISTRY))
         assert set(found) == {("wal", 2)}  # 2: FULL
 
 

@@ -19,8 +19,9 @@ from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.quotas import DAY_SECONDS, Bound
 from batchyard.service.domain.records import ENDED, Status
 from batchyard.service.errors import Busy
+from batchyard.service.registry.base import REGISTRY
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.schema import IS_LIVE, batches
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import Usage, UsageEstimate, stored_bytes, used_now, used_today
@@ -70,7 +71,7 @@ class Made:
 class Play:
     """The same steps for a registry and for the model."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
         self.remote = RemoteRegistry(database, "openai", lambda _: None)
         self.now = START
@@ -113,7 +114,7 @@ class Play:
             made.status, made.completed, made.used = ENDS[how], min(completed, made.lines), used
             values = {"status": made.status, "completed": made.completed, "output_tokens": used}
             query = update(batches).where(batches.c.id == f"batch_{made.number}").values(**values)
-            await self.database.write(lambda connection: connection.execute(query))
+            await self.database.write(lambda connection: connection.execute(query), REGISTRY)
 
     async def file(self, who: str, size: int, *_: int) -> None:
         name = f"file-{next(self.numbers)}"
@@ -183,7 +184,7 @@ def test_what_is_used_is_what_a_plain_model_says(steps: list[tuple[str, Any, int
     async def play() -> None:
         with TemporaryDirectory() as folder:
             url = f"sqlite:///{folder}/registry.sqlite3"
-            database = await asyncio.to_thread(Database, url)
+            database = await asyncio.to_thread(SqliteDatabase, url)
             try:
                 playing = Play(database)
                 for name, *values in steps:
@@ -191,7 +192,7 @@ def test_what_is_used_is_what_a_plain_model_says(steps: list[tuple[str, Any, int
                     await playing.compare()
             finally:
                 await asyncio.to_thread(database.close)
-            playing.database = await asyncio.to_thread(Database, url)  # as after a restart
+            playing.database = await asyncio.to_thread(SqliteDatabase, url)  # as after a restart
             try:
                 await playing.compare()
             finally:
@@ -202,7 +203,7 @@ def test_what_is_used_is_what_a_plain_model_says(steps: list[tuple[str, Any, int
 
 @pytest.fixture
 async def database(tmp_path: Path) -> Any:
-    opened = await asyncio.to_thread(Database, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    opened = await asyncio.to_thread(SqliteDatabase, f"sqlite:///{tmp_path / 'registry.sqlite3'}")
     yield opened
     await asyncio.to_thread(opened.close)
 
@@ -210,7 +211,7 @@ async def database(tmp_path: Path) -> Any:
 LIVE = "ix_batches_tenant_key_id_estimated_tokens_estimated_lines_status"
 
 
-async def test_what_is_used_is_read_from_indexes(database: Database) -> None:
+async def test_what_is_used_is_read_from_indexes(database: SqliteDatabase) -> None:
     statements: list[tuple[str, Any]] = []
 
     def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
@@ -237,7 +238,7 @@ def test_the_index_of_live_batches_knows_every_end() -> None:
     assert set(re.findall(r"'(\w+)'", IS_LIVE.text)) == set(ENDED)
 
 
-async def test_a_refusal_says_when_enough_of_the_day_is_over(database: Database) -> None:
+async def test_a_refusal_says_when_enough_of_the_day_is_over(database: SqliteDatabase) -> None:
     playing = Play(database)
     dice = random.Random(7)
     for _ in range(30):

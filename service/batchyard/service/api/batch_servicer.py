@@ -21,8 +21,8 @@ from batchyard.service.errors import InvalidArgument, NotFound, Unsure
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.providers.base import Span, check_groups
 from batchyard.service.providers.router import Lookup, Router
+from batchyard.service.registry.base import Database
 from batchyard.service.registry.change_feed import BatchState, Changes, Watches
-from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.v1 import (
     Batch,

@@ -27,8 +27,8 @@ from batchyard.service.objects.local import FileStore
 from batchyard.service.providers.base import NewBatch, check_ours
 from batchyard.service.providers.remote.prober import Prober
 from batchyard.service.providers.remote.provider import RemoteProvider
+from batchyard.service.registry.base import Database
 from batchyard.service.registry.change_feed import Changes
-from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.registry.placements import Open, Placements
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry

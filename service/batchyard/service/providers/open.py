@@ -15,8 +15,8 @@ from batchyard.service.providers.remote.create import Creating
 from batchyard.service.providers.remote.early_looks import EarlyLooks
 from batchyard.service.providers.remote.poller import Follower
 from batchyard.service.providers.remote.provider import RemoteProvider
+from batchyard.service.registry.base import Database
 from batchyard.service.registry.deployment import RemoteRegistry
-from batchyard.service.registry.dialects.sqlite import Database
 from batchyard.service.upstream import transport
 from batchyard.service.upstream.client import UpstreamClient
 from batchyard.service.upstream.health import Condition

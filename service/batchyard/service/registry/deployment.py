@@ -12,7 +12,8 @@ from batchyard.service.config.settings import Rate
 from batchyard.service.domain.ids import is_id, new_batch_id, new_file_id
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, IdempotencyKey, Status
 from batchyard.service.errors import AlreadyExists
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry import base
+from batchyard.service.registry.base import Database
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
 from batchyard.service.registry.rows import BATCH_COLUMNS, READ, added, changed
 from batchyard.service.registry.schema import IS_LIVE, batches, files, idempotency_keys, intents
@@ -80,6 +81,7 @@ class RemoteRegistry:
         """`touch` is told the `seq` of each batch whose row was written."""
         self._database = database
         self._deployment = deployment
+        self._aggregate = base.deployment(deployment)
         self._touch = touch
 
     def expiry(self) -> float:
@@ -106,7 +108,7 @@ class RemoteRegistry:
             added(connection, intents, intent._asdict())
             return intent
 
-        return await self._database.write(work)
+        return await self._database.write(work, base.tenant(owner.tenant))
 
     async def complete(self, intent: Intent, native_id: str, values: Values) -> BatchRecord:
         """Registers the batch that came of an intent, once; `values` are columns of `batches`."""
@@ -123,7 +125,7 @@ class RemoteRegistry:
             _DROP.one(connection, id=intent.id)
             return batch
 
-        made = await self._database.write(work)
+        made = await self._database.write(work, base.tenant(intent.tenant), self._aggregate)
         self._touch(made.seq)
         return made
 
@@ -131,12 +133,12 @@ class RemoteRegistry:
         """Writes down that the deployment said that it made the batch, though not which it is."""
         noted = intent._replace(request={**intent.request, "answered": how})
         query = update(intents).where(intents.c.id == intent.id).values(request=noted.request)
-        await self._database.write(lambda connection: connection.execute(query))
+        await self._database.write(lambda connection: connection.execute(query), self._aggregate)
         return noted
 
     async def drop(self, intent: Intent) -> None:
         """Forgets an intent of which nothing came."""
-        await self._database.write(lambda connection: _DROP.one(connection, id=intent.id))
+        await self._database.write(lambda connection: _DROP.one(connection, id=intent.id), self._aggregate)
 
     async def under(self, owner: TenantRegistry, key: str) -> BatchRecord | Intent | None:
         """What an idempotency key of this deployment made, or may be making."""
@@ -195,7 +197,8 @@ class RemoteRegistry:
                 ended(self._database.headroom, found)
             return found
 
-        seen = await self._database.write(work)
+        of = (base.tenant(batch.tenant), self._aggregate, base.batch(batch.seq))
+        seen = await self._database.write(work, *of)
         if seen != batch:
             self._touch(batch.seq)
         return seen
@@ -212,12 +215,14 @@ class RemoteRegistry:
                 self._database.headroom.used(tenant, batch.key_id, "batches_in_flight", 1)
             return batch
 
-        return await self._database.write(work)
+        return await self._database.write(work, base.tenant(tenant), self._aggregate)
 
     async def add_file(self, tenant: str, native_id: str, values: Values, key_id: str | None = None) -> FileRecord:
         """Registers a file of the deployment; one that is registered keeps its owner, and its key."""
         row = {**values, "native_id": native_id, "key_id": key_id}
-        return await self._database.write(lambda connection: self._file(connection, tenant, row))
+        return await self._database.write(
+            lambda connection: self._file(connection, tenant, row), base.tenant(tenant), self._aggregate
+        )
 
     async def describe(self, file: FileRecord, values: Values) -> FileRecord:
         """Writes what the deployment said of a file."""
@@ -226,7 +231,7 @@ class RemoteRegistry:
             found: FileRecord = changed(connection, files, values, seq=file.seq)
             return found
 
-        return await self._database.write(work)
+        return await self._database.write(work, self._aggregate)
 
     def _added(self, connection: Connection, row: Values) -> BatchRecord:
         batch: BatchRecord = added(connection, batches, row)

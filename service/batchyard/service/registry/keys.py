@@ -8,7 +8,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.errors import FailedPrecondition, InvalidArgument, NotFound
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.base import Database, key
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given
 from batchyard.service.registry.schema import keys
 
@@ -42,7 +42,7 @@ class KeyRegistry:
     async def add(self, record: KeyRecord, digest: str) -> None:
         """Registers a key."""
         values = {**msgspec.to_builtins(record), "digest": digest}
-        await self._database.write(lambda connection: connection.execute(insert(keys).values(**values)))
+        await self._database.write(lambda connection: connection.execute(insert(keys).values(**values)), key(record.id))
 
     async def find(self, key_id: str) -> StoredKey | None:
         return await self._database.look(lambda connection: _FIND.one(connection, id=key_id))
@@ -75,7 +75,7 @@ class KeyRegistry:
             old = {"old_digest": keys.c.digest, "old_until": old_until}
             return _updated(connection, key_id, digest=digest, rotated_at=now, **old)
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, key(key_id), urgent=True)
 
     async def revoke(self, key_id: str, now: int) -> KeyRecord:
         """Ends a key; one that was revoked is left as it is. Raises NotFound."""
@@ -84,7 +84,7 @@ class KeyRegistry:
             record = _one(connection, key_id)
             return record if record.revoked_at is not None else _updated(connection, key_id, revoked_at=now)
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, key(key_id), urgent=True)
 
 
 def no_cursor(after: str) -> InvalidArgument:

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import ENDED, LIVE, BatchRecord, FileRecord, PlacementRecord, Status
 from batchyard.service.errors import LeaseLost
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry import base
+from batchyard.service.registry.base import PLACEMENTS, Database
 from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS, PLACEMENT_COLUMNS
 from batchyard.service.registry.schema import batches, chunks, files, placements
 
@@ -56,7 +57,7 @@ class Placements:
             connection.execute(update(batches).where(batches.c.seq == batch.seq).values(waiting=waiting))
             return wanted if isinstance(wanted, str) else _added(connection, batch, wanted)
 
-        placed = await self._database.write(work)
+        placed = await self._database.write(work, PLACEMENTS, base.batch(batch.seq))
         self._touch(batch.seq)
         return placed
 
@@ -72,7 +73,7 @@ class Placements:
             check_lease(connection, batch)
             return PlacementRecord(**connection.execute(query).mappings().one())
 
-        found = await self._database.write(work)
+        found = await self._database.write(work, PLACEMENTS, base.batch(batch.seq))
         self._touch(batch.seq)
         return found
 
@@ -83,7 +84,7 @@ class Placements:
             check_lease(connection, batch)
             connection.execute(insert(chunks).values(**_next(connection, batch, chunk), **chunk))
 
-        await self._database.write(work)
+        await self._database.write(work, PLACEMENTS, base.batch(batch.seq))
 
     async def dissolve(self, batch: BatchRecord, n: int) -> None:
         """Forgets a shard of which nothing came: its lines are to be placed again."""
@@ -93,7 +94,7 @@ class Placements:
             for table in (placements, chunks):
                 connection.execute(delete(table).where(table.c.batch_seq == batch.seq, table.c.n == n))
 
-        await self._database.write(work)
+        await self._database.write(work, PLACEMENTS, base.batch(batch.seq))
         self._touch(batch.seq)
 
     async def standing(self) -> Standing:
@@ -146,7 +147,7 @@ class Placements:
             connection.execute(delete(batches).where(batches.c.seq.in_([seq for seq, *_ in found])))
             return len(found)
 
-        return await self._database.write(work)
+        return await self._database.write(work, PLACEMENTS)
 
 
 def check_lease(connection: Connection, batch: BatchRecord) -> None:

@@ -21,7 +21,8 @@ from batchyard.service.domain.records import (
     Status,
 )
 from batchyard.service.errors import AlreadyExists, FailedPrecondition, NotFound
-from batchyard.service.registry.dialects.sqlite import Database
+from batchyard.service.registry.base import Database, tenant
+from batchyard.service.registry.base import batch as batch_of
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, named, names
 from batchyard.service.registry.rows import BATCH_COLUMNS, PLACEMENT_COLUMNS, added
 from batchyard.service.registry.schema import IS_LIVE, batches, file_parts, files, idempotency_keys, placements
@@ -80,7 +81,7 @@ class TenantRegistry:
     async def add_file(self, values: dict[str, Any], parts: Sequence[Part]) -> FileRecord:
         """Registers a file whose bytes are durable already. `values` are columns of `files`."""
         row = {**values, "tenant": self.tenant, "key_id": self.key_id}
-        return await self._database.write(lambda connection: insert_file(connection, row, parts))
+        return await self._database.write(lambda connection: insert_file(connection, row, parts), tenant(self.tenant))
 
     async def check_uploads(self, rate: Rate | None, now: int, running: int) -> None:
         """Raises Busy where the tenant has uploaded its share of files, those that are still coming included."""
@@ -119,7 +120,7 @@ class TenantRegistry:
             connection.execute(update(files).where(files.c.seq == file.seq).values(deleted_at=now))
             return file
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, tenant(self.tenant), urgent=True)
 
     async def check_unread(self, file: FileRecord) -> None:
         """Raises FailedPrecondition while a batch reads the file."""
@@ -148,7 +149,7 @@ class TenantRegistry:
                 added(connection, idempotency_keys, mine)
             return batch
 
-        return await self._database.write(work)
+        return await self._database.write(work, tenant(self.tenant))
 
     def check(self, connection: Connection, rate: Rate | None, now: int, estimate: UsageEstimate) -> None:
         """Raises Busy where one batch more would exceed `rate` or a limit."""
@@ -182,6 +183,7 @@ class TenantRegistry:
     async def cancel_batch(self, batch_id: str, provider: str, now: int) -> BatchRecord:
         """Asks for a batch to stop. Raises FailedPrecondition where it ended otherwise (facts: 409)."""
         view = self._view(provider)
+        seq = (await self.get_batch(batch_id, provider)).seq
 
         def work(connection: Connection) -> BatchRecord:
             batch: BatchRecord = _found(connection, view, batches, batch_id, no_batch)
@@ -194,7 +196,7 @@ class TenantRegistry:
             query = query.values(status=Status.CANCELLING, cancelling_at=batch.not_before(now))
             return BatchRecord(**connection.execute(query).mappings().one())
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, batch_of(seq), urgent=True)
 
     def _check_unread(self, connection: Connection, file_id: str) -> None:
         readers = select(batches.c.id).where(batches.c.tenant == self.tenant, IS_LIVE)

@@ -25,7 +25,8 @@ from batchyard.service.domain.records import (
     Status,
 )
 from batchyard.service.errors import LeaseLost
-from batchyard.service.registry.dialects.sqlite import Database, Work
+from batchyard.service.registry import base
+from batchyard.service.registry.base import CLAIMS, REGISTRY, Aggregate, Database, Work
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given
 from batchyard.service.registry.rows import BATCH_COLUMNS, CHUNK_COLUMNS, FILE_COLUMNS, added, changed
 from batchyard.service.registry.schema import (
@@ -142,16 +143,16 @@ class WorkRegistry:
                 connection.execute(insert(identity).values(id=new))
             return RegistryIdentity(**found) if found else RegistryIdentity(new)
 
-        return await self._database.write(work)
+        return await self._database.write(work, REGISTRY)
 
     async def advance(self, generation: int, newest_at: int) -> None:
         """Notes the generation of the registry, and the newest time that is believed."""
-        await self._execute(update(identity).values(generation=generation, newest_at=newest_at))
+        await self._execute(update(identity).values(generation=generation, newest_at=newest_at), REGISTRY)
 
     async def void_leases(self) -> None:
         """Ends every lease. Only for a start that holds the data directory's lock: earlier owners are dead."""
         for table, held in _HELD.items():
-            await self._execute(update(table).where(*held).values(lease_until=0), urgent=True)
+            await self._execute(update(table).where(*held).values(lease_until=0), CLAIMS, urgent=True)
 
     async def claim_batches(self, now: float, until: float, most: int = 1) -> list[BatchRecord]:
         """Leases live batches that nobody holds; ours stay ours until released, whatever the clock says."""
@@ -164,7 +165,7 @@ class WorkRegistry:
                 found.append(batch)
             return found
 
-        return await self._database.write(work)
+        return await self._database.write(work, CLAIMS)
 
     async def claim_chunk(self, chunk: ChunkRecord, now: float, until: float) -> ChunkRecord:
         """Leases an open chunk, in a new epoch. Raises LeaseLost where another owner holds it or sealed it."""
@@ -176,7 +177,7 @@ class WorkRegistry:
                 raise LeaseLost("the chunk is another worker's")
             return found
 
-        return await self._database.write(work)
+        return await self._database.write(work, base.batch(chunk.batch_seq))
 
     async def extend(self, until: float) -> None:
         """Extends all leases of this owner."""
@@ -186,12 +187,12 @@ class WorkRegistry:
                 mine = table.c.lease_owner == self._owner
                 connection.execute(update(table).where(mine, *held).values(lease_until=until))
 
-        await self._database.write(work)
+        await self._database.write(work, CLAIMS)
 
     async def release(self, batch: BatchRecord) -> None:
         """Gives a batch back, for anybody to claim at once."""
         query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
-        await self._execute(query.values(lease_until=0))
+        await self._execute(query.values(lease_until=0), base.batch(batch.seq))
 
     async def reread(self, batch: BatchRecord) -> BatchRecord:
         """The batch as it is now. Raises LeaseLost where the lease is not ours any more."""
@@ -236,7 +237,7 @@ class WorkRegistry:
                 added(connection, chunks, {"batch_seq": batch.seq, **chunk})
             return updated
 
-        return await self._written(batch.seq, work)
+        return await self._written(batch.seq, work, base.tenant(batch.tenant))
 
     async def chunks(self, batch: BatchRecord) -> list[ChunkRecord]:
         """In the order of their lines."""
@@ -283,7 +284,7 @@ class WorkRegistry:
                 connection.execute(left.values(open=0))
             return ended
 
-        return await self._written(batch.seq, work)
+        return await self._written(batch.seq, work, base.PLACEMENTS)
 
     async def known_keys(self, keys: Sequence[str]) -> set[str]:
         """Those of `keys` that a file or a sealed chunk refers to."""
@@ -326,7 +327,7 @@ class WorkRegistry:
         due = select(files.c.seq).where(files.c.deleted_at.is_(None), files.c.expires_at <= now, ~reader.exists())
         due = due.where(files.c.tenant != INTERNAL)  # what shards have at deployments is the cleaner's
         query = update(files).where(files.c.seq.in_(due.limit(most))).values(deleted_at=now)
-        return await self._execute(query, urgent=True)
+        return await self._execute(query, REGISTRY, urgent=True)
 
     async def deleted_parts(self, most: int = 500) -> list[Part]:
         """Objects that only deleted files refer to."""
@@ -337,20 +338,20 @@ class WorkRegistry:
     async def forget_parts(self, parts: Iterable[Part]) -> None:
         """Drops the references to objects that are gone."""
         keys = [part.key for part in parts]
-        await self._execute(delete(file_parts).where(file_parts.c.key.in_(keys)), urgent=True)
+        await self._execute(delete(file_parts).where(file_parts.c.key.in_(keys)), REGISTRY, urgent=True)
 
     async def forget_files(self, before: int) -> int:
         """Drops the rows of files that were deleted before a time; until then they serve as cursors of lists."""
         held = select(file_parts.c.n).where(file_parts.c.file_seq == files.c.seq).exists()
-        return await self._execute(delete(files).where(files.c.deleted_at < before, ~held))
+        return await self._execute(delete(files).where(files.c.deleted_at < before, ~held), REGISTRY)
 
     async def forget_keys(self, before: int) -> int:
         """Drops idempotency keys that were first used before a time."""
-        return await self._execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before))
+        return await self._execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < before), REGISTRY)
 
-    async def _written(self, seq: int, work: Work[T]) -> T:
-        """What `work` returns, once committed and told."""
-        found = await self._database.write(work)
+    async def _written(self, seq: int, work: Work[T], *more: Aggregate) -> T:
+        """What `work` returns, once committed and told. It changes the batch, and `more`."""
+        found = await self._database.write(work, base.batch(seq), *more)
         self._touch(seq)
         return found
 
@@ -364,9 +365,9 @@ class WorkRegistry:
             ended(self._database.headroom, found)
         return found
 
-    async def _execute(self, query: Update | Delete, *, urgent: bool = False) -> int:
+    async def _execute(self, query: Update | Delete, of: Aggregate, *, urgent: bool = False) -> int:
         """How many rows it changed."""
-        return await self._database.write(lambda connection: connection.execute(query).rowcount, urgent=urgent)
+        return await self._database.write(lambda connection: connection.execute(query).rowcount, of, urgent=urgent)
 
 
 def _open(chunk: ChunkRecord) -> dict[str, int]:

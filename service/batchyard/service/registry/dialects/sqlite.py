@@ -13,17 +13,17 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batchyard.service.datadir.reserve import Reserve
 from batchyard.service.errors import StorageFull, Unavailable
 from batchyard.service.registry import integrity
+from batchyard.service.registry.base import Aggregate, Work
 from batchyard.service.registry.migrate import upgrade
 from batchyard.service.registry.quota_headroom import QuotaHeadroom
 
 T = TypeVar("T")
-Work = Callable[[Connection], T]
 
 _READERS = 4
 _GROUP = 256  # writes that share a commit at most
@@ -49,8 +49,8 @@ class _Outcome(NamedTuple):
 _Outcomes = dict[asyncio.Future[Any], _Outcome]
 
 
-class Database:
-    """Open with `Database(url)`, which brings the schema up to date; close with `close`.
+class SqliteDatabase:
+    """Open with `SqliteDatabase(url)`, which brings the schema up to date; close with `close`.
 
     Opening raises FailedPrecondition where the file is damaged, or newer than this code.
 
@@ -112,11 +112,8 @@ class Database:
             if (now := perf_counter()) - began > _SLOW_SECONDS:
                 self._slow_until = now + _SLOW_FOR_SECONDS
 
-    async def write(self, work: Work[T], *, urgent: bool = False) -> T:
-        """What `work` returns, once committed. Raises what `work` raises, StorageFull or Unavailable.
-
-        `urgent` is what has to work on a full disk too: it ends something, or makes room.
-        """
+    async def write(self, work: Work[T], of: Aggregate, *more: Aggregate, urgent: bool = False) -> T:
+        """As `Database` has it. What is named doesn't matter here: there is one writer."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending.put(_Write(work, future, urgent))
         return await future
