@@ -18,7 +18,7 @@ NPM_INSTALL = PATH="$(CURDIR)/.venv-node/bin:$$PATH" npm install --no-package-lo
 # Installed packages are compiled when they are first imported; where that isn't kept, each process takes seconds to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test check setup protos contract lint types bad-inputs bench bench-peers torture image clean
+.PHONY: help run test check setup protos contract lint types bad-inputs bench bench-peers torture image release-check clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -62,6 +62,9 @@ bench-peers: $(VENV)/.ready .venv-litellm/.ready .venv-portkey/.ready ## Measure
 
 torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--reads 1000000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)
 	@$(BIN)/python -m tests.torture $(ARGS)
+
+release-check: $(VENV)/.ready ## Build the sdist and the wheel; each alone in a new environment must import and serve
+	@$(BIN)/python .ci/release.py $(PIP)/bin/python
 
 clean: ## Remove the environments and caches; batchyard-data stays
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
