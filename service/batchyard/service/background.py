@@ -1,9 +1,11 @@
 """Work that goes on beside the calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -24,7 +26,23 @@ async def until(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-T = TypeVar("T")
+async def to_the_end(operation: Awaitable[T]) -> T:
+    """Awaits an operation that goes on in a thread whatever becomes of the caller.
+
+    A cancelled caller learns of it afterwards, so that what it cleans up holds still.
+    """
+    task = asyncio.ensure_future(operation)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()
+    raise cancelled
 
 
 class Mutations:

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from batchyard.service.background import to_the_end
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Counts, Kind
 from batchyard.service.engine.records import HEAD, Gap, is_whole, packed, records
 from batchyard.service.errors import Unavailable
 from batchyard.service.jsonl.results import Result, Tokens
-from batchyard.service.objects.local import to_the_end
 from batchyard.service.workers import Run
 
 _BACKLOG = 4 << 20  # bytes that may wait for a sync before appends wait too

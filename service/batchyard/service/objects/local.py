@@ -10,16 +10,16 @@ import asyncio
 import errno
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore
 
+from batchyard.service.background import to_the_end
 from batchyard.service.datadir.capacity import Room
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Part
@@ -30,8 +30,6 @@ from batchyard.service.objects.checksums import Checksums
 KIB = 1024
 BLOCK = 512 * KIB
 """What a writer gathers before it hands on; it holds about three of these."""
-
-T = TypeVar("T")
 
 KEY = re.compile(r"[a-z]+/[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
 """The form of a key."""
@@ -254,25 +252,6 @@ def removed(path: Path) -> int:
     except FileNotFoundError:
         return 0
     return size
-
-
-async def to_the_end(operation: Awaitable[T]) -> T:
-    """Awaits an operation that goes on in a thread whatever becomes of the caller.
-
-    A cancelled caller learns of it afterwards, so that what it cleans up holds still.
-    """
-    task = asyncio.ensure_future(operation)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()
-    raise cancelled
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from batchyard.service.background import to_the_end
 from batchyard.service.datadir import strays
 from batchyard.service.datadir.aside import Aside
 from batchyard.service.errors import FailedPrecondition
-from batchyard.service.objects.local import KEY, FileStore, removed, to_the_end
+from batchyard.service.objects.local import KEY, FileStore, removed
 
 MOST_UNKNOWN = 100
 """Objects that nobody refers to and that a start moves aside unasked; it does so too while they are 1 % of all."""
