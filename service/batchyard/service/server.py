@@ -61,7 +61,7 @@ from batchyard.service.groups.groups import Groups, limits_of, scanner_of
 from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects import sweep
+from batchyard.service.objects import startup_sweep
 from batchyard.service.objects.collector import store_look
 from batchyard.service.objects.local import FileStore
 from batchyard.service.providers.azure.credentials import MissingExtra
@@ -236,7 +236,7 @@ async def _ground(
     used = [*(name for name in configured if name not in idle), *(one.provider for one in settings.deployments)]
     limits, folder = settings.limits, settings.data_dir / "store"
     store = FileStore(folder, disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes)
-    await sweep.sweep(store, work.known_keys, aside, accept=accept)
+    await startup_sweep.sweep(store, work.known_keys, aside, accept=accept)
     await leftovers.sweep(settings.data_dir / "work", work, aside)
     await pair.advance(int(guarded.newest()))  # not before all that may refuse the registry
     stack.enter_context(metrics.asking(batches_look(work, guarded.now, used)))

@@ -19,7 +19,7 @@ from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Part
 from batchyard.service.errors import DataLoss, StorageFull
 from batchyard.service.objects.local import BLOCK, FileStore
-from batchyard.service.objects.sweep import sweep
+from batchyard.service.objects.startup_sweep import sweep
 
 
 @pytest.fixture
