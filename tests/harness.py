@@ -20,6 +20,7 @@ from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.config.settings import Key, LocalSettings, Settings
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.metrics import ServiceMetrics
+from batchyard.service.objects.base import OpenStore
 from batchyard.service.server import Server, serving
 from batchyard.shim.caller import immediate
 from batchyard.v1 import (
@@ -176,10 +177,11 @@ async def service(
     disk: Disk | None = None,
     clock: Callable[[], float] = time,
     steady: Callable[[], float] | None = None,
+    open_store: OpenStore | None = None,
 ) -> AsyncIterator[tuple[Server, Client]]:
     """A running service on a free port, and a client of it."""
     async with (
-        serving(settings, metrics, disk=disk, clock=clock, steady=steady) as server,
+        serving(settings, metrics, disk=disk, clock=clock, steady=steady, open_store=open_store) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
         yield server, Client(channel)

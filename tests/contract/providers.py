@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple
 from tests.deployments import at_deployment
 from tests.groups.scene import settings_of
 from tests.harness import Client, service, settings_for
+from tests.memory_store import MemoryStore
 from tests.upstream.azure import fake_azure
 from tests.upstream.openai import fake_openai
 from tests.upstream.quirks import Quirks
 
 from batchyard.service.config.settings import LocalSettings
+from batchyard.service.objects.base import OpenStore
 
 OPENAI_PURPOSES = frozenset({"fine-tune", "assistants", "batch", "user_data", "vision", "evals"})
 READABLE = frozenset({"batch"})
@@ -55,12 +57,20 @@ class Subject(NamedTuple):
     unsupported: dict[str, str]
 
 
-@asynccontextmanager
-async def _local(folder: Path) -> AsyncIterator[Place]:
-    settled = settings_for(folder / "settled")
-    stuck = settings_for(folder / "stuck", local=LocalSettings(echo=True, echo_delay_ms=60_000))
-    async with service(settled) as (_, client), service(stuck) as (_, other):
-        yield Place("local", client, other, OPENAI_PURPOSES, OPENAI_PURPOSES)
+def _local(new_store: Callable[[], OpenStore | None]) -> Callable[[Path], AbstractAsyncContextManager[Place]]:
+    """The provider over the stores that are opened so, its own for None."""
+
+    @asynccontextmanager
+    async def running(folder: Path) -> AsyncIterator[Place]:
+        settled = settings_for(folder / "settled")
+        stuck = settings_for(folder / "stuck", local=LocalSettings(echo=True, echo_delay_ms=60_000))
+        async with (
+            service(settled, open_store=new_store()) as (_, client),
+            service(stuck, open_store=new_store()) as (_, other),
+        ):
+            yield Place("local", client, other, OPENAI_PURPOSES, OPENAI_PURPOSES)
+
+    return running
 
 
 def _at(
@@ -92,7 +102,8 @@ async def _groups(folder: Path) -> AsyncIterator[Place]:
 
 
 SUBJECTS = [
-    Subject("local", _local, unsupported={}),
+    Subject("local", _local(lambda: None), unsupported={}),
+    Subject("local, in another store", _local(lambda: MemoryStore().opened), unsupported={}),
     Subject("openai", _at("openai", fake_openai, OPENAI_PURPOSES), unsupported=EMPTY),
     Subject("azure", _at("azure", fake_azure, frozenset({"assistants", "batch", "fine-tune"})), unsupported=EMPTY),
     Subject("groups", _groups, unsupported=ONE_PURPOSE),

@@ -15,7 +15,7 @@ from batchyard.service.datadir import aside
 from batchyard.service.domain import names
 from batchyard.service.engine.runners import http, slots
 from batchyard.service.jsonl import request_line
-from batchyard.service.objects import checksums, startup_sweep
+from batchyard.service.objects import checksums, sweep
 from batchyard.service.providers.remote import fields
 from batchyard.service.registry import integrity, tenant
 from batchyard.service.upstream import errors_text, transport
@@ -73,7 +73,7 @@ CONSTANTS = {
 }
 
 START = [
-    startup_sweep.MOST_UNKNOWN,
+    sweep.MOST_UNKNOWN,
     aside.KEPT_SECONDS,
     integrity.MOST_BYTES,
     checksums.BLOCK,

@@ -61,9 +61,8 @@ from batchyard.service.groups.groups import Groups, limits_of, scanner_of
 from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects import startup_sweep
-from batchyard.service.objects.collector import store_look
-from batchyard.service.objects.local import FileStore
+from batchyard.service.objects.base import ObjectStore, OpenStore
+from batchyard.service.objects.open import open_local_store
 from batchyard.service.providers.azure.credentials import MissingExtra
 from batchyard.service.providers.base import Provider
 from batchyard.service.providers.local.batches import OwnBatches
@@ -134,13 +133,15 @@ async def serving(
     clock: Clock = time,
     steady: Clock | None = None,
     accept_registry: bool = False,
+    open_store: OpenStore | None = None,
 ) -> AsyncIterator[Server]:
     """The service, from its locked data directory to its port, until the context ends.
 
     Figures go to `metrics`, spans to `tracing`. Raises StartupError for a data directory in use or unusable, for a
     registry that is damaged or does not belong to the stored files, unless `accept_registry` says to go on with it, for
     a port in use, and for certificates that can't be used.
-    Tests pass their own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
+    `open_store` opens what holds files and results (None: the local store, in the data directory). Tests pass their
+    own `disk`, `clock` (Unix seconds) and `steady`, a clock that never jumps.
     """
     steady = steady or (monotonic if clock is time else clock)
     metrics, limits = metrics or Metrics(), settings.limits
@@ -150,7 +151,9 @@ async def serving(
             if settings.local is None and not settings.deployments:
                 raise StartupError("No provider is configured: set OPENAI_API_KEY, AZURE_API_BASE, or batchyard.local.")
             disk = disk or Disk()
-            ground = await _ground(settings, metrics, figures, disk, clock, steady, stack, accept=accept_registry)
+            ground = await _ground(
+                settings, metrics, figures, disk, clock, steady, stack, accept=accept_registry, open_store=open_store
+            )
             clock = ground.clock.now
             keys = Authenticator(settings.master_key, settings.keys, KeyRegistry(ground.database), clock, steady)
             allowances = Allowances(settings.tenant_limits, settings.tenants)
@@ -196,7 +199,7 @@ class _Ground(NamedTuple):
     pair: Pair
     database: SqliteDatabase
     work: WorkRegistry
-    store: FileStore
+    store: ObjectStore
     changes: Changes
     reserve: Reserve
     starting: ExitStack
@@ -212,6 +215,7 @@ async def _ground(
     stack: AsyncExitStack,
     *,
     accept: bool,
+    open_store: OpenStore | None,
 ) -> _Ground:
     """The data directory, locked and swept, and the registry that belongs to it, or that we `accept`."""
     await asyncio.to_thread(disk.make_dir, settings.data_dir, site="data.dir")
@@ -234,13 +238,13 @@ async def _ground(
     guarded = GuardedClock(clock, steady, await pair.check(accept=accept))
     database.expiry = guarded.expiry
     used = [*(name for name in configured if name not in idle), *(one.provider for one in settings.deployments)]
-    limits, folder = settings.limits, settings.data_dir / "store"
-    store = FileStore(folder, disk, max_bytes=limits.max_stored_bytes, min_free=limits.min_free_bytes)
-    await startup_sweep.sweep(store, work.known_keys, aside, accept=accept)
+    open_store = open_store or partial(
+        open_local_store, settings=settings, disk=disk, aside=aside, metrics=metrics, accept=accept
+    )
+    store = await stack.enter_async_context(open_store(work.known_keys))
     await leftovers.sweep(settings.data_dir / "work", work, aside)
     await pair.advance(int(guarded.newest()))  # not before all that may refuse the registry
     stack.enter_context(metrics.asking(batches_look(work, guarded.now, used)))
-    stack.enter_context(metrics.asking(store_look(store, disk, folder)))
     return _Ground(guarded, aside, pair, database, work, store, changes, reserve, starting)
 
 
@@ -330,7 +334,7 @@ async def _lines(
     settings: Settings,
     own: LocalSettings,
     work: WorkRegistry,
-    store: FileStore,
+    store: ObjectStore,
     disk: Disk,
     figures: ServiceMetrics,
     tracing: Tracing,

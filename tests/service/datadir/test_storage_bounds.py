@@ -16,7 +16,7 @@ from tests.statuses import told
 
 from batchyard.service.config.settings import Limits, LocalSettings, RetentionSettings, Settings
 from batchyard.service.datadir.disk import Disk
-from batchyard.service.objects.local import BLOCK
+from batchyard.service.objects.base import WRITE_BYTES as BLOCK
 from batchyard.v1 import (
     Batch,
     BatchStatus,

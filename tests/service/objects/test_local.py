@@ -18,7 +18,8 @@ from batchyard.service.datadir.aside import Aside
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Part
 from batchyard.service.errors import DataLoss, StorageFull
-from batchyard.service.objects.local import BLOCK, FileStore
+from batchyard.service.objects.base import WRITE_BYTES as BLOCK
+from batchyard.service.objects.local import FileStore
 from batchyard.service.objects.startup_sweep import sweep
 
 

@@ -20,7 +20,7 @@ from batchyard.service.errors import DataLoss
 from batchyard.service.jsonl.request_line import Request, lines
 from batchyard.service.jsonl.results import LOST, Result, result, result_id
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects.local import FileStore
+from batchyard.service.objects.base import ObjectStore
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.workers import Workers
 
@@ -47,7 +47,7 @@ class ChunkRunner:
     def __init__(
         self,
         work: WorkRegistry,
-        store: FileStore,
+        store: ObjectStore,
         disk: Disk,
         folder: Path,
         runner: LineRunner,
@@ -131,7 +131,7 @@ class ChunkRunner:
         if journal.gaps and job.endpoint in STATEFUL:
             missing = await self._write_off(job, missing, journal)
         if missing and job.control.go_on():
-            await self._store.room.check()  # without room, answers would be paid for and lost
+            await self._store.check_space()  # without room, answers would be paid for and lost
         async with tasks() as group:
             for request in missing:
                 if job.control.go_on() and await self._runner.slots.acquire(job.control):

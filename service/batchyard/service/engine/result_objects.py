@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from batchyard.service.domain.records import ChunkRecord, Counts, Part, SealedChunk
 from batchyard.service.errors import LeaseLost, StorageFull
-from batchyard.service.objects.local import FileStore, Writer
+from batchyard.service.objects.base import ObjectStore, ObjectWriter
 from batchyard.service.registry.work import WorkRegistry
 
 OUTPUT, ERROR = "output", "error"
@@ -14,12 +14,12 @@ OUTPUT, ERROR = "output", "error"
 class Segments:
     """Written piece by piece; an object is only begun where something goes there."""
 
-    def __init__(self, store: FileStore, stem: str, stack: AsyncExitStack, *, bounded: bool) -> None:
+    def __init__(self, store: ObjectStore, stem: str, stack: AsyncExitStack, *, bounded: bool) -> None:
         self._store = store
         self._stem = stem
         self._stack = stack
         self._bounded = bounded
-        self._writers: dict[str, Writer] = {}
+        self._writers: dict[str, ObjectWriter] = {}
 
     async def write(self, kind: str, data: bytes) -> None:
         """Appends to OUTPUT or ERROR. Raises StorageFull."""
@@ -51,7 +51,7 @@ class Segments:
 
 
 @asynccontextmanager
-async def segments(store: FileStore, batch_id: str, chunk: ChunkRecord, *, bounded: bool) -> AsyncIterator[Segments]:
+async def segments(store: ObjectStore, batch_id: str, chunk: ChunkRecord, *, bounded: bool) -> AsyncIterator[Segments]:
     """Segments of a chunk in its epoch, of which nothing is left unless they are sealed.
 
     Those of a stopped batch are not `bounded`, or a full store could keep its own batches from ending.

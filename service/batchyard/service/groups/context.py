@@ -11,7 +11,7 @@ from batchyard.service.engine.control import Control
 from batchyard.service.groups.member import GroupMember
 from batchyard.service.groups.result_collector import ResultCollector
 from batchyard.service.groups.transfer_limits import Transfers
-from batchyard.service.objects.local import FileStore
+from batchyard.service.objects.base import ObjectStore
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.placements import Open, Placements
 from batchyard.service.registry.tenant import TenantRegistry
@@ -30,7 +30,7 @@ class Context:
     work: WorkRegistry
     placements: Placements
     internal: TenantRegistry
-    store: FileStore
+    store: ObjectStore
     changes: Changes
     mutations: Mutations
     harvest: ResultCollector

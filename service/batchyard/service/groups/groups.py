@@ -23,7 +23,7 @@ from batchyard.service.groups.transfer_limits import Transfers
 from batchyard.service.jsonl.scanner import LineError, Scan, Scanner
 from batchyard.service.jsonl.validation import judge
 from batchyard.service.metrics import ServiceMetrics
-from batchyard.service.objects.local import FileStore
+from batchyard.service.objects.base import ObjectStore
 from batchyard.service.providers.base import NewBatch, check_ours
 from batchyard.service.providers.remote.prober import Prober
 from batchyard.service.providers.remote.provider import RemoteProvider
@@ -46,7 +46,7 @@ class Groups:
         settings: Settings,
         database: Database,
         work: WorkRegistry,
-        store: FileStore,
+        store: ObjectStore,
         changes: Changes,
         mutations: Mutations,
         metrics: ServiceMetrics,

@@ -18,7 +18,7 @@ from batchyard.service.jsonl.line_index import LineIndex
 from batchyard.service.jsonl.request_line import lines
 from batchyard.service.jsonl.result_reader import ResultReader
 from batchyard.service.jsonl.results import Failure, Result, result
-from batchyard.service.objects.local import FileStore
+from batchyard.service.objects.base import ObjectStore
 from batchyard.service.providers.base import Content
 from batchyard.service.registry.work import WorkRegistry
 from batchyard.service.workers import Run
@@ -52,7 +52,7 @@ class Interrupted(Exception):
 class ResultCollector:
     """Writes segments and commits them; `lines` count each line once, when its result is committed."""
 
-    def __init__(self, work: WorkRegistry, store: FileStore, lines: Mapping[Kind, Counter], run: Run) -> None:
+    def __init__(self, work: WorkRegistry, store: ObjectStore, lines: Mapping[Kind, Counter], run: Run) -> None:
         """`run` has the threads that read lines."""
         self._work = work
         self._store = store

@@ -1,113 +1,129 @@
-"""The bytes that the service itself holds: immutable objects in a local store, durable once committed.
+"""An `ObjectStore` in a folder: a file for each object, durable once committed.
 
-A key is a folder and a name, `files/file-abc`. obstore writes an object under `name#1` and renames it when it is
-complete; it syncs neither file nor folder, which is why `Writer.commit` does. What is read is compared with the
-checksums that were made when it was written. Only what is certain is DataLoss: an object that is not there, is too
-short, or differs. Whatever else keeps bytes from being read is Unavailable, and may pass.
+obstore writes an object under `name#1` and renames it when it is complete; it syncs neither file nor folder, which is
+why `FileWriter.commit` does. Nothing is taken for missing, and nothing for written, while the folder itself is away.
 """
 
 import asyncio
 import errno
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from itertools import count
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count, islice
 from pathlib import Path
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import HTTPStore, LocalStore
 
 from batchyard.service.background import to_the_end
 from batchyard.service.datadir.capacity import Room
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Part
-from batchyard.service.errors import DataLoss, StorageFull, Unavailable
-from batchyard.service.objects import checksums
+from batchyard.service.errors import StorageFull, Unavailable
+from batchyard.service.objects.base import KEY, PIECE_BYTES, WRITE_BYTES, ObjectDamaged, ObjectMissing, StoredObject
 from batchyard.service.objects.checksums import Checksums
+from batchyard.service.objects.reading import read_parts
+from batchyard.service.objects.walk import Others, walk
 
-KIB = 1024
-BLOCK = 512 * KIB
-"""What a writer gathers before it hands on; it holds about three of these."""
-
-KEY = re.compile(r"[a-z]+/[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
-"""The form of a key."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MISSING = "it is missing"
+_SHORT = "it is too short"
+_GROUP = 500  # objects that are listed in one turn of a thread
 
 _log = logging.getLogger("batchyard.store")
 
 
-class Writer:
-    """One object being written, of `size` bytes so far. Made by `FileStore.writer`."""
+class _Folder:
+    """A folder that is created where it is missing, and may go away with the disk that it is on."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        disk.make_dir(path, site="store.root")
+        self.path = path
+        self._inode = _inode(path)
+
+    def is_there(self) -> bool:
+        return _inode(self.path) == self._inode
+
+    def check(self) -> None:
+        """Raises OSError where it is not there, or another one is."""
+        if not self.is_there():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+
+
+class FileWriter:
+    """An `ObjectWriter`, made by `FileStore.writer`; it holds about three times `WRITE_BYTES`."""
 
     def __init__(
-        self, store: LocalStore, disk: Disk, root: Path, key: str, room: Room, *, bounded: bool, spare: bool
+        self, store: LocalStore, disk: Disk, folder: _Folder, key: str, room: Room, *, bounded: bool, spare: bool
     ) -> None:
         self.size = 0
         self.committed = False
         self._key = key
         self._sums = Checksums()
         self._disk = disk
+        self._folder = folder
         self._room = room
         self._bounded = bounded
         self._spare = spare
-        self._path = root / key
+        self._path = folder.path / key
         self._block = bytearray()
-        self._sink = obstore.open_writer_async(store, key, buffer_size=BLOCK, max_concurrency=1)
+        self._sink = obstore.open_writer_async(store, key, buffer_size=WRITE_BYTES, max_concurrency=1)
 
     @property
     def part(self) -> Part:
-        """The object as it is so far."""
         return Part(self._key, self.size, self._sums.value())
 
     def sum(self, data: bytes) -> None:
-        """Makes the checksums of what is the next to be written, in any thread; `write` then need not."""
         self._sums.update(data)
 
     async def write(self, data: bytes | memoryview) -> None:
-        """Appends; pieces of any size are fine. Raises StorageFull, and Unavailable where the disk does not take it."""
         if self._sums.size == self.size:
             self._sums.update(data)
         self._room.take(len(data), bounded=self._bounded)
         self.size += len(data)
-        if len(data) >= BLOCK and not self._block:
+        if len(data) >= WRITE_BYTES and not self._block:
             await self._hand_on(data)
             return
         self._block += data
-        if len(self._block) >= BLOCK:
+        if len(self._block) >= WRITE_BYTES:
             await self._flush()
 
     async def commit(self) -> None:
-        """Ends the object; when this returns, it is durable under its key. Raises StorageFull, Unavailable."""
         await self._flush()
-        with _storage_errors():
+        with _storage_errors("write", self._key):
             await to_the_end(self._sink.close())
             await to_the_end(asyncio.to_thread(self._sync))
         self.committed = True
 
     async def discard(self) -> None:
-        """Removes every trace."""
+        """Removes every trace; what can't be removed now is left to the next start, and counted until then."""
         del self._sink
-        await to_the_end(asyncio.to_thread(self._remove))
-        self._room.give(self.size)
+
+        async def work() -> None:
+            await asyncio.to_thread(self._remove)
+            self._room.give(self.size)
+
+        with suppress(Unavailable), _storage_errors("remove", self._key):
+            await to_the_end(work())
 
     async def _flush(self) -> None:
         block, self._block = self._block, bytearray()
         await self._hand_on(block)
 
     async def _hand_on(self, block: bytes | bytearray | memoryview) -> None:
-        if not self._spare:
-            await self._room.check_free(len(block))
-        with _storage_errors():
+        with _storage_errors("write", self._key):
+            if not self._spare:
+                await self._room.check_free(len(block))
             await to_the_end(self._sink.write(block))
 
     def _sync(self) -> None:
         folder = self._path.parent
         self._disk.sync_file(self._path, site=f"{folder.name}.object")
         self._disk.sync_dir(folder, site=f"{folder.name}.entry")
+        self._folder.check()
 
     def _remove(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -119,10 +135,10 @@ class Writer:
 
 
 class FileStore:
-    """Immutable objects under `root`, a folder that is created where it is missing.
+    """An `ObjectStore` under `root`, a folder that is created where it is missing.
 
-    They come to `max_bytes` at most (None: what the disk takes), and leave `min_free` bytes of the disk free. What was
-    there at the start is counted by a sweep.
+    Its objects come to `max_bytes` at most (None: what the disk takes), and leave `min_free` bytes of the disk free.
+    What was there at the start is counted by a sweep.
     """
 
     def __init__(
@@ -132,65 +148,39 @@ class FileStore:
         *,
         max_bytes: int | None = None,
         min_free: int = 0,
-        source: "ObjectStore | None" = None,
+        source: HTTPStore | None = None,
     ) -> None:
         """`source` is what is read from, where that is not the folder itself."""
-        disk.make_dir(root, site="store.root")
-        self.room = Room(disk, root, max_bytes, min_free)
         self.root = root
-        self._place = _inode(root)
+        self._folder = _Folder(root, disk)
+        self.room = Room(disk, root, max_bytes, min_free)
         self._disk = disk
         self._store = LocalStore(prefix=root)
         self._source = source or self._store
         self._folders: set[str] = set()
 
     @asynccontextmanager
-    async def writer(self, key: str, *, bounded: bool = True, spare: bool = False) -> AsyncIterator[Writer]:
-        """Writes the object `key`, which must be new. Leaving without `commit` leaves no trace of it.
-
-        `bounded` says whether it counts against `max_bytes`, `spare` whether it may take of what is kept free.
-        Raises StorageFull, ValueError for a malformed key.
-        """
+    async def writer(self, key: str, *, bounded: bool = True, spare: bool = False) -> AsyncIterator[FileWriter]:
         if not KEY.fullmatch(key):
             raise ValueError(f"malformed key: {key!r}")
         if bounded and not spare:
-            await self.room.check()
-        await self._prepare(key.partition("/")[0])
-        writer = Writer(self._store, self._disk, self.root, key, self.room, bounded=bounded, spare=spare)
+            await self.check_space()
+        await self._prepare(key)
+        writer = FileWriter(self._store, self._disk, self._folder, key, self.room, bounded=bounded, spare=spare)
         try:
             yield writer
         finally:
             if not writer.committed:
                 await writer.discard()
 
-    async def read(
-        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: int = 256 * KIB
+    async def check_space(self) -> None:
+        with _storage_errors("write", ""):
+            await self.room.check()
+
+    def read(
+        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: int = PIECE_BYTES
     ) -> AsyncIterator[bytes]:
-        """Reads `length` bytes from `offset` of the parts' concatenation, in pieces of at most `piece_bytes`.
-
-        Where a part has checksums, whole blocks are read and compared, and then cut. Raises DataLoss, before a byte of
-        the block, where an object is missing, short or damaged, Unavailable where it can't be read now, ValueError for
-        a range outside of the whole.
-        """
-        if offset < 0 or length < 0 or offset + length > sum(part.size for part in parts):
-            raise ValueError(f"no range of {length} bytes at {offset}")
-        for part, start, end in _ranges(parts, offset, length):
-            if part.sums is None:
-                for at in range(start, end, piece_bytes):
-                    yield await self._range(part.key, at, min(at + piece_bytes, end))
-                continue
-            for at in range(start - start % checksums.BLOCK, end, checksums.BLOCK):
-                block = (await self._block(part, at, part.sums))[max(0, start - at) : end - at]
-                for cut in range(0, len(block), piece_bytes):
-                    yield block[cut : cut + piece_bytes]
-
-    async def _block(self, part: Part, start: int, sums: bytes) -> bytes:
-        """The block of an object that begins at `start`, compared with its checksum."""
-        block = await self._range(part.key, start, min(start + checksums.BLOCK, part.size))
-        number = start // checksums.BLOCK
-        if not checksums.is_intact(block, number, sums):
-            raise _data_loss(part.key, "its bytes have changed", block=number)
-        return block
+        return read_parts(self._range, parts, offset, length, piece_bytes)
 
     async def _range(self, key: str, start: int, end: int) -> bytes:
         try:
@@ -198,71 +188,72 @@ class FileStore:
         except Exception as error:
             raise await self._judged(error, key, end) from error
         if len(data) != end - start:
-            raise _data_loss(key, "it is too short")
+            raise ObjectDamaged(key, _SHORT)
         return data
 
     async def _judged(self, error: Exception, key: str, end: int) -> Exception:
-        """What it means that an object can't be read up to `end`: its store is asked once more what it has.
-
-        Nothing is missing where the folder of the store itself went away, with the disk that it is on.
-        """
+        """What it means that an object can't be read up to `end`: its store is asked once more what it has."""
         try:
             size = (await obstore.head_async(self._source, key))["size"]
         except FileNotFoundError:
-            if await asyncio.to_thread(_inode, self.root) == self._place:
-                return _data_loss(key, _MISSING)
+            if await asyncio.to_thread(self._folder.is_there):
+                return ObjectMissing(key)
         except Exception as again:
             error = again
         else:
             if size < end:
-                return _data_loss(key, "it is too short")
+                return ObjectDamaged(key, _SHORT)
         return _unavailable("read", key, error)
 
     async def delete(self, key: str) -> None:
-        """Removes an object; one that is missing is fine. After a power cut it may be back, for a sweep to find."""
+        """After a power cut it may be back, for a sweep to find."""
 
         async def work() -> None:
-            self.room.give(await asyncio.to_thread(removed, self.root / key))
+            self.room.give(await asyncio.to_thread(self._removed, key))
 
-        await to_the_end(work())
+        with _storage_errors("remove", key):
+            await to_the_end(work())
 
-    async def _prepare(self, folder: str) -> None:
+    def _removed(self, key: str) -> int:
+        """Removes an object's file, and returns how many bytes that freed."""
+        path = self.root / key
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            self._folder.check()
+            return 0
+        return size
+
+    async def listed(self, prefix: str, before: float) -> AsyncIterator[StoredObject]:
+        others = Others()
+        objects = (one for one in walk(self.root, others, prefix) if one.modified < before)
+        with _storage_errors("list", prefix):
+            await asyncio.to_thread(self._folder.check)
+        while group := await asyncio.to_thread(lambda: list(islice(objects, _GROUP))):
+            for one in group:
+                yield one
+        for name, error in others.unreadable.items():
+            raise _unavailable("list", name, error) from error
+
+    async def _prepare(self, key: str) -> None:
+        folder = key.partition("/")[0]
         if folder not in self._folders:
-            with _storage_errors():
+            with _storage_errors("write", key):
                 make = asyncio.to_thread(self._disk.make_dir, self.root / folder, site=f"{folder}.folder")
                 await to_the_end(make)
             self._folders.add(folder)
 
 
-def _ranges(parts: Sequence[Part], offset: int, length: int) -> Iterator[tuple[Part, int, int]]:
-    """Cuts a range of the whole into (part, start, end)."""
-    for part in parts:
-        end = min(offset + length, part.size)
-        if offset < end:
-            yield part, offset, end
-            length -= end - offset
-        offset = max(0, offset - part.size)
-
-
-def removed(path: Path) -> int:
-    """Removes a file, and returns how many bytes that freed: none where it was gone."""
-    try:
-        size = path.stat().st_size
-        path.unlink()
-    except FileNotFoundError:
-        return 0
-    return size
-
-
 @contextmanager
-def _storage_errors() -> Iterator[None]:
-    """Turns the system's and obstore's words for a write that failed into ours: a full disk, or one that fails now."""
+def _storage_errors(what: str, key: str) -> Iterator[None]:
+    """Turns the system's and obstore's words for what failed into ours: a full disk, or one that fails now."""
     try:
         yield
     except (BaseError, OSError) as error:
-        if _errno(error) in _FULL:
+        if what == "write" and _errno(error) in _FULL:
             raise StorageFull("The service has no space left to store this.") from error
-        raise _unavailable("write", "", error) from error
+        raise _unavailable(what, key, error) from error
 
 
 def _errno(error: Exception) -> int | None:
@@ -280,14 +271,6 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _data_loss(key: str, why: str, **block: int) -> DataLoss:
-    if why is not _MISSING:  # that may be right: it was deleted meanwhile, and callers know
-        _log.error("a stored object is damaged: %s", why, extra={"object": key, **block})
-    error = DataLoss("Stored bytes of this file are missing or damaged.")
-    error.add_note(f"object: {key}, {why}")
-    return error
 
 
 def _unavailable(what: str, key: str, error: Exception) -> Unavailable:

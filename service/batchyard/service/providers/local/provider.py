@@ -11,7 +11,7 @@ from batchyard.service.domain.ids import new_file_id
 from batchyard.service.domain.records import BatchRecord, FileRecord, Part
 from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound
 from batchyard.service.jsonl.scanner import Scan, Scanner
-from batchyard.service.objects.local import BLOCK, FileStore, Writer
+from batchyard.service.objects.base import WRITE_BYTES, ObjectStore, ObjectWriter
 from batchyard.service.providers.base import (
     Content,
     FileDescription,
@@ -40,7 +40,7 @@ class StoredProvider:
     def __init__(
         self,
         name: str,
-        store: FileStore,
+        store: ObjectStore,
         work: WorkRegistry,
         batches: OwnBatches,
         limits: Limits,
@@ -171,7 +171,7 @@ class _StoredUpload:
         owner: TenantRegistry,
         purpose: str,
         file_id: str,
-        writer: Writer,
+        writer: ObjectWriter,
         scanner: Scanner | None,
         limits: Limits,
     ) -> None:
@@ -192,7 +192,7 @@ class _StoredUpload:
         check_size(self.size, self._limits)
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes >= BLOCK or len(self._held) == _MOST_HELD:
+        if self._held_bytes >= WRITE_BYTES or len(self._held) == _MOST_HELD:
             await self._pass_on()
 
     async def finish(self, description: FileDescription, digest: bytes | None) -> FileRecord:

@@ -1,0 +1,67 @@
+"""Reading of parts, for every store: ranges of objects are fetched, compared with their checksums, and cut."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+from batchyard.service.domain.records import Part
+from batchyard.service.objects import checksums
+from batchyard.service.objects.base import ObjectDamaged
+
+Fetch = Callable[[str, int, int], Awaitable[bytes]]
+"""The bytes of an object from a start to an end. Raises ObjectMissing, ObjectDamaged for less, Unavailable."""
+
+_log = logging.getLogger("batchyard.store")
+
+
+async def read_parts(
+    fetch: Fetch,
+    parts: Sequence[Part],
+    offset: int,
+    length: int,
+    piece_bytes: int,
+    *,
+    fetch_bytes: int = checksums.BLOCK,
+) -> AsyncIterator[bytes]:
+    """Does what `ObjectStore.read` says, by fetches of `fetch_bytes` at most, a multiple of `checksums.BLOCK`.
+
+    Where a part has checksums, whole blocks are fetched and compared, and then cut.
+    """
+    if offset < 0 or length < 0 or offset + length > sum(part.size for part in parts):
+        raise ValueError(f"no range of {length} bytes at {offset}")
+    for part, start, end in _ranges(parts, offset, length):
+        try:
+            if part.sums is None:
+                for at in range(start, end, piece_bytes):
+                    yield await fetch(part.key, at, min(at + piece_bytes, end))
+                continue
+            last = min(-(-end // checksums.BLOCK) * checksums.BLOCK, part.size)
+            for at in range(start - start % checksums.BLOCK, last, fetch_bytes):
+                fetched = await fetch(part.key, at, min(at + fetch_bytes, last))
+                for number, block in _intact(part.key, part.sums, at, fetched):
+                    wanted = block[max(0, start - number * checksums.BLOCK) : end - number * checksums.BLOCK]
+                    for cut in range(0, len(wanted), piece_bytes):
+                        yield wanted[cut : cut + piece_bytes]
+        except ObjectDamaged as error:
+            block_of = {} if error.block is None else {"block": error.block}
+            _log.error("a stored object is damaged: %s", error.why, extra={"object": error.key, **block_of})
+            raise
+
+
+def _ranges(parts: Sequence[Part], offset: int, length: int) -> Iterator[tuple[Part, int, int]]:
+    """Cuts a range of the whole into (part, start, end)."""
+    for part in parts:
+        end = min(offset + length, part.size)
+        if offset < end:
+            yield part, offset, end
+            length -= end - offset
+        offset = max(0, offset - part.size)
+
+
+def _intact(key: str, sums: bytes, start: int, fetched: bytes) -> Iterator[tuple[int, bytes]]:
+    """The blocks of what was fetched from `start` on, by number. Raises ObjectDamaged before one that differs."""
+    for at in range(0, len(fetched), checksums.BLOCK):
+        number = (start + at) // checksums.BLOCK
+        block = fetched[at : at + checksums.BLOCK]
+        if not checksums.is_intact(block, number, sums):
+            raise ObjectDamaged(key, "its bytes have changed", number)
+        yield number, block
