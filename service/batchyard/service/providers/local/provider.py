@@ -9,7 +9,7 @@ from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.config.settings import Limits, RetentionSettings
 from batchyard.service.domain.ids import new_file_id
 from batchyard.service.domain.records import BatchRecord, FileRecord, Part
-from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound
+from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound, Unavailable
 from batchyard.service.jsonl.scanner import Scan, Scanner
 from batchyard.service.objects.base import WRITE_BYTES, ObjectStore, ObjectWriter
 from batchyard.service.providers.base import (
@@ -85,9 +85,13 @@ class StoredProvider:
         return file
 
     async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
-        """First the row's mark, then the bytes: a crash in between leaves nothing that anybody sees."""
+        """First the row's mark, then the bytes: a crash in between leaves nothing that anybody sees.
+
+        Retention finishes what can't be removed now.
+        """
         await owner.delete_file(file.id, "", int(self._clock()))
-        await self.forget(await owner.parts(file))
+        with suppress(Unavailable):
+            await self.forget(await owner.parts(file))
 
     async def forget(self, parts: list[Part]) -> None:
         """Removes objects that only deleted files refer to."""
