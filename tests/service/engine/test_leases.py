@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select
 from tests.fakes import Gate
 from tests.harness import chat_lines, figures, jsonl, until
+from tests.memory_store import MemoryStore
 
 from batchyard.service.config.settings import Limits
 from batchyard.service.datadir.disk import Disk
@@ -21,9 +22,10 @@ from batchyard.service.domain.records import BatchRecord, ChunkRecord, Counts, P
 from batchyard.service.engine.chunk_runner import ChunkRunner
 from batchyard.service.engine.engine import LEASE_SECONDS, Engine
 from batchyard.service.engine.local_lifecycle import LocalLifecycle
+from batchyard.service.engine.result_objects import OUTPUT, segments
 from batchyard.service.engine.runners.slots import LineControl, LineSlots
 from batchyard.service.engine.transitions import Steps
-from batchyard.service.errors import LeaseLost
+from batchyard.service.errors import LeaseLost, Unavailable
 from batchyard.service.jsonl.results import Answer, Failure
 from batchyard.service.jsonl.scanner import Scanner
 from batchyard.service.jsonl.validation import judge
@@ -143,6 +145,20 @@ async def test_a_seal_of_an_older_epoch_is_refused_and_the_newer_one_kept(worker
     assert not (await workers.owner.chunks(workers.batch))[0].sealed
     await workers.owner.seal(workers.chunk, SEALED)
     assert (await workers.owner.chunks(workers.batch))[0].output_key == "segments/a"
+
+
+class Keeping(MemoryStore):
+    """Deletes nothing for now."""
+
+    async def delete(self, key: str) -> None:
+        raise Unavailable("not now")
+
+
+async def test_a_late_seal_says_so_also_where_its_objects_stay_for_now(workers: Workers) -> None:
+    async with segments(Keeping(), workers.batch.id, workers.late_chunk, bounded=True) as made:
+        await made.write(OUTPUT, b"{}\n")
+        with pytest.raises(LeaseLost):
+            await made.seal(workers.late, workers.late_chunk, Counts(completed=1))
 
 
 async def test_a_chunk_is_sealed_once(workers: Workers) -> None:

@@ -1,10 +1,10 @@
 """The results of a chunk as two immutable objects of the file store: lines that succeeded, and the others."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from batchyard.service.domain.records import ChunkRecord, Counts, Part, SealedChunk
-from batchyard.service.errors import LeaseLost, StorageFull
+from batchyard.service.errors import LeaseLost, StorageFull, Unavailable
 from batchyard.service.objects.base import ObjectStore, ObjectWriter
 from batchyard.service.registry.work import WorkRegistry
 
@@ -31,15 +31,15 @@ class Segments:
     async def seal(self, work: WorkRegistry, chunk: ChunkRecord, counts: Counts) -> None:
         """Makes the objects durable and commits them as the chunk's. Raises LeaseLost, StorageFull.
 
-        They are removed where the commit has certainly failed. A commit that may yet hold leaves them: the next
-        start's sweep asks the registry.
+        They are removed where the commit has certainly failed. A commit that may yet hold leaves them, as does a store
+        that can't be reached: a sweep asks the registry.
         """
         parts: dict[str, Part | None] = {OUTPUT: None, ERROR: None}
         async with AsyncExitStack() as undo:
             for kind, writer in self._writers.items():
                 await writer.commit()
                 key = f"{self._stem}.{kind}"
-                undo.push_async_callback(self._store.delete, key)
+                undo.push_async_callback(self._remove, key)
                 parts[kind] = writer.part
             try:
                 await work.seal(chunk, SealedChunk(counts=counts, output=parts[OUTPUT], error=parts[ERROR]))
@@ -48,6 +48,10 @@ class Segments:
                     undo.pop_all()
                 raise
             undo.pop_all()
+
+    async def _remove(self, key: str) -> None:
+        with suppress(Unavailable):
+            await self._store.delete(key)
 
 
 @asynccontextmanager
