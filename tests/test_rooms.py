@@ -66,6 +66,12 @@ def test_a_room_imports_only_from_rooms_below_it() -> None:
     assert not wrong
 
 
+def test_only_the_room_of_objects_knows_where_they_are() -> None:
+    """Everybody else takes the protocol, and the composition what opens the store."""
+    seen = {other for name, others in IMPORTS.items() if not name.startswith("objects.") for other in others}
+    assert {other for other in seen if other.startswith("objects.")} == {"objects.base", "objects.open"}
+
+
 def test_no_import_runs_in_a_circle() -> None:
     TopologicalSorter(IMPORTS).prepare()
 
