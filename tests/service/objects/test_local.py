@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -17,7 +18,7 @@ from tests.faults import PowerCut
 from batchyard.service.datadir.aside import Aside
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Part
-from batchyard.service.errors import DataLoss, StorageFull
+from batchyard.service.errors import DataLoss, StorageFull, Unavailable
 from batchyard.service.objects.base import WRITE_BYTES as BLOCK
 from batchyard.service.objects.local import FileStore
 from batchyard.service.objects.startup_sweep import sweep
@@ -200,6 +201,63 @@ async def test_deleted_object_is_gone_and_deleting_again_is_fine(store: FileStor
     await store.delete(part.key)
     await store.delete(part.key)
     assert names(root) == []
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a file", "an empty folder"])
+@pytest.mark.parametrize("known", [False, True], ids=["in a new folder", "in one that was there"])
+async def test_store_whose_disk_went_away_takes_and_removes_nothing(
+    store: FileStore, root: Path, instead: str, known: bool
+) -> None:
+    """Also where its mount point could take the object, which nobody would see again."""
+    if known:
+        await put(store, "files/file-0", b"before")
+    away = root.rename(root.with_name("away"))
+    if instead == "a file":
+        root.touch()
+    elif instead == "an empty folder":
+        root.mkdir()
+    for work in (put(store, "files/file-1", b"hello"), store.delete("files/file-0"), listed(store)):
+        with pytest.raises(Unavailable, match="can't be reached"):
+            await work
+    assert names(root) == []
+    shutil.rmtree(root, ignore_errors=True)
+    root.unlink(missing_ok=True)
+    away.rename(root)
+    assert names(root) == (["files/file-0"] if known else [])
+
+
+async def listed(store: FileStore) -> list[str]:
+    return [one.key async for one in store.listed("", 1e18)]
+
+
+async def test_folder_in_which_nothing_can_be_changed_is_unavailable(store: FileStore, root: Path) -> None:
+    part = await put(store, "files/file-1", b"hello")
+    (root / "files").rename(root / "away")
+    (root / "files").write_bytes(b"not a folder")
+    for work in (put(store, "files/file-2", b"hello"), store.delete(part.key)):
+        with pytest.raises(Unavailable):
+            await work
+
+
+async def test_unfinished_objects_and_strangers_are_not_listed(store: FileStore, root: Path) -> None:
+    part = await put(store, "files/file-1", b"hello")
+    for stranger in ("files/file-2#1", "files/.hidden", "readme"):
+        (root / stranger).write_bytes(b"x")
+    (root / "files/folder").mkdir()
+    assert await listed(store) == [part.key]
+
+
+async def test_what_a_failed_removal_leaves_is_counted_until_it_is_gone(
+    store: FileStore, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store.writer("files/file-1"):
+        (root / "files/file-1").mkdir()  # can't be unlinked
+    assert "could not remove" in caplog.text
+    assert store.room.held == 0
+    async with store.writer("files/file-2") as writer:
+        await writer.write(b"hello")
+        (root / "files/file-2").mkdir()
+    assert store.room.held == 5
 
 
 class Full(Disk):
