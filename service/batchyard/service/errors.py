@@ -12,7 +12,7 @@
      +- Late                     a bound in time was passed
      +- Busy                     a bound on work at once, or in a time, is reached; `retry_after` says when to come back
      +- StorageFull              our disk is full, or its configured bound is reached
-     +- DataLoss                 bytes that we hold are damaged
+     +- DataLoss                 bytes that we hold are missing or damaged
      +- Unavailable              not now: starting, draining, or the registry can't be reached
      +- Refused                  a provider answered with an error; `upstream` is what it said
      +- Unsure                   ... or with nothing, so that nobody knows whether it did what it was asked
