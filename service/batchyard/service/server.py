@@ -40,6 +40,7 @@ from batchyard.service.audit.log import AuditError
 from batchyard.service.background import Mutations
 from batchyard.service.config.names import GROUPS
 from batchyard.service.config.settings import LocalSettings, Settings
+from batchyard.service.datadir import pairing
 from batchyard.service.datadir.aside import Aside
 from batchyard.service.datadir.disk import DirectoryInUse, DirectoryLock, Disk
 from batchyard.service.datadir.pairing import Pair
@@ -228,13 +229,16 @@ async def _ground(
     starting = stack.enter_context(ExitStack())
     starting.enter_context(reserve.lent())  # a full disk must not keep the service from the start that makes room
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
+    aside = Aside(settings.data_dir / "aside", disk)
+    registry = Path(make_url(url).database or "")
+    await asyncio.to_thread(pairing.check_file, settings.data_dir, registry, aside, accept=accept)
     database = await asyncio.to_thread(SqliteDatabase, url, figures.commit_seconds.observe, reserve)
     stack.push_async_callback(asyncio.to_thread, database.close)
     changes = Changes()
     configured = {"local": settings.local, GROUPS: settings.model_groups}
     idle = [name for name, there in configured.items() if not there]  # batches wait until it is configured again
     work = WorkRegistry(database, owner=uuid4().hex, touch=changes.touch, idle=idle)
-    pair, aside = Pair(settings.data_dir, work), Aside(settings.data_dir / "aside", disk)
+    pair = Pair(settings.data_dir, work)
     guarded = GuardedClock(clock, steady, await pair.check(accept=accept))
     database.expiry = guarded.expiry
     used = [*(name for name in configured if name not in idle), *(one.provider for one in settings.deployments)]

@@ -175,6 +175,9 @@ async def test_another_registry_is_refused_until_it_is_accepted(tmp_path: Path) 
         ids = await uploaded(client, 2)
     for path in registry(settings.data_dir):
         path.unlink()
+    async with serving(settings_for(tmp_path / "other"), Metrics()):
+        pass
+    shutil.copy(tmp_path / "other/data/registry.sqlite3", settings.data_dir)
     said = await refusal(tmp_path)
     assert "belongs to another registry" in said
     assert "--accept-registry" in said
@@ -182,6 +185,50 @@ async def test_another_registry_is_refused_until_it_is_accepted(tmp_path: Path) 
     async with serving(settings, Metrics(), accept_registry=True):
         pass
     assert len(aside(settings.data_dir)) == 2
+
+
+@pytest.mark.parametrize("left", ["nothing", "no bytes", "a log", "no bytes and a log"])
+async def test_a_registry_that_is_gone_is_refused_and_its_log_is_kept(tmp_path: Path, left: str) -> None:
+    """SQLite removes the log of a file that isn't there, or has no bytes."""
+    live, gone = settings_for(tmp_path / "live"), settings_for(tmp_path / "gone")
+    async with service(live) as (_, client):
+        ids = await uploaded(client, 2)
+        shutil.copytree(live.data_dir, gone.data_dir)
+    path, log = gone.data_dir / "registry.sqlite3", gone.data_dir / "registry.sqlite3-wal"
+    path.unlink()
+    kept = log.read_bytes()
+    if left.startswith("no bytes"):
+        path.touch()
+    if not left.endswith("log"):
+        log.unlink()
+    before = registry(gone.data_dir)
+    for _ in range(2):
+        said = await refusal(tmp_path / "gone")
+        assert f"The registry {path} is {'empty' if 'bytes' in left else 'missing'}" in said
+        assert "--accept-registry" in said
+        assert registry(gone.data_dir) == before
+        if left.endswith("log"):
+            (gone.data_dir / "registry.id").unlink(missing_ok=True)
+    async with serving(gone, Metrics(), accept_registry=True):
+        pass
+    assert {f"files/{one}" for one in ids} <= aside(gone.data_dir)
+    if left.endswith("log"):
+        (moved,) = (gone.data_dir / "aside").glob("*/registry.sqlite3-wal")
+        assert moved.read_bytes() == kept
+
+
+async def test_a_refusal_leaves_a_damaged_log_as_it_is(tmp_path: Path) -> None:
+    live, crashed = settings_for(tmp_path / "live"), settings_for(tmp_path / "crashed")
+    async with service(live) as (_, client):
+        await uploaded(client, 3)
+        shutil.copytree(live.data_dir, crashed.data_dir)
+    log = crashed.data_dir / "registry.sqlite3-wal"
+    damaged = bytearray(log.read_bytes())
+    damaged[40:48] = b"damaged!"
+    log.write_bytes(damaged)
+    for _ in range(2):
+        await refusal(tmp_path / "crashed")
+        assert log.read_bytes() == damaged
 
 
 @pytest.mark.parametrize("left", ["", "id only", "behind", "nothing"])

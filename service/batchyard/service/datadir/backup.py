@@ -8,8 +8,9 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from batchyard.service.datadir import pairing
 from batchyard.service.datadir.journals import journal_files
@@ -58,7 +59,7 @@ def _copy(data_dir: Path, target: Path) -> int:
     """Copies everything, again where a file was deleted after the registry's copy was taken that still names it."""
     for _ in range(_TRIES):
         _copy_registry(data_dir / REGISTRY, target / REGISTRY)
-        if mark := _mark(target / REGISTRY):
+        if mark := pairing.of_registry(target / REGISTRY):
             pairing.write(target, mark)
         keys = _named(target / REGISTRY)
         size = _copy_all(data_dir / OBJECTS, target / OBJECTS, keys, _link_or_copy)
@@ -83,16 +84,11 @@ def _named(registry: Path) -> list[str]:
 
 
 def _copy_registry(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live, closing(sqlite3.connect(target)) as copy:
+    with (
+        closing(sqlite3.connect(f"file:{quote(str(source.absolute()))}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(target)) as copy,
+    ):
         live.backup(copy)
-
-
-def _mark(registry: Path) -> pairing.Mark | None:
-    """What a directory with this registry says; None where that is of an older Batchyard, or was never served."""
-    with closing(sqlite3.connect(registry)) as connection, suppress(sqlite3.OperationalError):
-        row = connection.execute("SELECT id, generation FROM identity").fetchone()
-        return row and pairing.Mark(*row)
-    return None
 
 
 def _copy_all(source: Path, target: Path, names: Sequence[str], copy: Callable[[Path, Path], object]) -> int:

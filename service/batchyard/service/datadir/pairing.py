@@ -7,10 +7,14 @@ doesn't name may be what was stored since. One that is behind says only that a p
 
 import asyncio
 import os
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from urllib.parse import quote
 from uuid import uuid4
 
+from batchyard.service.datadir.aside import Aside
 from batchyard.service.errors import FailedPrecondition
 
 MARK = "registry.id"
@@ -18,6 +22,9 @@ _GO_ON = (
     "Put back the registry that belongs to these files, or a whole backup. To go on with this registry, start once "
     "with --accept-registry: files that it does not name are then moved aside and removed after a week."
 )
+
+
+_LOG = "-wal"
 
 
 class Mark(NamedTuple):
@@ -70,15 +77,7 @@ class Pair:
             if not accept:
                 raise
         if mark and not accept:
-            if mark.registry != identity.id:
-                raise FailedPrecondition(
-                    f"{self._data_dir} belongs to another registry than the one that was opened. {_GO_ON}"
-                )
-            if mark.generation > identity.generation:
-                raise FailedPrecondition(
-                    f"The registry is older than the files in {self._data_dir}: it is of generation "
-                    f"{identity.generation}, they are of {mark.generation}. {_GO_ON}"
-                )
+            _compare(self._data_dir, mark, Mark(identity.id, identity.generation))
         self._mark = Mark(identity.id, max(identity.generation, mark.generation if mark else 0))
         return identity.newest_at
 
@@ -88,6 +87,53 @@ class Pair:
         await self._registry.advance(mark.generation, newest_at)
         self._mark = mark
         await asyncio.to_thread(write, self._data_dir, mark)
+
+
+def check_file(data_dir: Path, registry: Path, aside: Aside, *, accept: bool = False) -> None:
+    """Looks whether a registry's file is the one that belongs to a directory, before anything opens it to write.
+
+    Raises FailedPrecondition, with all left as it is, where it is another or an older one, and where it is missing or
+    empty though the directory says that it had one, or a write-ahead log is left. SQLite would make a new file and
+    remove that log, with all that is in it; where the caller `accept`s that, the log is moved `aside` before.
+    """
+    there = registry.is_file() and registry.stat().st_size > 0
+    log = registry.with_name(registry.name + _LOG)
+    left = log.is_file() and log.stat().st_size > 0
+    if accept:
+        if left and not there:
+            aside.move(registry.parent, log.name)
+            aside.sync()
+        return
+    mark = read(data_dir)
+    if there and mark and (found := of_registry(registry)):
+        _compare(data_dir, mark, found)
+    elif not there and (mark or left):
+        state = "empty" if registry.is_file() else "missing"
+        raise FailedPrecondition(f"The registry {registry} is {state}, and {data_dir} had one. {_GO_ON}")
+
+
+def of_registry(registry: Path) -> Mark | None:
+    """What a directory with this registry says, one without an id for a registry without tables.
+
+    None where it is of an older Batchyard, was never served, or can't be read. The file is not written to.
+    """
+    address = f"file:{quote(str(registry.absolute()))}?mode=ro"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            return Mark("", 0)
+        row = connection.execute("SELECT id, generation FROM identity").fetchone()
+        return row and Mark(*row)
+    return None
+
+
+def _compare(data_dir: Path, mark: Mark, found: Mark) -> None:
+    if mark.registry != found.registry:
+        raise FailedPrecondition(f"{data_dir} belongs to another registry than the one that was opened. {_GO_ON}")
+    if mark.generation > found.generation:
+        raise FailedPrecondition(
+            f"The registry is older than the files in {data_dir}: it is of generation {found.generation}, they are of "
+            f"{mark.generation}. {_GO_ON}"
+        )
 
 
 def read(data_dir: Path) -> Mark | None:
