@@ -1,5 +1,7 @@
 """A result on its way that was damaged: its line runs again where that is harmless, and else says what became of it."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,4 +101,23 @@ async def test_none_runs_again_where_nobody_knows_which_it_was(tmp_path: Path, f
         "request-0",
         *(f"request-{n}" for n in range(DONE, LINES)),
     }
+    assert [fake.calls[f"question {number}"] for number in range(DONE)] == [1] * DONE
+
+
+async def test_results_are_kept_beside_an_older_registry_in_which_the_batch_has_no_chunks(
+    tmp_path: Path, fake: FakeEndpoint, gate: Gate
+) -> None:
+    """They were asked for and paid once; the chunk finds them when it is made again."""
+    settings = settings_for(tmp_path, local=LocalSettings(api_base=fake.api_base))
+    async with service(settings) as (server, client):
+        batch = await client.create((await client.upload(jsonl(asked(CHAT)))).id, CHAT)
+        await until(lambda: client.get(batch.id), lambda seen: seen.request_counts.completed == DONE)
+        await server.drain(0)
+    with closing(sqlite3.connect(settings.data_dir / "registry.sqlite3", isolation_level=None)) as rows:
+        rows.execute("DELETE FROM chunks")
+        rows.execute("UPDATE batches SET status = 'validating', total = 0, completed = 0, in_progress_at = NULL")
+    gate.open()
+    last, found = await ended(tmp_path, fake, batch)
+    assert last.request_counts.completed == LINES
+    assert set(found.values()) == {None}
     assert [fake.calls[f"question {number}"] for number in range(DONE)] == [1] * DONE

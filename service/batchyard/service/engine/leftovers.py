@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from batchyard.service.datadir import strays
@@ -18,12 +19,15 @@ async def sweep(folder: Path, work: WorkRegistry, aside: Aside) -> None:
     """Removes journals of chunks that were sealed before their journal could be removed.
 
     Those of batches that the registry does not know are moved `aside`, for they have results that may be all there
-    is. What is no journal is left alone.
+    is; so do those of chunks that a batch does not have yet, as beside an older registry: they wait for the chunk. What
+    is no journal is left alone.
     """
     journals, others = await asyncio.to_thread(journal_files, folder)
     strays.warn(folder, others)
-    known, open_chunks = await _known(work, sorted({one.chunk[0] for one in journals})), await work.open_chunks()
-    sealed = [one for one in journals if one.chunk[0] in known and one.chunk not in open_chunks]
+    ids = sorted({one.chunk[0] for one in journals})
+    known, ended = await _those(work.known_batches, ids), await _those(work.ended_batches, ids)
+    sealed_chunks = await work.sealed_chunks()
+    sealed = [one for one in journals if one.chunk[0] in ended or one.chunk in sealed_chunks]
     unknown = [one for one in journals if one.chunk[0] not in known]
     if unknown:
         moved = {"files": len(unknown), "folder": str(aside.folder)}
@@ -31,11 +35,11 @@ async def sweep(folder: Path, work: WorkRegistry, aside: Aside) -> None:
     await asyncio.to_thread(_clear, folder, sealed, unknown, aside)
 
 
-async def _known(work: WorkRegistry, ids: list[str]) -> set[str]:
-    known: set[str] = set()
+async def _those(ask: Callable[[list[str]], Awaitable[set[str]]], ids: list[str]) -> set[str]:
+    found: set[str] = set()
     for start in range(0, len(ids), _GROUP):
-        known |= await work.known_batches(ids[start : start + _GROUP])
-    return known
+        found |= await ask(ids[start : start + _GROUP])
+    return found
 
 
 def _clear(folder: Path, sealed: list[JournalFile], unknown: list[JournalFile], aside: Aside) -> None:

@@ -312,10 +312,17 @@ class WorkRegistry:
         query = select(batches.c.id).where(batches.c.id.in_(bindparam("ids", expanding=True)))
         return await self._database.read(lambda connection: set(connection.scalars(query, {"ids": list(ids)})))
 
-    async def open_chunks(self) -> set[tuple[str, int]]:
-        """Batch id and number of every chunk that is not sealed."""
+    async def ended_batches(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that are batches which have ended."""
+        query = select(batches.c.id).where(
+            batches.c.id.in_(bindparam("ids", expanding=True)), text(f"NOT ({IS_LIVE.text})")
+        )
+        return await self._database.read(lambda connection: set(connection.scalars(query, {"ids": list(ids)})))
+
+    async def sealed_chunks(self) -> set[tuple[str, int]]:
+        """Batch id and number of every chunk that is sealed, of batches that have not ended."""
         query = select(batches.c.id, chunks.c.n).join(batches, batches.c.seq == chunks.c.batch_seq)
-        return await self._database.read(lambda c: {(i, n) for i, n in c.execute(query.where(chunks.c.sealed == 0))})
+        return await self._database.read(lambda c: {(i, n) for i, n in c.execute(query.where(chunks.c.sealed == 1))})
 
     async def expire_files(self, now: int, most: int = 500) -> int:
         """Marks files as deleted whose time has come, except those that a live batch reads."""
