@@ -50,17 +50,18 @@ class Aside:
                 self._disk.sync_dir(folder, site="aside.entry")
 
     def grow(self, seconds: float) -> None:
-        """Counts the age of all that is here on by so many seconds, and removes what was kept for a week."""
+        """Counts the age of all that is here on by so many seconds, and removes what was kept for a week.
+
+        Raises OSError, once all that can be done is.
+        """
+        failed: list[OSError] = []
         for folder in self._folders():
-            age = _age(folder) + seconds
-            if age < KEPT_SECONDS:
-                (folder / _AGE).write_text(f"{age:.0f}\n")
-                continue
-            count = sum(path.is_file() for path in folder.rglob("*")) - (folder / _AGE).is_file()
-            shutil.rmtree(folder)
-            _log.warning(
-                "files that were moved aside a week ago are removed", extra={"folder": str(folder), "files": count}
-            )
+            try:
+                _grow(folder, seconds)
+            except OSError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _folders(self) -> list[Path]:
         """Those that we made."""
@@ -71,8 +72,19 @@ class Aside:
             return []
 
 
-def _age(folder: Path) -> float:
+def _grow(folder: Path, seconds: float) -> None:
+    age = _age(folder) + seconds
+    if age < KEPT_SECONDS:
+        (folder / _AGE).write_text(f"{age:.0f}\n")
+        return
+    count = sum(path.is_file() for path in folder.rglob("*")) - (folder / _AGE).is_file()
+    shutil.rmtree(folder)
+    _log.warning("files that were moved aside a week ago are removed", extra={"folder": str(folder), "files": count})
+
+
+def _age(folder: Path) -> int:
     """Seconds; 0 where it can't be read: then it is kept for longer."""
     with suppress(OSError, ValueError):
-        return float((folder / _AGE).read_text())
-    return 0.0
+        text = (folder / _AGE).read_text().strip()
+        return int(text) if text.isascii() and text.isdecimal() else 0
+    return 0

@@ -33,9 +33,9 @@ class Upkeep:
     async def turn(self) -> None:
         """One round."""
         before, self._at = self._at, self._steady()
-        await asyncio.to_thread(self._aside.grow, self._at - before)
         with suppress(StorageFull):  # then the pair stays of the generation that it is of
             await self._pair.advance(int(self._clock.newest()))
+        await asyncio.to_thread(self._aside.grow, self._at - before)
 
     async def _loop(self) -> None:
         while True:

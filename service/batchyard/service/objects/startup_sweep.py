@@ -17,7 +17,7 @@ from batchyard.service.errors import FailedPrecondition
 from batchyard.service.objects.base import Known
 from batchyard.service.objects.local import FileStore
 from batchyard.service.objects.sweep import is_suspicious
-from batchyard.service.objects.walk import Others, walk
+from batchyard.service.objects.walk import Others, is_ours, walk
 
 _GROUP = 500
 
@@ -62,9 +62,11 @@ async def _census(store: FileStore, known: Known) -> _Census:
     found = _Census()
     objects = walk(store.root, found.others)
     while group := await asyncio.to_thread(lambda: list(islice(objects, _GROUP))):
-        found.objects += len(group)
         named = await known([one.key for one in group])
-        found.unknown += sum(one.key not in named for one in group)
+        unknown = [one.key for one in group if one.key not in named]
+        found.others.strays += [key for key in unknown if not is_ours(key)]
+        found.unknown += sum(map(is_ours, unknown))
+        found.objects += sum(one.key in named or is_ours(one.key) for one in group)
         store.room.take(sum(one.size for one in group if one.key in named), bounded=False)
     return found
 
@@ -72,6 +74,6 @@ async def _census(store: FileStore, known: Known) -> _Census:
 async def _move(root: Path, known: Known, aside: Aside) -> None:
     objects = walk(root, Others())
     while group := await asyncio.to_thread(lambda: [one.key for one in islice(objects, _GROUP)]):
-        for key in set(group) - await known(group):
+        for key in filter(is_ours, set(group) - await known(group)):
             await to_the_end(asyncio.to_thread(aside.move, root, key))
     await to_the_end(asyncio.to_thread(aside.sync))

@@ -10,6 +10,12 @@ from pathlib import Path
 from batchyard.service.objects.base import KEY, StoredObject
 
 _STAGED = re.compile("#[0-9]+$")  # obstore's, until an object is whole
+_OURS = re.compile(r"files/[a-z]+-[A-Za-z0-9]+|segments/.+\.[0-9]+\.[0-9]+\.(output|error)")
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key has the form of those that a service writes; another one is only ours if the registry names it."""
+    return bool(_OURS.fullmatch(key))
 
 
 @dataclass
@@ -36,7 +42,7 @@ def walk(root: Path, others: Others, prefix: str = "") -> Iterator[StoredObject]
             if not KEY.fullmatch(whole) or not _is_file(entry):
                 others.strays.append(key)
             elif whole != key:
-                others.unfinished.append(key)
+                (others.unfinished if is_ours(whole) else others.strays).append(key)
             elif key.startswith(prefix):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     found = entry.stat()
