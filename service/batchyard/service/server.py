@@ -14,7 +14,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service_pb2
 from batchyard.common.certificates import CertificateError
@@ -409,9 +409,12 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
     except BatchyardError as error:
         raise StartupError(error.message) from error
     except OSError as error:
-        raise StartupError(f"The data directory {settings.data_dir} can't be used: {error.strerror}.") from error
+        where = f"{error.filename}: " if error.filename and str(error.filename) != str(settings.data_dir) else ""
+        raise StartupError(f"The data directory {settings.data_dir} can't be used: {where}{error.strerror}.") from error
     except (SQLAlchemyError, sqlite3.Error) as error:
-        raise StartupError(f"The registry in {settings.data_dir} can't be opened: {type(error).__name__}.") from error
+        why = error.orig if isinstance(error, DBAPIError) else type(error).__name__
+        place = settings.database_url or settings.data_dir
+        raise StartupError(f"The registry in {place} can't be opened: {why}.") from error
     except RuntimeError as error:
         if "bind" not in str(error):
             raise

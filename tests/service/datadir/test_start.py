@@ -292,6 +292,48 @@ async def test_a_damaged_registry_is_refused_with_what_to_do(
     assert content(settings.data_dir) == set(ids)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = '0000'", "its version is unknown"),
+        ("UPDATE alembic_version SET version_num = ''", "its version is unknown"),
+        ("UPDATE alembic_version SET version_num = 'zzzz'", "its version is unknown"),
+        ("DELETE FROM alembic_version", "its version is unknown"),
+        ("DROP TABLE alembic_version", "it has tables, but no version"),
+        ("DROP TABLE file_parts", "it has no file_parts."),
+        ("ALTER TABLE identity DROP COLUMN newest_at", "it has no identity.newest_at"),
+        ("UPDATE alembic_version SET version_num = '0008'", "duplicate column name"),
+        ("UPDATE alembic_version SET version_num = '9999'", "made by a newer Batchyard"),
+    ],
+)
+async def test_what_is_no_registry_of_ours_is_refused_with_the_reason(tmp_path: Path, change: str, said: str) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, client):
+        ids = await uploaded(client, 2)
+    with closing(sqlite3.connect(settings.data_dir / "registry.sqlite3", isolation_level=None)) as rows:
+        rows.execute(change)
+    for _ in range(2):
+        told = await refusal(tmp_path)
+        assert said in told
+        assert str(settings.data_dir) in told
+    assert content(settings.data_dir) == set(ids)
+
+
+@pytest.mark.parametrize("name", ["work", "store", "lock", "registry.id.partial"])
+async def test_what_is_of_the_wrong_kind_is_named(tmp_path: Path, name: str) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings):
+        pass
+    path = settings.data_dir / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_bytes(b"somebody's")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    assert f"can't be used: {path}: " in await refusal(tmp_path)
+
+
 async def test_journals_of_batches_that_the_registry_does_not_know_are_moved_aside(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     async with service(settings) as (_, client):

@@ -79,7 +79,7 @@ class SqliteDatabase:
             with self._engine.begin() as connection:
                 integrity.check(connection, path)
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                upgrade(connection)
+                upgrade(connection, path)
         except (sqlite3.Error, DBAPIError) as error:
             if integrity.is_damage(error):
                 raise integrity.damaged(path, str(getattr(error, "orig", error))) from error
