@@ -101,6 +101,14 @@ def test_a_host_that_boots_with_its_clock_behind_goes_on_from_the_newest_time(ca
     assert clock.expiry() == scene.wall
 
 
+def test_nothing_is_removed_by_an_earlier_runs_time_that_the_clock_has_yet_to_reach() -> None:
+    scene = Scene(newest=NOW + 400 * DAY)
+    clock = scene.begin()
+    assert (clock.expiry(), clock.removal()) == (NOW + 400 * DAY, NOW)
+    scene.passes(TRUST_SECONDS)
+    assert clock.expiry() == clock.removal() == scene.wall
+
+
 def test_a_clock_that_stays_behind_is_believed_in_the_end() -> None:
     """Then it was the earlier time that was wrong."""
     scene = Scene(newest=NOW)

@@ -64,6 +64,10 @@ class GuardedClock:
         self._offset, self._jumped_at = offset, None
         return self.now()
 
+    def removal(self) -> float:
+        """The time by which things are removed for good: `expiry()`, but none that the clock has yet to reach."""
+        return min(self.expiry(), self._clock())
+
     @property
     def is_held(self) -> bool:
         """Whether `expiry` waits behind `now`."""

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from batchyard.service.registry.base import REGISTRY
 from batchyard.service.registry.migrate import NEWEST, migrate
 from batchyard.service.registry.schema import metadata
 from batchyard.service.registry.tenant import TenantRegistry
+from batchyard.service.registry.work import WorkRegistry
 
 
 class TestTheSchema:
@@ -76,6 +78,29 @@ class TestTheSchema:
         async with opened(tmp_path) as database:
             batch = await TenantRegistry(database, "a").get_batch("batch_1")
             assert (batch.endpoint, batch.traceparent) == ("/v1/responses", None)
+
+    @pytest.mark.parametrize(
+        ("created_at", "deployment", "newest"),
+        [(1_700_000_000, None, 1_700_000_000), (1_700_000_000_000, None, None), (1_700_000_000, "openai", 0)],
+        ids=["ours", "in the future", "a provider's"],
+    )
+    async def test_takes_the_newest_time_from_what_was_dated_here_and_is_past(
+        self, tmp_path: Path, created_at: int, deployment: str | None, newest: int | None
+    ) -> None:
+        engine = create_engine(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+        with engine.begin() as connection:
+            migrate(connection, "0008")
+            row = a_batch(1, tenant="a", metadata="{}") | {"created_at": created_at, "deployment": deployment}
+            names, marks = ", ".join(row), ", ".join("?" for _ in row)
+            connection.exec_driver_sql("INSERT INTO identity (id) VALUES ('a')")
+            connection.exec_driver_sql(
+                f"INSERT INTO batches ({names}) VALUES ({marks})",  # noqa: S608 - the test's own names
+                tuple(row.values()),
+            )
+        engine.dispose()
+        async with opened(tmp_path) as database:
+            found = (await WorkRegistry(database, "w").identity("new")).newest_at
+        assert found == newest if newest is not None else abs(found - time()) < 60
 
     async def test_is_durable_on_every_connection(self, tmp_path: Path) -> None:
         readers = threading.Barrier(4)

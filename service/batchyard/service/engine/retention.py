@@ -42,7 +42,7 @@ class Retention:
 
     async def sweep(self) -> None:
         """One round; also finishes deletions that a crash interrupted."""
-        now = int(self._clock.expiry())
+        now = int(self._clock.removal())
         self._held.set(self._clock.is_held)
         while expired := await self._work.expire_files(now):
             self._expired.inc(expired)

@@ -11,7 +11,9 @@ def upgrade() -> None:
     for name in ("generation", "newest_at"):
         kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
         op.add_column("identity", sa.Column(name, kind, nullable=False, server_default="0"))
+    # What is elsewhere is dated by its provider, and what an earlier clock has dated may be in the future.
+    own = "coalesce((SELECT max(created_at) FROM {} WHERE deployment IS NULL), 0)"
     op.execute(
-        "UPDATE identity SET newest_at = max(coalesce((SELECT max(created_at) FROM files), 0), "
-        "coalesce((SELECT max(created_at) FROM batches), 0))"
+        f"UPDATE identity SET newest_at = min(max({own.format('files')}, {own.format('batches')}), "  # noqa: S608 - our own
+        "CAST(strftime('%s', 'now') AS INTEGER))"
     )
