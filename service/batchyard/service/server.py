@@ -13,7 +13,7 @@ from uuid import uuid4
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batchyard.admin.v1 import add_AdminServiceServicer_to_server, admin_service_pb2
@@ -228,9 +228,9 @@ async def _ground(
     reserve = Reserve((elsewhere or settings.data_dir) / "reserve")
     starting = stack.enter_context(ExitStack())
     starting.enter_context(reserve.lent())  # a full disk must not keep the service from the start that makes room
-    url = settings.database_url or f"sqlite:///{settings.data_dir / 'registry.sqlite3'}"
+    url = _registry_url(settings)
     aside = Aside(settings.data_dir / "aside", disk)
-    registry = Path(make_url(url).database or "")
+    registry = Path(url.database or "")
     await asyncio.to_thread(pairing.check_file, settings.data_dir, registry, aside, accept=accept)
     database = await asyncio.to_thread(SqliteDatabase, url, figures.commit_seconds.observe, reserve)
     stack.push_async_callback(asyncio.to_thread, database.close)
@@ -364,9 +364,15 @@ async def _lines(
     return LocalLifecycle(work, steps, chunks, batch_slots=own.max_active_batches)
 
 
+def _registry_url(settings: Settings) -> URL:
+    if settings.database_url:
+        return make_url(settings.database_url)
+    return URL.create("sqlite", database=str(settings.data_dir / "registry.sqlite3"))  # whatever is in the path
+
+
 def _registry_folder(settings: Settings) -> Path | None:
     """The registry's folder, where it is not the data directory: a second service must not open it either."""
-    folder = Path(make_url(settings.database_url or "").database or "").resolve().parent
+    folder = Path(_registry_url(settings).database or "").resolve().parent
     return folder if folder != settings.data_dir.resolve() else None
 
 

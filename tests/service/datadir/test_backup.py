@@ -57,8 +57,8 @@ async def test_a_file_that_goes_during_the_copy_is_left_out_by_a_second_try(tmp_
 
 
 async def test_a_copy_that_never_has_all_its_files_is_refused_and_leaves_nothing(tmp_path: Path, data: Path) -> None:
-    lose(data)
-    with pytest.raises(BackupError, match="files were deleted all the while"):
+    path = data / "store/files" / lose(data)
+    with pytest.raises(BackupError, match=f"{path} is named by the registry and missing"):
         await asyncio.to_thread(back_up, data, tmp_path / "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -93,3 +93,21 @@ async def test_a_registry_of_a_copy_beside_newer_files_is_refused(tmp_path: Path
     with pytest.raises(StartupError, match="The registry is older than the files"):
         async with serving(settings_for(tmp_path), Metrics()):
             pass
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "sqlite://x", "a&mode=memory"])
+async def test_a_folder_of_any_name_has_its_registry_within(tmp_path: Path, name: str) -> None:
+    settings = settings_for(tmp_path, data_dir=tmp_path / name / "data")
+    async with service(settings) as (_, client):
+        file_id = (await client.upload(b"kept", purpose="user_data")).id
+        assert await asyncio.to_thread(back_up, settings.data_dir, tmp_path / "backups" / name) > 0
+    assert (settings.data_dir / "registry.sqlite3").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {Path(name).parts[0], "backups"}
+    async with service(settings_for(tmp_path, data_dir=tmp_path / "backups" / name)) as (_, client):
+        assert await client.read(file_id) == b"kept"
+
+
+def test_a_backup_that_was_killed_is_told_of(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "copy.partial").mkdir()
+    with pytest.raises(BackupError, match="one was killed: then remove it"):
+        back_up(data, tmp_path / "copy")

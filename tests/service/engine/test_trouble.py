@@ -49,7 +49,7 @@ async def test_a_fresh_registry_does_not_sweep_the_files_of_another(tmp_path: Pa
     async with service(settings) as (_, client):
         file = await client.upload(jsonl(chat_lines(1)))
     other = replace(settings, database_url=f"sqlite:///{tmp_path / 'other.sqlite3'}")
-    with pytest.raises(StartupError, match="another registry"):
+    with pytest.raises(StartupError, match="belongs to another registry"):
         async with serving(other):
             pass
     async with service(settings) as (_, client):

@@ -40,7 +40,8 @@ def back_up(data_dir: Path, destination: Path) -> int:
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(mode=0o700)
     except OSError as error:
-        raise BackupError(f"{partial} can't be created: {error.strerror}.") from error
+        more = " Another backup runs, or one was killed: then remove it." if isinstance(error, FileExistsError) else ""
+        raise BackupError(f"{partial} can't be created: {error.strerror}.{more}") from error
     try:
         size = _copy(data_dir, partial)
         os.sync()
@@ -64,12 +65,17 @@ def _copy(data_dir: Path, target: Path) -> int:
         keys = _named(target / REGISTRY)
         size = _copy_all(data_dir / OBJECTS, target / OBJECTS, keys, _link_or_copy)
         size += _copy_all(data_dir / JOURNALS, target / JOURNALS, _names(data_dir / JOURNALS), shutil.copyfile)
-        if all((target / OBJECTS / key).is_file() for key in keys):
+        missing = [key for key in keys if not (target / OBJECTS / key).is_file()]
+        if not missing:
             return size
         for name in (OBJECTS, JOURNALS):
             shutil.rmtree(target / name)
         (target / REGISTRY).unlink()
-    raise BackupError("files were deleted all the while")
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise BackupError(
+        f"{data_dir / OBJECTS / missing[0]}{more} is named by the registry and missing; if it was not deleted just "
+        "now, it is lost: delete that file over the API, or stop the service and copy the folder as it is"
+    )
 
 
 def _named(registry: Path) -> list[str]:

@@ -109,7 +109,9 @@ def check_file(data_dir: Path, registry: Path, aside: Aside, *, accept: bool = F
         _compare(data_dir, mark, found)
     elif not there and (mark or left):
         state = "empty" if registry.is_file() else "missing"
-        raise FailedPrecondition(f"The registry {registry} is {state}, and {data_dir} had one. {_GO_ON}")
+        raise FailedPrecondition(
+            f"The registry {registry} is {state}, and {data_dir} belongs to another registry than a new one. {_GO_ON}"
+        )
 
 
 def of_registry(registry: Path) -> Mark | None:

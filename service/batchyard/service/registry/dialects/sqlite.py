@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batchyard.service.datadir.reserve import Reserve
@@ -60,7 +60,7 @@ class SqliteDatabase:
 
     def __init__(
         self,
-        url: str,
+        url: str | URL,
         committed: Callable[[float], None] = lambda _: None,
         reserve: Reserve | None = None,
     ) -> None:
@@ -196,7 +196,7 @@ def _settle(loop: asyncio.AbstractEventLoop, outcomes: _Outcomes) -> None:
                 future.set_result(result)
 
 
-def _sqlite(url: str) -> Engine:
+def _sqlite(url: str | URL) -> Engine:
     engine = create_engine(
         url,
         pool_size=_READERS + 2,
