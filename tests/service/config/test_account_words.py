@@ -70,6 +70,20 @@ class TestSynonyms:
 
 
 class TestCredentials:
+    @pytest.mark.parametrize("kind", ["azure", "Azure", "cohere", "[]"])
+    def test_may_say_of_which_provider_they_are(self, load: Load, kind: str) -> None:
+        """LiteLLM's UI writes it there."""
+        text = credential(f"api_key: k, api_base: '{EAST}'").replace(
+            "credential_info: {}", f"credential_info: {{description: x, custom_llm_provider: {kind}}}"
+        )
+        found = load(text + model("model: azure/m, litellm_credential_name: shared"), {})
+        assert (found.deployments, found.warnings) == ((azure(api_key="k"),), ())
+
+    def test_of_another_provider_are_refused(self, problems: Problems) -> None:
+        text = credential("api_key: hunter2").replace("{}}", "{custom_llm_provider: Azure}}")
+        (problem,) = problems(text + model("model: openai/m, litellm_credential_name: shared"), THEIRS)
+        assert problem.startswith("model_list[0].litellm_params.litellm_credential_name: names a credential of azure")
+
     @pytest.mark.parametrize(
         ("text", "made"),
         [
@@ -132,6 +146,7 @@ class TestCredentials:
 
 
 UNREAD = [
+    "api_key: [a, hunter2]",
     "azure_username: u, azure_password: hunter2, client_id: c",
     "azure_ad_token: oidc/google/https://x",
     "azure_ad_token: os.environ/TOKEN",
@@ -273,7 +288,9 @@ class TestMisspelled:
         assert "not at the top level: " in problem
         assert problem.endswith("(config.yaml line 1)")
 
-    @pytest.mark.parametrize("key", ["file_settings", "files_setting", "modellist", "model-list", "credentials_list"])
+    @pytest.mark.parametrize(
+        "key", ["file_settings", "files_setting", "modellist", "model-list", "Model_List", "FILES-SETTINGS"]
+    )
     def test_sections_are_refused(self, problems: Problems, key: str) -> None:
         (problem,) = problems(f"{key}: [{{custom_llm_provider: azure, api_base: '{EAST}'}}]\n{LOCAL}", THEIRS)
         assert problem.startswith(f"{key}: unknown section; did you mean ")
@@ -298,6 +315,18 @@ class TestElsewhere:
             ("environment_variables: {AZURE_USERNAME: u}", "environment_variables.AZURE_USERNAME"),
             ("environment_variables: {MINE: hunter2}", "environment_variables.MINE"),
             ("include: [models.yaml]", "include"),
+            ("litellm_settings: {use_litellm_proxy: true}", "litellm_settings.use_litellm_proxy"),
+            (
+                "router_settings: {default_litellm_params: {extra_headers: {x: hunter2}}}",
+                "router_settings.default_litellm_params.extra_headers",
+            ),
+            (
+                "router_settings: {default_litellm_params: {use_litellm_proxy: true, timeout: 3}}",
+                "router_settings.default_litellm_params.use_litellm_proxy",
+            ),
+            (f"litellm_settings: {{files_settings: [{{api_base: '{OURS}'}}]}}", "litellm_settings.files_settings"),
+            (f"router_settings: {{model_list: [{{api_base: '{OURS}'}}]}}", "router_settings.model_list"),
+            ("general_settings: {credential_list: [{credential_name: hunter2}]}", "general_settings.credential_list"),
         ],
     )
     def test_what_would_choose_the_account_of_all_entries_is_refused(
@@ -310,7 +339,8 @@ class TestElsewhere:
     @pytest.mark.parametrize(
         "text",
         [
-            "litellm_settings: {vertex_project: p, ssl_verify: false}",
+            "litellm_settings: {vertex_project: p, ssl_verify: false, use_litellm_proxy: false}",
+            "router_settings: {default_litellm_params: {timeout: 3, vertex_project: p, gcs_bucket_name: x}}",
             "litellm_settings: {cache_params: {host: h, password: hunter2}, callbacks: [x], num_retries: 3}",
             "environment_variables: {LANGFUSE_PUBLIC_KEY: hunter2}",
             "router_settings: {redis_host: h, redis_password: hunter2, model_group_alias: {a: b}}",
@@ -359,3 +389,58 @@ def test_an_entry_whose_provider_is_misspelt_is_refused(problems: Problems, key:
     for text in (files(f"{key}: azure, api_base: '{EAST}'"), model(f"model: mine, {key}: azure, api_base: '{EAST}'")):
         (problem,) = problems(text, THEIRS)
         assert "unknown key; did you mean custom_llm_provider?" in problem
+
+
+@pytest.mark.parametrize("name", ["EAST-KEY", "EAST.KEY", "EAST"])
+def test_a_value_that_is_one_reference_names_a_variable_as_litellm_takes_it(load: Load, name: str) -> None:
+    """As of a key vault: a part of the name is not another variable."""
+    text = model(f"model: openai/m, api_key: os.environ/{name}")
+    others = {"EA": "hunter2", "EAST": "hunter2", "KEY": "hunter2"}
+    assert load(text, others | {name: "k"}).deployments == (openai(api_key="k"),)
+    del others["EAST"]
+    found = load(text, others)
+    assert found.deployments == ()
+    assert f"the variable {name} is not set" in found.warnings[0]
+
+
+def test_a_reference_within_a_value_ends_at_what_is_no_word(load: Load) -> None:
+    text = model("model: openai/m, api_key: k, api_base: 'https://os.environ/HOST-east.example/v1'")
+    assert load(text, {"HOST": "ours"}).deployments == (openai(api_key="k", api_base="https://ours-east.example/v1"),)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${KEY}",
+        "$KEY",
+        "{{ KEY }}",
+        "os.environ.KEY",
+        "OS.ENVIRON/KEY",
+        "os.environ[KEY]",
+        "environ/KEY",
+        "os.getenv/KEY",
+    ],
+)
+def test_a_key_that_is_meant_as_a_reference_is_not_sent(problems: Problems, value: str) -> None:
+    (problem,) = problems(model(f"model: openai/m, api_key: '{value}'"), {"KEY": "hunter2"})
+    assert problem.startswith("model_list[0].litellm_params: api_key: ")
+
+
+@pytest.mark.parametrize(("name", "other"), [("azure", "openai"), ("openai", "azure")])
+def test_two_providers_need_an_address(load: Load, problems: Problems, name: str, other: str) -> None:
+    words = f"model: {name}/m, custom_llm_provider: {other}, api_key: hunter2"
+    (problem,) = problems(model(words), THEIRS)
+    assert problem.startswith("model_list[0].litellm_params.custom_llm_provider: differs from that of the model")
+    found = load(model(f"{words}, api_base: '{OURS}'"))
+    assert [one.provider for one in found.deployments] == [other]
+
+
+def test_an_entry_with_several_organizations_is_disabled_and_the_place_of_uploads_refused(
+    load: Load, problems: Problems
+) -> None:
+    """LiteLLM makes an entry of each."""
+    found = load(model("model: openai/m, api_key: k, organization: [org-1, org-2]"), {})
+    assert found.deployments == ()
+    assert "litellm_params.organization is a list, which is not read; make an entry for each" in found.warnings[0]
+    (problem,) = problems(files("custom_llm_provider: openai, api_key: hunter2, organization: [org-1]"))
+    assert problem.startswith("files_settings[0].organization: is a list")

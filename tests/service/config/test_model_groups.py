@@ -292,6 +292,11 @@ class TestNumbers:
         assert problem.startswith(f"model_list[0].{said}")
         assert problem.endswith("(config.yaml line 2)")
 
+    def test_a_model_without_a_name_and_a_mode_is_in_no_group(self, load: Load) -> None:
+        found = load(models(at(EAST, "azure/"), at(WEST)).replace("mode: batch, ", "", 1) + ON)
+        assert [member.deployment for member in found.model_groups[0].members] == ["azure-2"]
+        assert "model_list[0] is in no group: its model is a provider's name alone" in found.warnings[0]
+
     def test_a_model_without_a_name_is_a_problem(self, problems: Problems) -> None:
         (problem,) = problems(models(at(EAST, "azure/")) + ON)
         assert problem.startswith("model_list[0].litellm_params.model: expected a model's name after the provider's")

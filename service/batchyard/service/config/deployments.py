@@ -23,7 +23,10 @@ from batchyard.service.config.yaml_document import Document, KeyPath, dotted
 _OPENAI_BASE = "https://api.openai.com/v1"
 _AZURE_VERSION = "2025-04-01-preview"  # the last one; facts 5.1
 _V1 = {"v1", "latest", "preview"}  # LiteLLM's words for Azure's newer URLs
-_AZURE_PATH = re.compile(r"(.*?)(?:/openai(?:/(.*))?)?")
+_AZURE_PATH = re.compile(
+    r"(.*?)(?:/openai/?|/openai/((?:v1|deployments|files|batches|models|responses|chat|embeddings|completions)(?:/.*)?))?"
+)
+_MEANT_REFERENCE = re.compile(r"\$\{?\w+\}?|\{\{.*\}\}|(os\.)?(environ|getenv)\W.*", re.IGNORECASE)
 _OPENAI_MODEL = re.compile(
     r"(gpt-|o\d|text-embedding-|omni-moderation-|ft:)[^/]*"
 )  # LiteLLM takes these without openai/
@@ -127,7 +130,11 @@ class Deployments:
         account = read_account(inner, given, self._credentials, self._resolved)
         account.faults.extend(outside(path, entry))
         model = str(self._resolved(given["model"]))
-        provider = self._resolved(account.values.get("custom_llm_provider")) or _provider_of(model)
+        said, of_model = self._resolved(account.values.get("custom_llm_provider")), _provider_of(model)
+        provider = said or of_model
+        if provider != of_model and {provider, of_model} <= {*PROVIDERS} and "api_base" not in account.values:
+            differs = f"differs from that of the model, {of_model}; give one of them, or api_base"
+            account.faults.append(((*inner, "custom_llm_provider"), differs))
         kept = self._add_entry(inner, account, provider, entry)
         self.models.append(ModelEntry(path, entry, kept, model.removeprefix(f"{provider}/")))
 
@@ -284,6 +291,8 @@ def _some(values: Values, *keys: str) -> dict[str, Any]:
     for key, value in found.items():
         if is_reference(value):
             raise UnfitError(f"{key}: is a reference (oidc/) that is not read; give the token or key itself")
+        if _MEANT_REFERENCE.fullmatch(value):
+            raise UnfitError(f"{key}: looks like a reference to a variable; those are written os.environ/NAME")
     return found
 
 

@@ -22,6 +22,7 @@ from batchyard.service.config.yaml_document import Document, KeyPath, dotted
 PARAMS = "litellm_params"
 CREDENTIAL_LIST = "credential_list"
 _NAME, _VALUES = "credential_name", "credential_values"
+_KIND = ("credential_info", "custom_llm_provider")  # what LiteLLM's UI writes down of a credential
 _UNREAD = "could choose another address, account or identity, and is not read"
 _INSTEAD = "say it by api_base, api_key and the other keys of an account, or remove it"
 _MOST_NAMED = 3
@@ -31,12 +32,14 @@ class Account(NamedTuple):
     """What an entry says of its account.
 
     `values` are those of the words that are read, in LiteLLM's own word where there are several; `faults` what is
-    written wrongly, by its place; `unread` why the entry can't be used though it may be right for LiteLLM.
+    written wrongly, by its place; `unread` why the entry can't be used though it may be right for LiteLLM; `meant_for`
+    the provider of its credential, in lower case.
     """
 
     values: dict[str, Any]
     faults: list[tuple[KeyPath, str]]
     unread: list[tuple[KeyPath, str]]
+    meant_for: str = ""
 
 
 class Credentials:
@@ -56,6 +59,12 @@ class Credentials:
         """A credential's values, and where they stand."""
         return self._found.get(name) if isinstance(name, str) else None
 
+    def meant_for(self, name: str) -> str:
+        """The provider that a credential says that it is of, in lower case; empty where it says none."""
+        info = self._document.data[CREDENTIAL_LIST][self._found[name][0][1]].get(_KIND[0])
+        kind = info.get(_KIND[1]) if isinstance(info, dict) else None
+        return kind.lower() if isinstance(kind, str) else ""
+
     def near(self, name: str) -> str:
         """`; did you mean X?` where a credential has nearly that name."""
         return did_you_mean(name, self._found)
@@ -67,7 +76,8 @@ class Credentials:
             self._refuse(path, f"expected {_NAME}, a text, and {_VALUES}, keys with values")
             return
         for inner, word in within({key: value for key, value in entry.items() if key != _VALUES}):
-            self._refuse((*path, *inner), f"{word} belongs in {_VALUES}")
+            if inner != _KIND:
+                self._refuse((*path, *inner), f"{word} belongs in {_VALUES}")
         if name in self._found:
             self._refuse((*path, _NAME), f"is that of {dotted(self._found[name][0][:2])} already")
         self._found.setdefault(name, ((*path, _VALUES), values))
@@ -91,6 +101,7 @@ def read_account(
             hint = credentials.near(name) if isinstance(name, str) else ""
             account.unread.append(((*path, CREDENTIAL), f"names no entry of {CREDENTIAL_LIST}{hint}"))
         else:
+            account = account._replace(meant_for=credentials.meant_for(name))
             inner, values = found
             more = {key: value for key, value in values.items() if value is not None and key not in given}
             _judge(account, inner, more, resolved)
@@ -105,6 +116,8 @@ def foreign(provider: str, account: Account, path: KeyPath) -> Iterator[tuple[Ke
     for key in OF_OTHERS.get(provider, ()):
         if key in account.values:
             yield (*path, key), f"means nothing to {provider}; is another custom_llm_provider meant?"
+    if account.meant_for in OF_OTHERS and provider in OF_OTHERS and account.meant_for != provider:
+        yield (*path, CREDENTIAL), f"names a credential of {account.meant_for}, and the entry is of {provider}"
     alone = "tenant_id" in account.values and not {"api_key", "azure_ad_token", "client_secret"} & set(account.values)
     if provider == "azure" and alone:
         yield (*path, "tenant_id"), "needs client_id and client_secret beside it"
@@ -137,6 +150,8 @@ def _judge(account: Account, path: KeyPath, given: Mapping[str, Any], resolved: 
         if key in READ:
             if is_reference(resolved(value)):
                 account.unread.append((place, "is a reference (oidc/) that is not read; give the token or key itself"))
+            elif isinstance(value, list):  # LiteLLM makes an entry of each organization
+                account.unread.append((place, "is a list, which is not read; make an entry for each"))
         elif is_harmless(key):
             account.faults.extend(((*place, *inner), f"{word} belongs one level up") for inner, word in within(value))
         elif is_litellms(key):

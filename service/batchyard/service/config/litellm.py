@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchyard.service.config import model_groups
-from batchyard.service.config.account_words import READ, near, within
+from batchyard.service.config.account_words import READ, is_litellms, near, within
 from batchyard.service.config.deployments import VARIABLES
 from batchyard.service.config.entries import CREDENTIAL_LIST, PARAMS
 from batchyard.service.config.settings import Problem
@@ -28,7 +28,7 @@ _LISTS = (*_ENTRIES, CREDENTIAL_LIST)
 _OTHER_SECTIONS = {"finetune_settings", "assistant_settings", "callback_settings", "team_settings"}
 _ENVIRONMENT = "environment_variables"
 _OF_PROVIDERS = re.compile(r"(OPENAI|AZURE)_\w+")
-_LIBRARY_KEYS = ("openai_key", "azure_key", "headers")  # what LiteLLM's module takes for all calls
+_LIBRARY_KEYS = ("openai_key", "azure_key", "headers", "use_litellm_proxy")  # what LiteLLM's module takes for all calls
 _SECTIONS = (_GENERAL, "litellm_settings", "router_settings")
 _SINGLE = {(_GENERAL, "master_key"), model_groups.FLAG}
 _NOTES = {"general_settings.database_url": "LiteLLM's own database; Batchyard's is batchyard.database_url"}
@@ -91,21 +91,34 @@ def _elsewhere(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     for section in _SECTIONS:
         inside = data.get(section)
         for key, value in inside.items() if isinstance(inside, dict) else ():
-            if value is not None and (_is_ours(near(key)) or (section == "litellm_settings" and key in _LIBRARY_KEYS)):
+            if key in _LISTS and value is not None:
+                yield (section, key), "belongs at the top level"
+            elif value not in (None, False) and (
+                _is_ours(near(key)) or (section == "litellm_settings" and key in _LIBRARY_KEYS)
+            ):
                 yield (section, key), _FOR_ALL
-            elif key == _DEFAULTS:
-                yield from (((section, key, *inner), _FOR_ALL) for inner, word in within(value) if _is_ours(word))
+            elif key == _DEFAULTS and isinstance(value, dict):
+                yield from (((section, key, *inner), _FOR_ALL) for inner in _words_below(value))
     if data.get("include") is not None:
         yield ("include",), "other files are not read; put what they have into this one"
     yield from _set_variables(data)
     for key in data:
-        if key not in {BLOCK, *_LISTS, *_SECTIONS, *_OTHER_SECTIONS} and (hint := did_you_mean(key, _LISTS, 0.83)):
+        if key not in {BLOCK, *_LISTS, *_SECTIONS, *_OTHER_SECTIONS} and (
+            hint := did_you_mean(key.casefold().replace("-", "_"), _LISTS, 0.83)
+        ):
             yield (key,), f"unknown section{hint}"
+
+
+def _words_below(value: Any) -> Iterator[KeyPath]:
+    """The paths of words in default parameters that choose the account of an entry here."""
+    named = [inner for inner, word in within(value) if _is_ours(word)]
+    unread = [(key,) for key, inner in value.items() if inner not in (None, False) and is_litellms(key)]
+    yield from dict.fromkeys([*named, *(path for path in unread if _is_ours(path[0]))])
 
 
 def _is_ours(word: str | None) -> bool:
     """Whether a word is of the providers that there are here."""
-    return word is not None and not word.startswith(("aws_", "vertex_"))
+    return word is not None and not word.startswith(("aws_", "vertex_", "gcs_", "s3_", "watsonx_", "databricks_"))
 
 
 def _set_variables(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:

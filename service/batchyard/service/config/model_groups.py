@@ -33,6 +33,7 @@ _WITHOUT_MODE = (
     "or mode: chat to keep it out"
 )
 _WILDCARD = "a name with * stands for many models, and batches name one; give the model an entry of its own"
+_NO_MODEL = "its model is a provider's name alone; batches need a model behind the slash"
 KEYS: Mapping[str, set[str]] = {PARAMS: {*_NUMBERS[PARAMS]}, _INFO: {*_BOUNDS, "id", "mode", "base_model"}}
 """What counts of a member's entry, besides what its deployment is made of."""
 
@@ -75,6 +76,8 @@ class ModelGroupReader:
         for entry in entries:
             if _is_wildcard(entry):
                 self._warn(entry.path, f"{dotted(entry.path)} is in no group", _WILDCARD)
+            elif not entry.model.strip() and _mode(entry.content) is None:  # LiteLLM's own example has one
+                self._warn(entry.path, f"{dotted(entry.path)} is in no group", _NO_MODEL)
             elif name := self._parsed((*entry.path, "model_name"), str, entry.content.get("model_name")):
                 first.setdefault(name, entry.path)
                 found.setdefault(name, []).extend(self._read(entry))
@@ -95,7 +98,7 @@ class ModelGroupReader:
         if missing := {name for *_, value in _numbers(entry) for name in self._missing(value)}:
             self._warn(entry.path, f"{dotted(entry.path)} is in no group", ", ".join(map(unset, sorted(missing))))
             return
-        if _section(entry.content, _INFO).get("mode") is None:
+        if _mode(entry.content) is None:
             self._without_mode.append(entry.path)
         if not entry.model.strip():
             self._refuse((*entry.path, PARAMS, "model"), "expected a model's name after the provider's")
@@ -163,7 +166,11 @@ class ModelGroupReader:
 
 def takes_part(content: Mapping[str, Any]) -> bool:
     """Whether an entry of `model_list` is one for batches, as it is where it doesn't say what it is for."""
-    return _section(content, _INFO).get("mode") in (None, "batch")
+    return _mode(content) in (None, "batch")
+
+
+def _mode(content: Mapping[str, Any]) -> Any:
+    return _section(content, _INFO).get("mode")
 
 
 def _is_wildcard(entry: ModelEntry) -> bool:

@@ -44,7 +44,7 @@ _LONGEST = 64  # characters of a word that is worth comparing
 _TESTS = "BATCHYARD_TEST_"
 _CALLERS_KEY = "BATCHYARD_API_KEY"  # the commands that call a service read it
 _FLAGS = {"service_address": "--service"}
-REFERENCE = re.compile(r"os\.environ/(\w*)")
+REFERENCE = re.compile(r"os\.environ/((?<=\Aos\.environ/)[\w.-]+\Z|\w*)")  # a whole value is any name, as with LiteLLM
 
 
 @dataclass(frozen=True, slots=True)
