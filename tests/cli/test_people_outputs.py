@@ -86,6 +86,34 @@ class TestAPlace:
         )
         assert (person.folder / "in.jsonl").read_bytes() == jsonl([GOOD])
 
+    @pytest.mark.parametrize("option", ["-o", "--errors"])
+    async def test_of_an_empty_name_is_refused(self, door: Door, person: Person, option: str) -> None:
+        """As where a shell's variable is not set."""
+        given(person, GOOD)
+        ran = await person.run("submit", "in.jsonl", "--wait", option, "")
+        assert (ran.code, ran.err.splitlines()[-1]) == (
+            2,
+            f"batchyard submit: error: {option} names no file; is a variable empty?",
+        )
+        assert (await door.rest.get("/v1/files")).json()["data"] == []
+
+    @pytest.mark.parametrize(
+        ("place", "words"),
+        [("new/", "it is a directory"), ("old/", "it is a directory"), ("loop", "leads in a circle")],
+    )
+    async def test_where_no_file_can_be_is_found_before_the_work(
+        self, door: Door, person: Person, place: str, words: str
+    ) -> None:
+        given(person, GOOD)
+        (person.folder / "old").write_text("old")
+        (person.folder / "loop").symlink_to("loop")
+        ran = await person.run("submit", "in.jsonl", "--wait", "-o", place)
+        assert ran.code == 1
+        assert words in ran.err
+        assert (person.folder / "old").read_text() == "old"
+        assert not (person.folder / "new").exists()
+        assert (await door.rest.get("/v1/files")).json()["data"] == []
+
     async def test_may_not_be_the_same_for_both_by_a_link_either(self, person: Person) -> None:
         given(person, GOOD)
         (person.folder / "a").write_text("old")

@@ -91,8 +91,10 @@ def is_stdin(path: str) -> bool:
 def check_place(path: str) -> None:
     """Raises RunError where no file can be written at `path`: to be known before the work, not after it."""
     place = Path(os.path.realpath(path))
-    if place.is_dir():
+    if place.is_dir() or path.endswith("/"):
         raise RunError(f"can't write to {path}: it is a directory")
+    if place.is_symlink():
+        raise RunError(f"can't write to {path}: it is a link that leads in a circle")
     if not place.parent.is_dir():
         raise RunError(f"can't write to {path}: there is no folder {place.parent}")
     replaced = not place.exists() or place.is_file()

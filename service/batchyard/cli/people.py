@@ -145,7 +145,10 @@ _COMMANDS: Mapping[str, Callable[[Client, argparse.Namespace, Console], int]] = 
 def _check(given: argparse.Namespace) -> None:
     """Finds what would only fail after the work. Raises RunError, and SystemExit for wrong usage."""
     options = {"-o": getattr(given, "output", None), "--errors": getattr(given, "errors", None)}
-    named: dict[str, str] = {option: path for option, path in options.items() if path}
+    named: dict[str, str] = {option: path for option, path in options.items() if path is not None}
+    for option, path in named.items():
+        if not path:
+            given.refuse(f"{option} names no file; is a variable empty?")
     if given.command == "submit" and named and not given.wait:
         given.refuse("-o and --errors need --wait; later, `batchyard results` writes them")
     if len(named) == 2 and is_same(*named.values()):
