@@ -132,6 +132,8 @@ async def test_a_bad_query_value_is_refused_by_name(shim: Shim, query: str, para
         (b"null", "Invalid type: expected an object, but got null instead."),
         (b'{"endpoint": 5}', "Invalid type for 'endpoint': expected a string, but got an integer instead."),
         (b'{"x\\ud800": 5}', "not valid Unicode"),
+        (b'{"target_model_names": "\\ud800"}', "Invalid 'target_model_names': not valid Unicode."),
+        (b'{"model": "a", "target_model_names": ["a", "\\udc00"]}', "Invalid 'target_model_names': not valid Unicode."),
     ],
 )
 async def test_a_bad_body_is_refused_in_the_envelope(shim: Shim, body: bytes, words: str) -> None:

@@ -152,6 +152,10 @@ def _targets(body: Any) -> list[str]:
     texts = found if isinstance(found, list) else [] if found is None else [found]
     if not all(isinstance(text, str) for text in texts):
         raise JsonError(f"Invalid type for '{TARGETS}': expected a string.", param=TARGETS, code="invalid_type")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise JsonError(f"Invalid '{TARGETS}': not valid Unicode.", param=TARGETS, code="invalid_value") from None
     return texts
 
 
