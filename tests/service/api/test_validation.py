@@ -102,8 +102,10 @@ class TestUnknownMembers:
             (b"{" + b",".join(b'"k%d":1' % number for number in range(1001)) + b"}", "too many values."),
             (b"[]", "expected a JSON object."),
             (b'{"x":"\\ud800"}', "expected a JSON object."),
+            (b'{"x":"\xff"}', "expected a JSON object."),
+            (b'{"\xed\xa0\x80":1}', "expected a JSON object."),
         ],
-        ids=["text", "brackets", "elements", "members", "array", "surrogate"],
+        ids=["text", "brackets", "elements", "members", "array", "surrogate", "bytes", "name"],
     )
     def test_beyond_the_bounds_are_refused(self, raw: bytes, words: str) -> None:
         with pytest.raises(InvalidArgument) as raised:

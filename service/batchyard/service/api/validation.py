@@ -124,7 +124,7 @@ def _extra(raw: bytes) -> dict[str, Any]:
     except RecursionError:
         name = deep_member(raw)
         raise _unfit_extra(f"'{name}': {TOO_DEEP}" if name else TOO_DEEP) from None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _unfit_extra("expected a JSON object.") from None
     except MembersError as error:
         raise _unfit_extra(f"'{error.name}': {error.problem}") from None
