@@ -193,3 +193,9 @@ def test_blank_lines_are_skipped_and_counted() -> None:
 def test_line_that_was_never_scanned_is_data_loss() -> None:
     with pytest.raises(DataLoss, match="Line 8 of the stored input is damaged"):
         list(lines(request() + b"\n" + request()[:-3], 7))
+
+
+@pytest.mark.parametrize("member", ["custom_id", "url"])
+def test_a_text_that_is_no_utf_8_is_data_loss(member: str) -> None:
+    with pytest.raises(DataLoss, match="Line 7 of the stored input is damaged"):
+        list(lines(request(**{member: "XX"}).replace(b"XX", b"\xc3("), 7))

@@ -323,5 +323,5 @@ def _too_long(param: str, longest: int, got: str) -> Fault:
 def _damaged(number: int) -> Iterator[None]:
     try:
         yield
-    except (DecodeError, RecursionError) as error:
+    except (DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise DataLoss(f"Line {number} of the stored input is damaged.") from error
