@@ -101,10 +101,10 @@ class Files:
         await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
         sent = 0
         try:
-            while message := await within(self._bounds.idle, anext(messages, None)):
-                sent += len(message.data)
+            while (piece := await within(self._bounds.idle, _next_piece(messages))) is not None:
+                sent += len(piece)
                 async with asyncio.timeout(self._bounds.idle):
-                    await send({"type": "http.response.body", "body": message.data, "more_body": True})
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             if info.HasField("length") and sent != info.length:
                 raise CallError(StatusCode.DATA_LOSS, f"{sent} of {info.length} bytes came")
         except TimeoutError as error:
@@ -245,6 +245,12 @@ def _span(header: str) -> tuple[int, int] | None:
         return None
     limit = int(last) - int(first) + 1 if last else 0
     return min(int(first), _LAST_BYTE), min(limit, _LAST_BYTE)
+
+
+async def _next_piece(messages: AsyncIterator[Any]) -> bytes | None:
+    """The next of a download's bytes, without the message, whose copy would be held with them; None at its end."""
+    message = await anext(messages, None)
+    return None if message is None else bytes(message.data)
 
 
 def _headers(info: FileContentInfo, partial: bool) -> dict[str, str]:

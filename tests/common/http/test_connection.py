@@ -205,6 +205,28 @@ class TestMemory:
         wire.close()
         await settled()
 
+    async def test_more_is_asked_of_the_application_when_the_client_has_taken_the_most_of_it(self) -> None:
+        asked = 0
+
+        async def large(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal asked
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(5):
+                asked += 1
+                await send({"type": "http.response.body", "body": b"x" * 2 * ANSWER_HIGH_WATER, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        connection, wire = opened(large, stuck=True)
+        connection.data_received(request(b"GET / HTTP/1.1"))
+        for pieces in range(1, 6):
+            await settled()
+            assert asked == pieces
+            wire.let_out()
+        await settled()
+        assert wire.out.endswith(b"\r\n0\r\n\r\n")
+        wire.close()
+        await settled()
+
     @pytest.mark.parametrize("endless", [b"0\r\nX: ", b"1;", b"2\r\nab\r\n1;a=", b"0\r\n" + b"X: y\r\n" * 9])
     async def test_lines_of_chunks_and_trailers_are_bounded(self, endless: bytes) -> None:
         app = App()

@@ -12,9 +12,17 @@ from batchyard.common.calls import CallError
 from batchyard.common.tracing import OFF
 from batchyard.service.api.in_process import DirectCaller, Handlers
 from batchyard.shim.transcoding import SERVICE
-from batchyard.v1 import ListBatchesRequest, UploadFileRequest, UploadFileResponse
+from batchyard.v1 import (
+    DownloadFileRequest,
+    DownloadFileResponse,
+    ListBatchesRequest,
+    UploadFileRequest,
+    UploadFileResponse,
+)
 
-LIST, UPLOAD, GET = (SERVICE.methods_by_name[name] for name in ("ListBatches", "UploadFile", "GetBatch"))
+LIST, UPLOAD, GET, DOWNLOAD = (
+    SERVICE.methods_by_name[name] for name in ("ListBatches", "UploadFile", "GetBatch", "DownloadFile")
+)
 BEARER = [("authorization", f"Bearer {KEY}")]
 
 
@@ -22,13 +30,15 @@ class Slow:
     """Handlers that wait, one of them for each message of an upload."""
 
     def __init__(self) -> None:
-        self.go_on, self.taken = asyncio.Event(), 0
+        self.go_on, self.taken, self.begun = asyncio.Event(), 0, 0
 
     def caller(self, most: int = 10) -> DirectCaller:
         unary: Any = grpc.stream_unary_rpc_method_handler(self.wait)
         upload: Any = grpc.stream_unary_rpc_method_handler(self.take)
         handlers = Handlers()
-        handlers.add_registered_method_handlers(SERVICE.full_name, {"ListBatches": unary, "UploadFile": upload})
+        download: Any = grpc.stream_stream_rpc_method_handler(self.give)
+        methods = {"ListBatches": unary, "UploadFile": upload, "DownloadFile": download}
+        handlers.add_registered_method_handlers(SERVICE.full_name, methods)
         return DirectCaller(handlers, [], most, OFF, "")
 
     async def wait(self, _: object, __: object) -> None:
@@ -39,6 +49,11 @@ class Slow:
             self.taken += 1
             await self.go_on.wait()
         return UploadFileResponse()
+
+    async def give(self, _: object, context: Any) -> None:
+        for _ in range(5):
+            self.begun += 1
+            await context.write(DownloadFileResponse(data=b"x"))
 
 
 @pytest.fixture
@@ -86,6 +101,16 @@ async def test_a_late_call_is_cancelled(slow: Slow) -> None:
 async def test_an_unknown_method_is_unimplemented(slow: Slow) -> None:
     call = slow.caller().unary(GET, ListBatchesRequest(), metadata=BEARER, deadline=PATIENCE)
     assert await refused(asyncio.create_task(call)) is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_download_is_one_message_ahead_of_its_reader(slow: Slow) -> None:
+    async with slow.caller().download(DOWNLOAD, DownloadFileRequest(), metadata=BEARER) as messages:
+        for taken in range(1, 5):
+            assert (await anext(messages)).data == b"x"
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert slow.begun == taken + 1
+        assert [message.data async for message in messages] == [b"x"]
 
 
 async def test_an_upload_runs_one_message_ahead(slow: Slow) -> None:

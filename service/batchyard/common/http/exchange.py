@@ -110,6 +110,8 @@ class Exchange:
             self._go_on(message)
         else:
             raise RuntimeError(f"{kind} does not come here in an answer")
+        if message.get("more_body"):
+            await self._wire.writable()  # so that who sends fetches nothing more till then
 
     def arrived(self, data: bytes) -> None:
         """Takes a piece of the request's body, or (empty) its end."""

@@ -52,13 +52,17 @@ class _Pipe:
 
     async def put(self, message: Message) -> bool:
         """Whether the message was taken; not when the pipe has ended."""
-        while self._messages and not self._ended:
-            await self._changed()
+        await self.empty()
         if not self._ended:
             self._messages.append(message)
             self._wake()
             return True
         return False
+
+    async def empty(self) -> None:
+        """Waits until nothing waits in it, or it has ended."""
+        while self._messages and not self._ended:
+            await self._changed()
 
     async def get(self) -> Any:
         """The next message, or EOF."""
@@ -101,6 +105,7 @@ class _InProcessCall:
 
     async def write(self, message: Message) -> None:
         await self.answers.put(message)
+        await self.answers.empty()  # what a slow reader has not taken is all that is held for it
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
         self.accepted = ACCEPTED in dict(metadata)
