@@ -25,6 +25,7 @@ DOTNET = "=?utf-8?B?5pel5pysLmpzb25s?="
         (f'filename="{DOTNET}"', "日本.jsonl"),
         ('filename="=?ISO-8859-1?Q?na=EFve.jsonl?="', "naïve.jsonl"),
         ('filename="=?moon?B?5pel?="', "=?moon?B?5pel?="),
+        ('filename="=?unicode_escape?Q?=5Cud800?="', "=?unicode_escape?Q?=5Cud800?="),
         ('filename="日本.jsonl"', "日本.jsonl"),
         (r'filename="a\"b.jsonl"', 'a"b.jsonl'),
         ('filename="a%22b.jsonl"', 'a"b.jsonl'),

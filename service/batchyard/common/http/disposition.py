@@ -71,7 +71,9 @@ def _from_extended(value: str) -> str | None:
 def _from_plain(value: str) -> str:
     if _ENCODED.fullmatch(value):
         try:
-            return str(make_header(decode_header(value)))
+            name = str(make_header(decode_header(value)))
+            name.encode()
+            return name
         except (MessageError, LookupError, ValueError):
             return value
     # A backslash elsewhere is a path's: browsers send those as they are.
