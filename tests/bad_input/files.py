@@ -15,6 +15,8 @@ LINE = jsonl([chat_line("a")])
 FILE: Part = ("file", LINE, "input.jsonl")
 PURPOSE: Part = ("purpose", "batch")
 FORMAT = "Invalid file format for Batch API. Must be .jsonl"
+NOT_AS_THEY_ARE = "Invalid 'file': its bytes must come as they are, without a Content-Transfer-Encoding."
+COMPRESSED = "The request's body must come as it is, without a Content-Encoding."
 FORM_BROKEN = Refused("We could not parse the form of your request: it is wrong or cut off.")
 NO_FORM = Refused("The request must be multipart/form-data, with a boundary of 1 to 70 characters.")
 
@@ -83,6 +85,13 @@ UPLOADS = [
          upload(about(purpose="vision"), data(LINE), about(purpose="batch"), finish())),
 ]  # fmt: skip
 
+
+def with_header(header: bytes) -> Http:
+    """A form whose file has one more header."""
+    whole = form(PURPOSE, FILE)
+    return Http("POST", "/v1/files", whole.replace(b"\r\n\r\n" + LINE, b"\r\n" + header + b"\r\n\r\n" + LINE), FORM)
+
+
 FORMS = [
     case("a form that is cut off", FORM_BROKEN, sent(PURPOSE, FILE, end=False),
          sent(PURPOSE, ("file", LINE * 20_000, "input.jsonl"), end=False),
@@ -95,7 +104,13 @@ FORMS = [
          Http("POST", "/v1/files", b"", {"content-type": "multipart/form-data"}),
          Http("POST", "/v1/files", b"", {"content-type": f"multipart/form-data; boundary={'b' * 71}"})),
     case("two files", Refused("Invalid 'file': a form holds one file.", "file", "invalid_value"),
-         sent(PURPOSE, FILE, FILE)),
+         sent(PURPOSE, FILE, FILE), with_header(b"Content-Type: multipart/mixed; boundary=inner")),
+    case("a file in base64 or quoted-printable", Refused(NOT_AS_THEY_ARE, "file", "invalid_value"),
+         with_header(b"Content-Transfer-Encoding: base64"),
+         with_header(b"content-transfer-encoding: Quoted-Printable")),
+    case("a body that is compressed", Refused(COMPRESSED, "content-encoding", "invalid_value"),
+         Http("POST", "/v1/files", form(PURPOSE, FILE), FORM | {"content-encoding": "gzip"}),
+         Http("POST", "/v1/batches", b"{}", {"content-encoding": "identity, br"})),
     case("a field of more than 64 KiB", Refused("Invalid 'purpose': it is longer than 65536 bytes.", "purpose",
                                                 "invalid_value"), sent(("purpose", "x" * 70_000), FILE)),
     case("an unknown field", Refused("Unknown parameter: 'colour'.", "colour", "unknown_parameter"),

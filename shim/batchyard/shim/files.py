@@ -15,11 +15,20 @@ from starlette.types import ASGIApp, Send
 
 from batchyard.common.calls import Caller, CallError, Metadata, Upload
 from batchyard.common.http.disposition import attachment
-from batchyard.common.http.forms import FormError, FormReader, Part, filename, media_type
+from batchyard.common.http.forms import FormError, FormReader, Part, filename, media_type, transfer_encoding
 from batchyard.common.http.middleware import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
-from batchyard.shim.inbound import Body, Bounds, metadata_of, models_of, provider_of, while_connected, within
+from batchyard.shim.inbound import (
+    Body,
+    Bounds,
+    check_coding,
+    metadata_of,
+    models_of,
+    provider_of,
+    while_connected,
+    within,
+)
 from batchyard.shim.transcoding import SERVICE, Binding, rules
 from batchyard.v1 import DownloadFileRequest, FileContentInfo, UploadFileFinish, UploadFileMetadata, UploadFileRequest
 
@@ -159,8 +168,10 @@ class UploadForm:
 
     async def _begin(self, segment: Any) -> None:
         self._name, self._value = segment.name or "", bytearray()
+        if transfer_encoding(segment):
+            raise _refusal(self._name, "its bytes must come as they are, without a Content-Transfer-Encoding.")
         if self._name == "file":
-            if self._has_file:
+            if self._has_file or media_type(segment).lower() == "multipart/mixed":
                 raise _refusal("file", "a form holds one file.")
             self._has_file = True
             self._metadata.filename = filename(segment)
@@ -226,6 +237,7 @@ def _refusal(name: str, problem: str) -> RequestError:
 
 
 def _form(request: Request) -> FormReader:
+    check_coding(request)
     try:
         return FormReader(request.headers, MAX_FIELDS + 1)
     except ValueError:

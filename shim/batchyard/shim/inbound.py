@@ -78,6 +78,14 @@ def models_of(request: Request, model: str = "", targets: Iterable[str] = ()) ->
     return []
 
 
+def check_coding(request: Request) -> None:
+    """Raises RequestError for a body that is compressed."""
+    given = ",".join(request.headers.getlist("content-encoding")).lower()
+    if {coding.strip() for coding in given.split(",")} - {"", "identity"}:
+        text = "The request's body must come as it is, without a Content-Encoding."
+        raise RequestError(400, text, param="content-encoding", code="invalid_value")
+
+
 @dataclass(frozen=True)
 class Bounds:
     """How long the shim waits, in seconds."""

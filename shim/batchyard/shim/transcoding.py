@@ -27,7 +27,16 @@ from batchyard.common.jsonmap import (
     writer,
 )
 from batchyard.shim.errors import from_call
-from batchyard.shim.inbound import Body, Bounds, metadata_of, models_of, provider_of, while_connected, within
+from batchyard.shim.inbound import (
+    Body,
+    Bounds,
+    check_coding,
+    metadata_of,
+    models_of,
+    provider_of,
+    while_connected,
+    within,
+)
 from batchyard.v1 import batch_service_pb2
 
 MAX_BODY = 1024 * 1024
@@ -90,7 +99,7 @@ class Transcoder:
 
         async def handle(request: Request) -> ASGIApp:
             metadata = metadata_of(request)
-            body = parsed(await Body(request, self._bounds).read_all(MAX_BODY)) if rule.body else _asked(request, names)
+            body = await self._parsed_body(request) if rule.body else _asked(request, names)
             message: Any = kind()
             targets = _targets(body) if placed else []
             merge(message, body, "")
@@ -107,6 +116,10 @@ class Transcoder:
             return render(await while_connected(request.receive, call))
 
         return handle
+
+    async def _parsed_body(self, request: Request) -> Any:
+        check_coding(request)
+        return parsed(await Body(request, self._bounds).read_all(MAX_BODY))
 
     def _events(self, request: Request, opened: Opened, name: str, render: Render) -> ASGIApp:
         """The answers of a stream as events of that name; an error before the first is an error of the request."""

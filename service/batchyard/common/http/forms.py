@@ -28,6 +28,12 @@ def media_type(part: Any) -> str:
     return found if _MEDIA_TYPE.fullmatch(found) else ""
 
 
+def transfer_encoding(part: Any) -> str:
+    """How a part's bytes were rewritten for a transport (RFC 2045, 6); empty where they stand as they are."""
+    found = str(part.header("Content-Transfer-Encoding", "")).strip().lower()
+    return "" if found in {"7bit", "8bit", "binary"} else found
+
+
 class FormReader:
     """Reads the form of a request with these headers. Raises ValueError where they are not a form's."""
 
