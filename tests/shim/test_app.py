@@ -156,6 +156,18 @@ async def test_a_key_that_cannot_be_metadata_is_refused(shim: Shim, key: bytes, 
     assert shim.service.requests == []
 
 
+@pytest.mark.parametrize("name", ["authorization", "api-key", "idempotency-key"])
+async def test_a_header_that_comes_twice_with_two_values_is_refused_by_name(shim: Shim, name: str) -> None:
+    shim.service.answer = CreateBatchResponse()
+    path, body = "/v1/batches", {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    answer = await shim.client.post(path, json=body, headers=[(name, "Bearer a"), (name, "Bearer b")])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == name
+    assert "twice" in answer.json()["error"]["message"]
+    assert shim.service.requests == []
+    assert (await shim.client.post(path, json=body, headers=[(name, "a"), (name, "a")])).status_code == 200
+
+
 async def test_a_client_that_leaves_cancels_its_call(shim: Shim) -> None:
     shim.service.hold = asyncio.Event()
     _, writer = await shim.send_raw(b"GET /v1/files/file-1 HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -180,13 +180,20 @@ def header_fields(kind: type[Message]) -> Mapping[str, FieldDescriptor]:
 
 
 def header_reader(kind: type[Message]) -> Callable[[Any, Sequence[tuple[str, str]]], None]:
-    """Compile (message, headers with lower-case names) -> set the message's fields; the first of a name counts."""
+    """Compile (message, headers with lower-case names) -> set the message's fields.
+
+    What is compiled raises JsonError where a field's header comes twice, with two values.
+    """
     fields = {header: (field.name, options(field).header_word) for header, field in header_fields(kind).items()}
 
     def read(message: Any, headers: Sequence[tuple[str, str]]) -> None:
-        for header, value in reversed(headers):
+        seen: dict[str, str] = {}
+        for header, value in headers:
             name, word = fields.get(header, ("", ""))
             if name and not word:
+                if seen.setdefault(header, value) != value:
+                    text = f"The {header} header is given twice, with two values."
+                    raise JsonError(text, param=header, code="invalid_value")
                 setattr(message, name, value)
             elif name and word in map(str.strip, value.lower().split(",")):
                 setattr(message, name, True)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def metadata_of(request: Request) -> list[tuple[str, str]]:
     """The call's metadata: request id, client, authorization, and how that came: in `api-key`, with an api-version."""
-    key, api_key = request.headers.get("authorization", ""), request.headers.get("api-key", "")
+    key, api_key = _single(request, "authorization"), _single(request, "api-key")
     version = request.query_params.get("api-version", "")
     for name, value in (("authorization", key), ("api-key", api_key), ("api-version", version)):
         if not (value.isascii() and value.isprintable() and len(value) <= MAX_HEADER):
@@ -32,6 +32,15 @@ def metadata_of(request: Request) -> list[tuple[str, str]]:
     if api_key:
         found[2:] = [("authorization", key or f"Bearer {api_key}"), ("batchyard-key-scheme", "api-key")]
     return [*found, ("batchyard-api-version", version)] if version else found
+
+
+def _single(request: Request, name: str) -> str:
+    """A header's value, or none. Of two values, what stands before the shim may have checked the other one."""
+    values = dict.fromkeys(request.headers.getlist(name))
+    if len(values) > 1:
+        text = f"The {name} header is given twice, with two values."
+        raise RequestError(400, text, param=name, code="invalid_value")
+    return next(iter(values), "")
 
 
 def provider_of(request: Request, *, body: str = "") -> str:
