@@ -41,6 +41,14 @@ async def test_a_name_beyond_ascii_is_kept_as_it_is(door: Door, parts: tuple[str
     assert download.headers["content-disposition"] == f"attachment; filename=\"__ 1.jsonl\"; filename*=UTF-8''{QUOTED}"
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
+async def test_a_name_in_the_charset_of_its_system_is_read(door: Door, charset: str) -> None:
+    form = form_of(*part('filename="NAME"')).replace(b"NAME", "naïve à.jsonl".encode(charset))
+    answer = await door.rest.post("/v1/files", content=form, headers=FORM)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["filename"] == "naïve à.jsonl"
+
+
 @pytest.mark.parametrize(
     ("disposition", "name"),
     [

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Send
 
 from batchyard.common.calls import Caller, CallError, Metadata, Upload
 from batchyard.common.http.disposition import attachment
-from batchyard.common.http.forms import FormError, FormReader, Part, filename, media_type, transfer_encoding
+from batchyard.common.http.forms import FormError, FormReader, Part, field_name, filename, media_type, transfer_encoding
 from batchyard.common.http.middleware import ClientLeft
 from batchyard.common.jsonmap import writer
 from batchyard.shim.errors import RequestError
@@ -167,7 +167,7 @@ class UploadForm:
                 raise _refusal(self._name, f"it is longer than {MAX_FIELD} bytes.")
 
     async def _begin(self, segment: Any) -> None:
-        self._name, self._value = segment.name or "", bytearray()
+        self._name, self._value = field_name(segment), bytearray()
         if transfer_encoding(segment):
             raise _refusal(self._name, "its bytes must come as they are, without a Content-Transfer-Encoding.")
         if self._name == "file":

@@ -16,10 +16,15 @@ _MOST_HEADER = 9 * 1024  # the longest name that is taken, in base64 and with a 
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 
 
+def field_name(part: Any) -> str:
+    """The name of a part; empty where it has none."""
+    return _text(part.name or "")
+
+
 def filename(part: Any) -> str:
     """The name of a part's file, without its path; empty where it has none."""
-    found = filename_in(part.header("Content-Disposition", ""))
-    return last_segment(part.filename or "") if found is None else found
+    found = filename_in(_text(part.header("Content-Disposition", "")))
+    return last_segment(_text(part.filename or "")) if found is None else found
 
 
 def media_type(part: Any) -> str:
@@ -43,7 +48,11 @@ class FormReader:
         if kind != "multipart/form-data" or not 0 < len(boundary) <= _MOST_BOUNDARY:
             raise ValueError("no form")
         self._parser = multipart.PushMultipartParser(
-            boundary, max_segment_count=most_parts, max_header_size=_MOST_HEADER, strict=True
+            boundary,
+            max_segment_count=most_parts,
+            max_header_size=_MOST_HEADER,
+            header_charset="latin-1",  # as which any bytes can be read
+            strict=True,
         )
         length = headers.get("content-length", "")
         self._length = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
@@ -91,3 +100,11 @@ class FormReader:
             except multipart.StrictParserError:
                 # Bytes after the last boundary are allowed; close raises where it has not come yet.
                 self._parser.close()
+
+
+def _text(read: str) -> str:
+    """What was read as Latin-1, as UTF-8 where it is that: some clients write names as their system has them."""
+    try:
+        return read.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return read
