@@ -8,12 +8,13 @@ from batchyard.service.domain.records import Part
 from batchyard.service.errors import Unavailable
 from batchyard.service.objects.base import (
     KEY,
-    PIECE_BYTES,
     Known,
     ObjectDamaged,
     ObjectMissing,
     ObjectStore,
+    PieceBytes,
     StoredObject,
+    largest,
 )
 from batchyard.service.objects.checksums import Checksums
 from batchyard.service.objects.reading import read_parts
@@ -53,7 +54,7 @@ class MemoryStore:
         self._check()
 
     def read(
-        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: int = PIECE_BYTES
+        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: PieceBytes = largest
     ) -> AsyncIterator[bytes]:
         return read_parts(self._fetch, parts, offset, length, piece_bytes, fetch_bytes=FETCH_BYTES)
 

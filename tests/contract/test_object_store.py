@@ -49,7 +49,7 @@ async def put(store: ObjectStore, key: str, content: bytes, *, piece: int = 1 <<
 
 
 async def joined(store: ObjectStore, parts: Sequence[Part], offset: int, length: int, piece: int = 1 << 18) -> bytes:
-    pieces = [data async for data in store.read(parts, offset, length, piece)]
+    pieces = [data async for data in store.read(parts, offset, length, lambda: piece)]
     assert all(0 < len(one) <= piece for one in pieces)
     return b"".join(pieces)
 

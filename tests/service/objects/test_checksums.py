@@ -95,12 +95,40 @@ async def test_no_byte_of_a_damaged_block_leaves(store: FileStore, root: Path) -
     came = bytearray()
 
     async def read() -> None:
-        async for piece in store.read([part], 10, WHOLE - 10, 1000):
+        async for piece in store.read([part], 10, WHOLE - 10, lambda: 1000):
             came.extend(piece)
 
     with pytest.raises(DataLoss):
         await read()
     assert came == content[10:SUMMED]
+
+
+@pytest.mark.parametrize("piece", [SUMMED // 16, SUMMED // 4, SUMMED // 2, SUMMED, 2 * SUMMED])
+@pytest.mark.parametrize("offset", [0, 10, SUMMED - 1, SUMMED])
+async def test_a_block_is_the_same_in_pieces_of_any_size(store: FileStore, piece: int, offset: int) -> None:
+    content = os.urandom(WHOLE)
+    part = await put(store, "files/file-1", content)
+    pieces = [data async for data in store.read([part], offset, WHOLE - offset, lambda: piece)]
+    assert b"".join(pieces) == content[offset:]
+    assert max(map(len, pieces)) == min(piece, SUMMED)
+
+
+async def test_pieces_take_another_size_from_the_next_block_on(store: FileStore) -> None:
+    content = os.urandom(WHOLE)
+    part = await put(store, "files/file-1", content)
+    asked = iter([SUMMED, SUMMED // 16, SUMMED // 2, SUMMED])
+    sizes = [len(data) async for data in store.read([part], 0, 3 * SUMMED, lambda: next(asked))]
+    assert sizes == [SUMMED, *[SUMMED // 16] * 16, *[SUMMED // 2] * 2]
+
+
+async def test_bytes_that_change_after_their_block_was_checked_do_not_leave(store: FileStore, root: Path) -> None:
+    content = os.urandom(WHOLE)
+    part = await put(store, "files/file-1", content)
+    pieces = store.read([part], 0, WHOLE, lambda: SUMMED // 16)
+    assert await anext(pieces) == content[: SUMMED // 16]
+    flip(root / part.key, SUMMED // 8 - 1)
+    with pytest.raises(DataLoss, match="missing or damaged"):
+        await anext(pieces)
 
 
 async def test_longer_object_is_read_as_it_was_said(store: FileStore, root: Path) -> None:

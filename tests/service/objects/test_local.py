@@ -47,7 +47,7 @@ async def put(store: FileStore, key: str, content: bytes, *, piece: int = 1 << 3
 
 
 async def joined(store: FileStore, parts: Sequence[Part], offset: int, length: int, piece: int = 1024) -> bytes:
-    return b"".join([data async for data in store.read(parts, offset, length, piece)])
+    return b"".join([data async for data in store.read(parts, offset, length, lambda: piece)])
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7])

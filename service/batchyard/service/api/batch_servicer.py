@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from batchyard.common.calls import ACCEPTED, BOUNDS, NOTE
 from batchyard.service.access.authenticator import Authenticator
 from batchyard.service.access.caller import current_caller
+from batchyard.service.access.downloads import DownloadShares
 from batchyard.service.access.upload_slots import StorageReservations
 from batchyard.service.api.message_reader import Context
 from batchyard.service.api.messages import batch_message, file_message
@@ -98,6 +99,7 @@ class Servicer(BatchServiceServicer):
         self._watches = Watches(changes, self._state)
         self._allowances = allowances
         self._arrivals = StorageReservations()
+        self._downloads = DownloadShares()
         self._metrics = metrics
         self._clock = clock
         self._upload_idle_seconds = upload_idle_seconds
@@ -197,19 +199,20 @@ class Servicer(BatchServiceServicer):
             raise InvalidArgument("Invalid 'read_limit': expected a value >= 0.", param="read_limit")
         file = await self._file(request)
         span = Span(request.read_offset, request.read_limit)
-        async with self._router.of(file).content(self._owner(), file, span) as content:
-            info = FileContentInfo(
-                content_type="application/octet-stream",
-                total_size=content.total,
-                offset=content.offset,
-                length=content.length,
-                etag=f'"{file.id}"',  # a file never changes
-                filename=file.filename,
-            )
-            yield DownloadFileResponse(info=info)
-            async for piece in content.pieces:
-                yield DownloadFileResponse(data=piece)
-                self._metrics.downloaded.inc(len(piece))
+        with self._downloads.opened() as piece_bytes:
+            async with self._router.of(file).content(self._owner(), file, span, piece_bytes) as content:
+                info = FileContentInfo(
+                    content_type="application/octet-stream",
+                    total_size=content.total,
+                    offset=content.offset,
+                    length=content.length,
+                    etag=f'"{file.id}"',  # a file never changes
+                    filename=file.filename,
+                )
+                yield DownloadFileResponse(info=info)
+                async for piece in content.pieces:
+                    yield DownloadFileResponse(data=piece)
+                    self._metrics.downloaded.inc(len(piece))
 
     async def _input(self, file_id: str, place: str) -> FileRecord | None:
         """A batch's input, where the batch goes; one that isn't there makes it fail, at the place or the default."""

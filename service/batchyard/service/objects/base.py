@@ -22,9 +22,17 @@ WRITE_BYTES = 512 << 10
 PIECE_BYTES = 256 << 10
 """The largest piece that a read hands on, unless another size is asked for."""
 
+PieceBytes = Callable[[], int]
+"""Says how many bytes the next piece may have; asked again and again."""
+
 KEY = re.compile(r"[a-z]+/[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
 """The form of a key."""
 _LOST = "Stored bytes of this file are missing or damaged."
+
+
+def largest() -> int:
+    """For a reader who never stops."""
+    return PIECE_BYTES
 
 
 class ObjectMissing(DataLoss):
@@ -90,9 +98,9 @@ class ObjectStore(Protocol):
         """Raises StorageFull where not even one byte more fits."""
 
     def read(
-        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: int = PIECE_BYTES
+        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: PieceBytes = largest
     ) -> AsyncIterator[bytes]:
-        """Reads `length` bytes from `offset` of the parts' concatenation, in pieces of at most `piece_bytes`.
+        """Reads `length` bytes from `offset` of the parts' concatenation, in pieces of at most what `piece_bytes` says.
 
         No byte of a block that is not as its part's checksums say is handed on. Raises ObjectMissing, ObjectDamaged,
         Unavailable, ValueError for a range outside of the whole. See `reading.read_parts`, which does most of it.

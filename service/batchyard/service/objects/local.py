@@ -23,7 +23,15 @@ from batchyard.service.datadir.capacity import Room
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import Part
 from batchyard.service.errors import StorageFull, Unavailable
-from batchyard.service.objects.base import KEY, PIECE_BYTES, WRITE_BYTES, ObjectDamaged, ObjectMissing, StoredObject
+from batchyard.service.objects.base import (
+    KEY,
+    WRITE_BYTES,
+    ObjectDamaged,
+    ObjectMissing,
+    PieceBytes,
+    StoredObject,
+    largest,
+)
 from batchyard.service.objects.checksums import Checksums
 from batchyard.service.objects.reading import read_parts
 from batchyard.service.objects.walk import Others, walk
@@ -178,7 +186,7 @@ class FileStore:
             await self.room.check()
 
     def read(
-        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: int = PIECE_BYTES
+        self, parts: Sequence[Part], offset: int, length: int, piece_bytes: PieceBytes = largest
     ) -> AsyncIterator[bytes]:
         return read_parts(self._range, parts, offset, length, piece_bytes)
 

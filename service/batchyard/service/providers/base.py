@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from batchyard.service.access.downloads import PieceBytes, most_bytes
 from batchyard.service.config.settings import Limits
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.names import MOST_ID
@@ -127,8 +128,13 @@ class Provider(Protocol):
     def upload(self, owner: TenantRegistry, begun: FileDescription) -> AbstractAsyncContextManager[Upload]:
         """Begins an upload, of which `begun` is known. Raises Busy."""
 
-    def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AbstractAsyncContextManager[Content]:
-        """Opens a file's content. Raises OutOfRange; the pieces raise DataLoss where they end too early."""
+    def content(
+        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = most_bytes
+    ) -> AbstractAsyncContextManager[Content]:
+        """Opens a file's content, in pieces of at most what `piece_bytes` says at the time.
+
+        Raises OutOfRange; the pieces raise DataLoss where they end too early.
+        """
 
     async def file(self, owner: TenantRegistry, file: FileRecord) -> FileRecord:
         """The file as it is now, where that may have changed."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from math import ceil
 from random import Random
@@ -166,16 +166,20 @@ class UpstreamClient:
                 )
             yield response
 
-    async def pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        """The rest of a body in large pieces. Raises DataLoss where it breaks off, Late where nothing comes."""
+    async def pieces(self, response: httpx.Response, most: Callable[[], int]) -> AsyncIterator[bytes]:
+        """The rest of a body in pieces of at most what `most` says, but for the last no less than half of it.
+
+        Raises DataLoss where it breaks off, Late where nothing comes.
+        """
         held, size = list[bytes](), 0
         try:
             async for piece in response.aiter_raw():
                 held.append(piece)
                 size += len(piece)
-                if size >= transport.PIECE // 2:
-                    yield b"".join(held)
-                    held, size = [], 0
+                if size >= most() // 2:
+                    whole, held, size = b"".join(held), [], 0
+                    for part in _cut(whole, most()):
+                        yield part
         except httpx.TimeoutException as error:
             raise Late(f"The provider sent nothing for {self._settings.idle_seconds:g} seconds.") from error
         except transport.BROKEN as error:
@@ -337,6 +341,10 @@ class UpstreamClient:
 def segment(native_id: str) -> str:
     """A provider's id as one segment of a path."""
     return quote(native_id, safe="")
+
+
+def _cut(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
 
 
 async def _read(response: httpx.Response) -> bytes:

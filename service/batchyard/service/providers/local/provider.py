@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import Any
 
+from batchyard.service.access.downloads import PieceBytes, most_bytes
 from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.config.settings import Limits, RetentionSettings
 from batchyard.service.domain.ids import new_file_id
@@ -75,9 +76,11 @@ class StoredProvider:
                 yield _StoredUpload(self, owner, begun.purpose, file_id, writer, scanner, self._limits)
 
     @asynccontextmanager
-    async def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AsyncIterator[Content]:
+    async def content(
+        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = most_bytes
+    ) -> AsyncIterator[Content]:
         offset, length = span_within(span, file.bytes)
-        pieces = _or_gone(self._store.read(await owner.parts(file), offset, length), owner, file)
+        pieces = _or_gone(self._store.read(await owner.parts(file), offset, length, piece_bytes), owner, file)
         first = await anext(pieces, b"")  # what can't be read from its start is refused instead of broken off
         yield Content(_chained(first, pieces), file.bytes, offset, length)
 

@@ -12,8 +12,9 @@ import httpx
 import msgspec
 from grpc import StatusCode
 
+from batchyard.service.access.downloads import PieceBytes, most_bytes
 from batchyard.service.access.upload_slots import UploadPlaces
-from batchyard.service.config.settings import Limits, UpstreamSettings
+from batchyard.service.config.settings import Deployment, Limits, UpstreamSettings
 from batchyard.service.domain.ids import is_id
 from batchyard.service.domain.names import INTERNAL
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord
@@ -137,11 +138,13 @@ class RemoteProvider:
                 await sending.close()
 
     @asynccontextmanager
-    async def content(self, owner: TenantRegistry, file: FileRecord, span: Span) -> AsyncIterator[Content]:
+    async def content(
+        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = most_bytes
+    ) -> AsyncIterator[Content]:
         path = f"/files/{segment(_native(file))}/content"
         try:
             async with self._client.download("files.content", path, _range(span)) as response:
-                yield _content(self._client, response, span)
+                yield _content(self._client.pieces(response, piece_bytes), self._client.deployment, response, span)
         except Refused as error:
             if error.upstream.http_status != 416:
                 raise
@@ -287,11 +290,10 @@ def _range(span: Span) -> dict[str, str]:
     return {"range": f"bytes={span.offset}-{last}"}
 
 
-def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Content:
+def _content(pieces: AsyncIterator[bytes], deployment: Deployment, response: httpx.Response, span: Span) -> Content:
     """What is coming. A deployment that ignores ranges sends the whole file: then what wasn't asked for is left out."""
     announced = response.headers.get("content-length", "")
     length = int(announced) if _SIZE.fullmatch(announced) else None
-    pieces = client.pieces(response)
     if response.status_code == 206:
         offset, length, total = _given(response.headers.get("content-range", ""), span)
         if span.offset < 0 < span.limit:  # of an end, HTTP can't ask for the beginning only
@@ -304,7 +306,7 @@ def _content(client: UpstreamClient, response: httpx.Response, span: Span) -> Co
         raise Refused(
             StatusCode.UNIMPLEMENTED,
             "The provider can't send a part of this file.",
-            errors.upstream(client.deployment, response),
+            errors.upstream(deployment, response),
             reason="NO_RANGES",
         )
     offset, wanted = span_within(span, length)
