@@ -56,14 +56,34 @@ async def pair(folder: Path) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def pair_at(folder: Path, kind: str, content_bytes: int) -> AsyncIterator[Pair]:
     """The same with nothing but a deployment, whose files all have so many bytes of content."""
+    async with _deployed(folder, kind, content_bytes), _configured(folder) as running:
+        yield running
+
+
+@asynccontextmanager
+async def whole(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Process]]:
+    """A client, and `batchyard serve` as a process on free ports, with its data in `folder`."""
+    configure(folder, echo=True)
+    async with _serving(folder) as serving:
+        yield serving
+
+
+@asynccontextmanager
+async def whole_at(folder: Path, kind: str, content_bytes: int) -> AsyncIterator[tuple[httpx.AsyncClient, Process]]:
+    """The same with nothing but a deployment, whose files all have so many bytes of content."""
+    async with _deployed(folder, kind, content_bytes), _serving(folder) as serving:
+        yield serving
+
+
+@asynccontextmanager
+async def _deployed(folder: Path, kind: str, content_bytes: int) -> AsyncIterator[None]:
     made = ("--kind", kind, "--content-bytes", str(content_bytes))
     with process(folder / "upstream.log", "tests.upstream", *made) as upstream:
         base = f"http://127.0.0.1:{await upstream.port('upstream on')}"
         key = {"openai": "sk-upstream", "azure": "azure-upstream-key"}[kind]
         base += "/v1" if kind == "openai" else ""
         configure_at(folder, kind, base, key)
-        async with _configured(folder) as running:
-            yield running
+        yield
 
 
 @asynccontextmanager
@@ -71,9 +91,19 @@ async def _configured(folder: Path) -> AsyncIterator[Pair]:
     with batchyard(folder, "service") as service:
         target = f"127.0.0.1:{await service.port()}"
         with batchyard(folder, "shim", "--service", target) as shim:
-            base, key = f"http://127.0.0.1:{await shim.port('REST on')}", {"authorization": f"Bearer {KEY}"}
-            async with plain_client(base_url=base, headers=key, timeout=600) as rest:
+            async with _client(await shim.port("REST on")) as rest:
                 yield Pair(rest, shim, service)
+
+
+@asynccontextmanager
+async def _serving(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Process]]:
+    with batchyard(folder, "serve") as serving:
+        async with _client(await serving.port("REST on")) as rest:
+            yield rest, serving
+
+
+def _client(port: int) -> httpx.AsyncClient:
+    return plain_client(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}, timeout=600)
 
 
 async def at_once(running: Pair, uploads: int, lines: int) -> Growth:

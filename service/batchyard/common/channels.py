@@ -12,7 +12,7 @@ from batchyard.common.pem import CertificateFiles
 
 _LAST_CALLS_SECONDS = 3600.0
 
-_AHEAD_BYTES = 256 << 10
+_AHEAD_BYTES = 32 << 10
 
 # A server closes connections that are pinged more than once in five minutes without data.
 OPTIONS = (
