@@ -1,15 +1,15 @@
 """What the downloads that are open hold: each a share of what all may, so that readers who don't read cost little."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from batchyard.service.objects.base import PIECE_BYTES, PieceBytes
 
 DOWNLOAD_BYTES = 4 << 20
 """Bytes of files that downloads share: those of one piece each. On its way a download holds several pieces."""
 
-LEAST_PIECE, MOST_PIECE = 16 << 10, 256 << 10
+LEAST_PIECE, MOST_PIECE = 16 << 10, PIECE_BYTES
 """Bytes of a piece of a file, where many downloads are open and where few are."""
-
-PieceBytes = Callable[[], int]
 
 
 class DownloadShares:
@@ -33,8 +33,3 @@ class DownloadShares:
     def _piece_bytes(self) -> int:
         share = DOWNLOAD_BYTES // max(1, self._open)
         return max(LEAST_PIECE, min(MOST_PIECE, 1 << share.bit_length() - 1))
-
-
-def most_bytes() -> int:
-    """The size of pieces for a reader of our own, who never stops."""
-    return MOST_PIECE

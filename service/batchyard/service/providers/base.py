@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from batchyard.service.access.downloads import PieceBytes, most_bytes
 from batchyard.service.config.settings import Limits
 from batchyard.service.domain.keys import KeyRecord
 from batchyard.service.domain.names import MOST_ID
@@ -19,6 +18,7 @@ from batchyard.service.domain.records import BatchRecord, FileRecord, Idempotenc
 from batchyard.service.domain.wording import check_one_of, too_long, unknown
 from batchyard.service.errors import InvalidArgument, OutOfRange, PermissionDenied, TooLarge
 from batchyard.service.jsonl.request_line import NAMES
+from batchyard.service.objects.base import PieceBytes, largest
 from batchyard.service.registry.tenant import TenantRegistry
 
 
@@ -129,7 +129,7 @@ class Provider(Protocol):
         """Begins an upload, of which `begun` is known. Raises Busy."""
 
     def content(
-        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = most_bytes
+        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = largest
     ) -> AbstractAsyncContextManager[Content]:
         """Opens a file's content, in pieces of at most what `piece_bytes` says at the time.
 

@@ -5,14 +5,13 @@ from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import Any
 
-from batchyard.service.access.downloads import PieceBytes, most_bytes
 from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.config.settings import Limits, RetentionSettings
 from batchyard.service.domain.ids import new_file_id
 from batchyard.service.domain.records import BatchRecord, FileRecord, Part
 from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound, Unavailable
 from batchyard.service.jsonl.scanner import Scan, Scanner
-from batchyard.service.objects.base import WRITE_BYTES, ObjectStore, ObjectWriter
+from batchyard.service.objects.base import WRITE_BYTES, ObjectStore, ObjectWriter, PieceBytes, largest
 from batchyard.service.providers.base import (
     Content,
     FileDescription,
@@ -77,7 +76,7 @@ class StoredProvider:
 
     @asynccontextmanager
     async def content(
-        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = most_bytes
+        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = largest
     ) -> AsyncIterator[Content]:
         offset, length = span_within(span, file.bytes)
         pieces = _or_gone(self._store.read(await owner.parts(file), offset, length, piece_bytes), owner, file)

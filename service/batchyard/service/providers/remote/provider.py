@@ -12,7 +12,6 @@ import httpx
 import msgspec
 from grpc import StatusCode
 
-from batchyard.service.access.downloads import PieceBytes, most_bytes
 from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.config.settings import Deployment, Limits, UpstreamSettings
 from batchyard.service.domain.ids import is_id
@@ -28,6 +27,7 @@ from batchyard.service.errors import (
     Unsure,
     Unusable,
 )
+from batchyard.service.objects.base import PieceBytes, largest
 from batchyard.service.providers.base import (
     Content,
     FileDescription,
@@ -139,7 +139,7 @@ class RemoteProvider:
 
     @asynccontextmanager
     async def content(
-        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = most_bytes
+        self, owner: TenantRegistry, file: FileRecord, span: Span, piece_bytes: PieceBytes = largest
     ) -> AsyncIterator[Content]:
         path = f"/files/{segment(_native(file))}/content"
         try:
