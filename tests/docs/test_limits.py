@@ -9,6 +9,7 @@ from tests.processes import ROOT
 from batchyard.common import clock, members
 from batchyard.common.http import connection, exchange, request_body, request_head
 from batchyard.service import server
+from batchyard.service.access import downloads
 from batchyard.service.api import batch_servicer, key_admin, message_reader, upload_stream, validation
 from batchyard.service.config.settings import GroupSettings, Limits, Quotas
 from batchyard.service.datadir import aside
@@ -60,6 +61,9 @@ CONSTANTS = {
     "bytes of a body that wait in the shim until no more are read": exchange.REQUEST_HIGH_WATER,
     "bytes of an answer that wait for its client until no more are sent": connection.ANSWER_HIGH_WATER,
     "bytes of further requests on a connection until no more are read": connection.AHEAD_HIGH_WATER,
+    "bytes of the pieces, one of each, in which all downloads that are open get their files": downloads.DOWNLOAD_BYTES,
+    "least bytes of such a piece, where many are open": downloads.LEAST_PIECE,
+    "most bytes of such a piece, where few are": downloads.MOST_PIECE,
     "bytes of a body that are read and thrown away after its answer": connection.MAX_DISCARDED_BYTES,
     "characters of the authorization header": inbound.MAX_HEADER,
     "characters of a key's name": key_admin.MOST_NAME,
