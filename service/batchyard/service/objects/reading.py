@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from batchyard.service.domain.records import Part
 from batchyard.service.objects import checksums
