@@ -1,10 +1,13 @@
 """A registry in a folder, and rows for it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Engine, event
 
 from batchyard.service.domain.records import Status
 from batchyard.service.registry.dialects.sqlite import SqliteDatabase
@@ -28,3 +31,25 @@ def a_batch(number: int, input_file_id: str = "file-0", **changes: Any) -> dict[
     row = {"id": f"batch_{number}", "provider": "local", "endpoint": "/v1/responses", "input_file_id": input_file_id}
     rest = {"completion_window": "24h", "status": Status.VALIDATING, "created_at": 1, "expires_at": 9}
     return {**row, **rest, "metadata": {}, "output_seconds": 5, **changes}
+
+
+@contextmanager
+def failing(code: int, *words: str, times: int = 1 << 30) -> Iterator[list[str]]:
+    """Statements with all of these words fail by an SQLite error of that code, so many of them.
+
+    The list has those that failed.
+    """
+    failed: list[str] = []
+
+    def fail(_: Any, __: Any, statement: str, *more: Any) -> None:
+        if len(failed) < times and all(word in statement for word in words):
+            failed.append(statement)
+            error = sqlite3.OperationalError("a fault of the disk")
+            error.sqlite_errorcode = code
+            raise error
+
+    event.listen(Engine, "before_cursor_execute", fail)
+    try:
+        yield failed
+    finally:
+        event.remove(Engine, "before_cursor_execute", fail)

@@ -1,7 +1,7 @@
 """Work that goes on beside the calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -17,6 +17,22 @@ async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[None]], failed: Callable[[], None]) -> None:
+    """Runs `work` after each pause, until it is cancelled. A failure is told to `failed`, with it as the exception that
+    is being handled, once until `work` succeeds again; it ends nothing.
+    """
+    failing = False
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+            failing = False
+        except Exception:
+            if not failing:
+                failed()
+            failing = True
 
 
 async def until(event: asyncio.Event, seconds: float) -> None:

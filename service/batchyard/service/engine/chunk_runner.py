@@ -1,13 +1,16 @@
 """Runs one chunk of a batch: every line of it ends as one line of a sealed output or error segment."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
 
 from batchyard.common.tracing import OFF, Tracing
+from batchyard.service.background import every, in_background
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.datadir.journals import journal_files
 from batchyard.service.domain.records import BatchRecord, ChunkRecord, Kind, Part
@@ -27,6 +30,8 @@ from batchyard.service.workers import Workers
 _PUBLISH_SECONDS = 0.25
 _ENDINGS = 4  # chunks of stopped batches that are written off at once: each is in memory
 _JOURNAL_THREADS, _READ_THREADS = 4, 2
+
+_log = logging.getLogger("batchyard.engine")
 
 
 class Job(NamedTuple):
@@ -98,10 +103,8 @@ class ChunkRunner:
         chunk = await self._work.claim_chunk(chunk, now, now + self._lease_seconds)
         async with self._journal(job.batch.id, chunk) as journal:
             try:
-                async with tasks() as group:
-                    publisher = group.create_task(self._publish(chunk, journal))
+                async with in_background(self._show_progress(chunk, journal)):
                     await self._run_lines(job, chunk, journal)
-                    publisher.cancel()
             except DataLoss:  # the results that there are are all that there will be
                 await self._end(job, chunk, journal)
                 raise
@@ -132,13 +135,18 @@ class ChunkRunner:
             missing = await self._write_off(job, missing, journal)
         if missing and job.control.go_on():
             await self._store.check_space()  # without room, answers would be paid for and lost
+        failures: list[Exception] = []
         async with tasks() as group:
             for request in missing:
                 if job.control.go_on() and await self._runner.slots.acquire(job.control):
-                    line = group.create_task(self._run_line(job, request, journal))
+                    line = group.create_task(self._run_line(job, request, journal, failures))
                     line.add_done_callback(self._free_slot)  # also of a task that is cancelled before its first step
                 else:
                     await self._not_run(job, request, journal)
+                if failures:
+                    break
+        if failures:  # lines that were in flight then have ended, for they are paid for
+            raise failures[0]
         if job.control.drained:
             raise Drained
 
@@ -161,10 +169,18 @@ class ChunkRunner:
     def _free_slot(self, _: asyncio.Task[None]) -> None:
         self._runner.slots.release()
 
-    async def _run_line(self, job: Job, request: Request, journal: Journal) -> None:
+    async def _run_line(self, job: Job, request: Request, journal: Journal, failures: list[Exception]) -> None:
+        """Journals what the line comes to; where its call fails by our own fault, that is added to `failures`.
+
+        Raises what the journal raises: of a journal that failed, the results of other lines are lost too.
+        """
         until = asyncio.get_running_loop().time() + self._line_seconds
         call = self._runner.run(job.endpoint, request.body, until=until, control=job.control)
-        outcome = await job.control.before_expiry(call)
+        try:
+            outcome = await job.control.before_expiry(call)
+        except Exception as error:
+            failures.append(error)
+            return
         if outcome is None:
             await self._not_run(job, request, journal)
         else:
@@ -180,13 +196,17 @@ class ChunkRunner:
         await journal.append(found)
         self._lines[found.kind].inc()
 
-    async def _publish(self, chunk: ChunkRecord, journal: Journal) -> None:
+    async def _show_progress(self, chunk: ChunkRecord, journal: Journal) -> None:
+        """Publishes the counts while lines run. Where that fails the lines go on: their calls are paid for."""
         shown = journal.counts
-        while True:
-            await asyncio.sleep(_PUBLISH_SECONDS)
-            if journal.counts != shown:
-                shown = journal.counts
-                await self._work.publish(chunk, shown)
+
+        async def publish() -> None:
+            nonlocal shown
+            if (counts := journal.counts) != shown:
+                await self._work.publish(chunk, counts)
+                shown = counts
+
+        await every(_PUBLISH_SECONDS, publish, partial(_log.exception, "progress can't be shown, lines go on"))
 
     async def _seal(self, job: Job, chunk: ChunkRecord, journal: Journal) -> None:
         texts = {OUTPUT: journal.texts(Kind.COMPLETED), ERROR: journal.texts(Kind.FAILED, Kind.NOT_RUN)}

@@ -6,21 +6,24 @@ validating | in_progress | finalizing -> cancelling -> cancelled
 """
 
 import asyncio
+import logging
 from collections import deque
-from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
-from batchyard.service.background import in_background
+from batchyard.service.background import every, in_background
 from batchyard.service.domain.records import BatchRecord, Part, Status
 from batchyard.service.engine.chunk_runner import ChunkRunner, Job
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.transitions import Input, Steps
-from batchyard.service.errors import BatchyardError, DataLoss
+from batchyard.service.errors import DataLoss
 from batchyard.service.jsonl.request_line import endpoint_of
 from batchyard.service.registry.work import WorkRegistry
 
 _SHOW_SECONDS = 0.5
 _CHUNKS_AT_ONCE = 2  # the second fills the slots that the first one's last lines leave
+
+_log = logging.getLogger("batchyard.engine")
 
 
 class Lifecycle(Protocol):
@@ -119,12 +122,14 @@ class LocalLifecycle:
     async def _show_waits(self, batch: BatchRecord, control: Control) -> None:
         """Writes down why no line of the batch runs, while that is so."""
         shown = batch.waiting
-        while control.go_on():
-            if (why := self._chunks.waiting) != shown:
-                with suppress(BatchyardError):  # the lines themselves meet the same failure, and report it
-                    await self._work.show_waiting(batch, why)
-                    shown = why
-            await asyncio.sleep(_SHOW_SECONDS)
+
+        async def show() -> None:
+            nonlocal shown
+            if control.go_on() and (why := self._chunks.waiting) != shown:
+                await self._work.show_waiting(batch, why)
+                shown = why
+
+        await every(_SHOW_SECONDS, show, partial(_log.exception, "why a batch waits can't be shown, lines go on"))
 
 
 class _Turn:
