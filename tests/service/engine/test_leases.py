@@ -1,45 +1,44 @@
 """Work that changed hands: whoever slept through a lease changes nothing any more."""
 
 import asyncio
-import json
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import NamedTuple
 
 import msgspec
 import pytest
 from sqlalchemy import select
-from tests.fakes import Gate
-from tests.harness import chat_lines, figures, jsonl, until
+from tests.harness import until
 from tests.memory_store import MemoryStore
+from tests.registries import failing
+from tests.service.engine.engines import (
+    CHUNK_LINES,
+    LINES,
+    NOW,
+    Clock,
+    Lines,
+    add_input,
+    claimed_by,
+    engine,
+    file_row,
+    new_batch,
+    output_of,
+)
 
-from batchyard.service.config.settings import Limits
 from batchyard.service.datadir.disk import Disk
 from batchyard.service.domain.records import BatchRecord, ChunkRecord, Counts, Part, SealedChunk, Status
-from batchyard.service.engine.chunk_runner import ChunkRunner
-from batchyard.service.engine.engine import LEASE_SECONDS, Engine
-from batchyard.service.engine.local_lifecycle import LocalLifecycle
+from batchyard.service.engine.control import Control
+from batchyard.service.engine.engine import LEASE_SECONDS
 from batchyard.service.engine.result_objects import OUTPUT, segments
-from batchyard.service.engine.runners.slots import LineControl, LineSlots
-from batchyard.service.engine.transitions import Steps
 from batchyard.service.errors import LeaseLost, Unavailable
-from batchyard.service.jsonl.results import Answer, Failure
-from batchyard.service.jsonl.scanner import Scanner
-from batchyard.service.jsonl.validation import judge
 from batchyard.service.objects.local import FileStore
-from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.schema import batches, chunks
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.work import WorkRegistry
 
-LINES = 60
-CHUNK_LINES = 20
-DATA = jsonl(chat_lines(LINES))
-NOW = 1_000.0
 PLANNED = [{"n": n, "first_line": 1 + n, "start": n, "end": n + 1} for n in range(2)]
 SEALED = SealedChunk(counts=Counts(completed=1), output=Part("segments/a", 10), error=None)
 
@@ -232,103 +231,95 @@ async def test_work_that_takes_longer_than_its_lease_keeps_it(
     assert sorted(lines.asked) == list(range(LINES))
 
 
-class Clock:
-    """A time that passes only when told."""
+class Dying:
+    """A `Lifecycle` whose first step ends by `death`; the next one ends the batch."""
 
-    def __init__(self) -> None:
-        self.now = NOW
+    def __init__(self, work: WorkRegistry, death: BaseException) -> None:
+        self.steps = 0
+        self._work = work
+        self._death = death
 
-    def __call__(self) -> float:
-        return self.now
-
-
-class Lines:
-    """A `LineRunner` that answers lines `below` a number, and the others after `thaw`."""
-
-    def __init__(self, below: int) -> None:
-        self.slots = LineSlots(2 * LINES, figures())
-        self.asked: list[int] = []
-        self._below = below
-        self._gate = Gate()
-
-    def thaw(self) -> None:
-        self._gate.open()
-
-    async def run(self, path: str, body: bytes, *, until: float, control: LineControl) -> Answer | Failure | None:
-        number = int(json.loads(body)["messages"][-1]["content"].split()[1])
-        self.asked.append(number)
-        if number >= self._below:
-            await self._gate.passed()
-        return Answer(200, "req_1", b"{}")
+    async def advance(self, batch: BatchRecord, control: Control) -> BatchRecord:
+        self.steps += 1
+        if self.steps == 1:
+            raise self._death
+        return await self._work.finish(batch, [], status=Status.FAILED, failed_at=int(NOW))
 
 
-@asynccontextmanager
-async def engine(
-    database: SqliteDatabase, store: FileStore, folder: Path, lines: Lines, clock: Clock, lease: float = LEASE_SECONDS
-) -> AsyncIterator[Engine]:
-    """An engine with journals in `folder`, as a process of its own would have it over the same registry."""
-    folder.mkdir(exist_ok=True)
-    work = WorkRegistry(database, uuid4().hex)
-    chunks = ChunkRunner(
-        work,
-        store,
-        Disk(),
-        folder,
-        lines,
-        figures(),
-        line_seconds=600,
-        lease_seconds=lease,
-        clock=clock,
-    )
-    steps = Steps(work, lambda batch, scan: judge(scan, batch.endpoint, Limits()), Limits(), clock)
-    life = LocalLifecycle(work, steps, chunks, batch_slots=1)
-    engine = Engine(work, lambda batch: life, Changes(), clock, lease)
-    async with engine.running():
-        yield engine
+class Death(BaseException):
+    """What no handler of exceptions sees."""
 
 
-async def add_input(tenant: TenantRegistry, store: FileStore) -> None:
-    scanner = Scanner(Limits(), chunk_lines=CHUNK_LINES, chunk_bytes=1 << 20)
-    scanner.feed(DATA)
-    async with store.writer("files/file-input") as writer:
-        await writer.write(DATA)
-        await writer.commit()
-    found = {"purpose": "batch", "bytes": len(DATA), "scan": scanner.finish().to_dict()}
-    await tenant.add_file(file_row("file-input") | found, [Part("files/file-input", len(DATA))])
+class Unanswered(WorkRegistry):
+    """Its first claim is committed, and its answer lost."""
+
+    lost = False
+
+    async def claim_batches(self, now: float, until: float, most: int = 1) -> list[BatchRecord]:
+        claimed = await super().claim_batches(now, until, most)
+        if claimed and not self.lost:
+            self.lost = True
+            raise Unavailable("The registry can't be reached right now.")
+        return claimed
 
 
-def file_row(file_id: str) -> dict[str, Any]:
-    return {
-        "id": file_id,
-        "provider": "local",
-        "purpose": "batch_output",
-        "filename": "results.jsonl",
-        "bytes": 1,
-        "created_at": int(NOW),
-        "status": "processed",
-    }
+class TestABatchThatNoTaskHas:
+    @pytest.mark.parametrize("death", [asyncio.CancelledError(), Death()], ids=repr)
+    async def test_as_its_task_died_is_carried_anew(
+        self, tmp_path: Path, database: SqliteDatabase, tenant: TenantRegistry, death: BaseException
+    ) -> None:
+        work = WorkRegistry(database, "me")
+        await self._ends(tmp_path, database, tenant, work, Dying(work, death))
 
+    async def test_as_its_claim_was_not_answered_is_carried_anew(
+        self, tmp_path: Path, database: SqliteDatabase, tenant: TenantRegistry
+    ) -> None:
+        work = Unanswered(database, "me")
+        life = Dying(work, RuntimeError("the first of its steps"))
+        await self._ends(tmp_path, database, tenant, work, life)
+        assert work.lost
 
-async def new_batch(tenant: TenantRegistry, file_id: str) -> BatchRecord:
-    return await tenant.add_batch(
-        {
-            "id": f"batch_{uuid4().hex}",
-            "provider": "local",
-            "endpoint": "/v1/chat/completions",
-            "input_file_id": file_id,
-            "completion_window": "24h",
-            "status": Status.VALIDATING,
-            "created_at": int(NOW),
-            "expires_at": int(NOW) + 86_400,
-            "metadata": {},
-            "output_seconds": 86_400,
-        }
-    )
+    @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_ERROR])
+    async def test_as_it_could_not_be_read_again_is_none(
+        self,
+        tmp_path: Path,
+        database: SqliteDatabase,
+        tenant: TenantRegistry,
+        caplog: pytest.LogCaptureFixture,
+        code: int,
+    ) -> None:
+        """What goes wrong after a step that failed is tried again as the step is."""
+        work = WorkRegistry(database, "me")
+        with failing(code, "FROM batches", "batches.epoch = ?", times=2):
+            await self._ends(tmp_path, database, tenant, work, Dying(work, RuntimeError("a step")), LEASE_SECONDS)
+        assert not [record for record in caplog.records if "given back" in record.message]
 
+    async def test_leaves_its_chunks_to_others_too(self, workers: Workers) -> None:
+        at = NOW + LEASE_SECONDS + 2
+        assert await workers.owner.give_back({(workers.batch.seq, workers.batch.epoch)}) == []
+        with pytest.raises(LeaseLost):
+            await workers.late.claim_chunk(workers.late_chunk, at, at + LEASE_SECONDS)
+        assert await workers.late.give_back(set()) == []
+        assert await workers.owner.give_back({(workers.batch.seq, workers.late_batch.epoch)}) == [workers.batch.id]
+        assert await workers.owner.give_back(set()) == []
+        assert (await claimed_by(workers.late, at)).id == workers.batch.id
+        assert (await workers.late.claim_chunk(workers.late_chunk, at, at + LEASE_SECONDS)).n == workers.chunk.n
 
-async def claimed_by(work: WorkRegistry, now: float) -> BatchRecord:
-    (batch,) = await work.claim_batches(now, now + LEASE_SECONDS)
-    return batch
+    async def _ends(
+        self,
+        folder: Path,
+        database: SqliteDatabase,
+        tenant: TenantRegistry,
+        work: WorkRegistry,
+        life: Dying,
+        lease: float = 0.4,
+    ) -> None:
+        """A batch whose first step fails ends by its second, in the same process."""
+        batch = await new_batch(tenant, "file-none")
+        store, lines = FileStore(folder / "store", Disk()), Lines(below=0)
+        async with engine(database, store, folder / "journals", lines, Clock(), lease, work=work, life=life):
+            await until(lambda: tenant.get_batch(batch.id), lambda seen: seen.status == Status.FAILED)
+        assert life.steps == 2
 
 
 async def leases(database: SqliteDatabase) -> list[float]:
@@ -339,10 +330,3 @@ async def leases(database: SqliteDatabase) -> list[float]:
 
 async def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return caplog.messages
-
-
-async def output_of(batch: BatchRecord, tenant: TenantRegistry, store: FileStore) -> list[str]:
-    """The custom_ids in the output file."""
-    file = await tenant.get_file(batch.output_file_id or "")
-    data = b"".join([piece async for piece in store.read(await tenant.parts(file), 0, file.bytes)])
-    return [json.loads(line)["custom_id"] for line in data.splitlines()]

@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from functools import partial
 from random import uniform
 
 from batchyard.service.background import until
 from batchyard.service.domain.records import LIVE, BatchRecord
 from batchyard.service.engine.control import Control, Drained
 from batchyard.service.engine.local_lifecycle import Lifecycle
-from batchyard.service.errors import LeaseLost, Unavailable
+from batchyard.service.errors import LeaseLost
 from batchyard.service.registry.change_feed import Changes
 from batchyard.service.registry.work import WorkRegistry
 
@@ -55,6 +56,8 @@ class Engine:
         self._woken = asyncio.Event()
         self._controls: dict[str, Control] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._carried: set[tuple[int, int]] = set()  # seq and epoch of each batch that a task has
+        self._claiming = asyncio.Lock()  # between a claim's commit and its tasks, what is carried is not known
         self._draining = False
 
     def wake(self) -> None:
@@ -103,25 +106,46 @@ class Engine:
     async def _claim(self) -> bool:
         """Whether there may be more to claim."""
         room = min(_MOST_CLAIMS, _MOST_BATCHES - len(self._tasks))
-        try:
-            now = self._clock()
-            found = await self._work.claim_batches(now, now + self._lease_seconds, room)
-        except Exception:
-            _log.exception("claiming failed")
-            return False
-        for batch in found:
-            task = asyncio.create_task(self._carry(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return 0 < room == len(found)
+        async with self._claiming:
+            try:
+                now = self._clock()
+                claimed = await self._work.claim_batches(now, now + self._lease_seconds, room)
+            except Exception:
+                _log.exception("claiming failed")
+                return False
+            for batch in claimed:
+                self._begin(batch)
+        return 0 < room == len(claimed)
+
+    def _begin(self, batch: BatchRecord) -> None:
+        self._carried.add((batch.seq, batch.epoch))
+        task = asyncio.create_task(self._carry(batch))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._note_end, batch))
+
+    def _note_end(self, batch: BatchRecord, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._carried.discard((batch.seq, batch.epoch))
+        error = None if task.cancelled() else task.exception()
+        if error:
+            _log.error("a batch is carried no more, will begin anew", exc_info=error, extra={"batch": batch.id})
 
     async def _extend_loop(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 4)
             try:
-                await self._work.extend(self._clock() + self._lease_seconds)
+                await self._extend()
             except Exception:
                 _log.exception("extending leases failed")
+
+    async def _extend(self) -> None:
+        """Extends our leases, and gives those back that no task has: it died, or a claim or a release half failed."""
+        async with self._claiming:
+            stranded = await self._work.give_back(frozenset(self._carried))
+        if stranded:
+            _log.warning("batches that no task has are given back", extra={"batches": stranded})
+            self.wake()
+        await self._work.extend(self._clock() + self._lease_seconds)
 
     async def _carry(self, batch: BatchRecord) -> None:
         """Advances a leased batch until it has ended, the lease is lost, or the process stops."""
@@ -147,7 +171,7 @@ class Engine:
             before = batch.status
             try:
                 with self._lent() if failures and control.reason else nullcontext():
-                    batch = await self._step(batch, control)
+                    batch = await (self._step_again if failures else self._step)(batch, control)
                 failures = 0
             except (LeaseLost, Drained):
                 raise
@@ -155,10 +179,13 @@ class Engine:
                 failures += 1
                 _log.exception("batch is stuck, will try again", extra={"batch": batch.id, "failures": failures})
                 await self._back_off(failures, control)
-                with suppress(Unavailable):  # a part of the step may have been committed
-                    batch = await self._work.reread(batch)
             if batch.status != before:
                 _log.info("batch moved", extra={"batch": batch.id, "from": before, "to": batch.status})
+
+    async def _step_again(self, batch: BatchRecord, control: Control) -> BatchRecord:
+        """Like `_step`, from the batch as it is now: a part of the step that failed may have been committed."""
+        batch = await self._work.reread(batch)
+        return await self._step(batch, control) if batch.status in LIVE else batch
 
     async def _step(self, batch: BatchRecord, control: Control) -> BatchRecord:
         """The batch after its next step, or as somebody else left it. Raises LeaseLost where it is not ours."""

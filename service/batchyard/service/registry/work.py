@@ -4,12 +4,26 @@ A lease is held by an owner for an epoch. Taking it raises the epoch, and every 
 was made in: a worker that slept through its lease gets LeaseLost and changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, func, insert, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from batchyard.service.config.names import GROUPS
 from batchyard.service.domain.names import INTERNAL
@@ -188,6 +202,26 @@ class WorkRegistry:
                 connection.execute(update(table).where(mine, *held).values(lease_until=until))
 
         await self._database.write(work, CLAIMS)
+
+    async def give_back(self, carried: Collection[tuple[int, int]]) -> list[str]:
+        """Ends this owner's leases of batches, and of their chunks, but for those `carried`: `seq` and epoch of each.
+
+        Returns the ids of the batches, which anybody may claim at once.
+        """
+        seqs = {seq for seq, _ in carried}
+
+        def work(connection: Connection) -> list[str]:
+            held = connection.execute(_held(batches, self._owner, "id", "seq", "epoch")).all()
+            stranded = {one.seq: one.id for one in held if (one.seq, one.epoch) not in carried}
+            parts = connection.scalars(_held(chunks, self._owner, "batch_seq").distinct()).all()
+            mine = chunks.c.lease_owner == self._owner
+            for seq in stranded:
+                connection.execute(update(batches).where(batches.c.seq == seq).values(lease_until=0))
+            for seq in {*parts} - seqs:
+                connection.execute(update(chunks).where(chunks.c.batch_seq == seq, mine).values(lease_until=0))
+            return [*stranded.values()]
+
+        return await self._database.write(work, CLAIMS)
 
     async def release(self, batch: BatchRecord) -> None:
         """Gives a batch back, for anybody to claim at once."""
@@ -392,6 +426,11 @@ def _running(connection: Connection, tenant: str, bound: Enqueued) -> int:
         held = select(func.sum(batches.c.total)).where(batches.c.endpoint == bound.name)
     held = held.where(batches.c.tenant == tenant, text(f"batches.{IS_LIVE.text}"), batches.c.total > 0)
     return int(connection.scalar(held) or 0)
+
+
+def _held(table: Table, owner: str, *names: str) -> Select[Any]:
+    """Of the rows that an owner has leased, some columns."""
+    return select(*(table.c[name] for name in names)).where(*_HELD[table], table.c.lease_owner == owner)
 
 
 def _sum_counts(connection: Connection, batch_seq: int) -> None:
