@@ -4,16 +4,20 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
-from tests.registries import a_batch, a_file, opened
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from tests.harness import refused, service, settings_for
+from tests.registries import a_batch, a_file, failing, opened
 
 from batchyard.service.domain.records import Part, Status
 from batchyard.service.errors import BatchyardError, InvalidArgument, NotFound, StorageFull, Unavailable
@@ -140,6 +144,78 @@ class TestAGroupOfWrites:
             await running
             await database.write(adding(2), REGISTRY)
             assert await file_ids(TenantRegistry(database, "a")) == ["file-2"]
+
+
+def ways(database: SqliteDatabase) -> dict[str, Callable[[Any], Awaitable[Any]]]:
+    return {"look": database.look, "read": database.read, "write": partial(database.write, of=REGISTRY)}
+
+
+BAD_SQL = {
+    "a column": "SELECT the_full_name FROM files",
+    "a table": "SELECT 1 FROM fulls",
+    "a function": "SELECT full(1)",
+    "a syntax": "SELECT full FROM",
+}
+
+
+class TestADefectOfOurs:
+    """Whoever is told that the registry is away tries again, and again, what fails each time."""
+
+    @pytest.mark.parametrize("statement", BAD_SQL.values(), ids=BAD_SQL)
+    @pytest.mark.parametrize("way", ["look", "read", "write"])
+    async def test_is_none_of_the_registrys_being_away(self, tmp_path: Path, statement: str, way: str) -> None:
+        def plainly(connection: Connection) -> None:
+            connection.exec_driver_sql(statement)
+
+        def by_the_driver(connection: Connection) -> None:
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute(statement)
+
+        async with opened(tmp_path) as database:
+            for work, error in ((plainly, DBAPIError), (by_the_driver, sqlite3.OperationalError)):
+                with pytest.raises(error):
+                    await ways(database)[way](work)
+
+    async def test_hurts_no_other_write(self, tmp_path: Path) -> None:
+        def fail(connection: Connection) -> None:
+            adding(9)(connection)
+            connection.exec_driver_sql("SELECT the_full_name FROM files")
+
+        async with opened(tmp_path) as database:
+            first, failed, last = await together(database, adding(1), fail, adding(2))
+            assert (first, last) == (1, 1)
+            assert isinstance(failed, DBAPIError)
+            assert await file_ids(TenantRegistry(database, "a")) == ["file-1", "file-2"]
+
+    async def test_is_answered_as_one(self, tmp_path: Path) -> None:
+        """A service of a newer version runs on a schema that is not its own."""
+        async with service(settings_for(tmp_path)) as (_, client):
+            with closing(sqlite3.connect(tmp_path / "data/registry.sqlite3")) as other:
+                other.execute("ALTER TABLE files RENAME COLUMN filename TO full_filename")
+            for call in (client.upload(b"{}", purpose="user_data"), client.read("file-1")):
+                async with refused(StatusCode.INTERNAL) as errors:
+                    await call
+                assert "filename" not in (errors[0].details() or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        *(
+            (getattr(sqlite3, f"SQLITE_{name}"), Unavailable)
+            for name in ["BUSY", "LOCKED", "IOERR", "CANTOPEN", "READONLY"]
+        ),
+        (sqlite3.SQLITE_IOERR_WRITE, Unavailable),
+        (sqlite3.SQLITE_FULL, StorageFull),
+    ],
+)
+@pytest.mark.parametrize("way", ["look", "read", "write"])
+async def test_a_database_that_is_away_is_told_from_a_defect(
+    tmp_path: Path, way: str, code: int, error: type[Exception]
+) -> None:
+    async with opened(tmp_path) as database:
+        with failing(code, "SELECT 1"), pytest.raises(error):
+            await ways(database)[way](lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
 
 
 class TestATenant:

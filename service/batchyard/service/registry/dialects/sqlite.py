@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import URL, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from batchyard.service.datadir.reserve import Reserve
 from batchyard.service.errors import StorageFull, Unavailable
@@ -30,7 +30,14 @@ _GROUP = 256  # writes that share a commit at most
 _SLOW_SECONDS = 0.02  # a look that takes longer is one at a disk that is slow at the moment
 _SLOW_FOR_SECONDS = 1.0
 
-_DEFECTS = sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError
+_DEFECTS = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.InternalError,
+    sqlite3.NotSupportedError,
+)
 
 _log = logging.getLogger("batchyard.service")
 
@@ -170,9 +177,9 @@ class SqliteDatabase:
                     driver.execute("SAVEPOINT one")
                     try:
                         result = work(connection)
-                    except (OperationalError, sqlite3.OperationalError):
-                        raise  # a full or failing disk: SQLite may have rolled back the whole group
-                    except Exception as error:  # the one's failure, not the group's
+                    except Exception as error:
+                        if _is_operational(error):
+                            raise  # a full or failing disk: SQLite may have rolled back the whole group
                         driver.execute("ROLLBACK TO one")
                         failed[future] = _Outcome(error=_caused(error))
                     else:
@@ -225,9 +232,41 @@ def _caused(error: Exception) -> Exception:
 
 def _translated(error: Exception) -> Exception:
     """The driver's error as ours; ours and defects as they are."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, sqlite3.Error) or isinstance(cause, _DEFECTS):
+    cause = _driver_error(error)
+    if cause is None or _is_defect(cause):
         return error
-    if isinstance(cause, sqlite3.OperationalError) and "full" in str(cause):
+    if _is_full(cause):
         return StorageFull("The storage of this service is full. Nothing was changed.")
     return Unavailable("The registry can't be reached right now. Nothing was changed.")
+
+
+def _driver_error(error: Exception) -> sqlite3.Error | None:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return cause if isinstance(cause, sqlite3.Error) else None
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """SQLite's primary result code; None for an error that is not SQLite's own."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _is_defect(error: sqlite3.Error) -> bool:
+    """Whether the statement is to blame: it fails again however often it is tried, on the healthiest disk.
+
+    SQLITE_ERROR is what SQLite says of all SQL that it can't prepare: of words, tables, columns and functions that it
+    does not know. Of disks, locks and memory it speaks by codes of their own (https://sqlite.org/rescode.html).
+    """
+    return isinstance(error, _DEFECTS) or _code(error) == sqlite3.SQLITE_ERROR
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    code = _code(error)
+    full = "full" in str(error) if code is None else code == sqlite3.SQLITE_FULL
+    return full and isinstance(error, sqlite3.OperationalError)
+
+
+def _is_operational(error: Exception) -> bool:
+    """Whether what a unit of work raised says how the database is, rather than what was asked of it."""
+    cause = _driver_error(error)
+    return isinstance(cause, sqlite3.OperationalError) and not _is_defect(cause)
