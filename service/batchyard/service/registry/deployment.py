@@ -3,7 +3,9 @@
 Rows are found by (deployment, native id) and keep their owner: who registered an id first. Ended batches are final.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, delete, select, update
@@ -11,13 +13,13 @@ from sqlalchemy import Connection, Table, delete, select, update
 from batchyard.service.config.settings import Rate
 from batchyard.service.domain.ids import is_id, new_batch_id, new_file_id
 from batchyard.service.domain.records import ENDED, BatchRecord, FileRecord, IdempotencyKey, Status
-from batchyard.service.errors import AlreadyExists
+from batchyard.service.errors import AlreadyExists, FailedPrecondition
 from batchyard.service.registry import base
 from batchyard.service.registry.base import Database
 from batchyard.service.registry.dialects.sqlite_statements import Prepared, given, single
 from batchyard.service.registry.rows import BATCH_COLUMNS, READ, added, changed
 from batchyard.service.registry.schema import IS_LIVE, batches, files, idempotency_keys, intents
-from batchyard.service.registry.tenant import REMEMBERED, REUSED, TenantRegistry, no_batch
+from batchyard.service.registry.tenant import REMEMBERED, REUSED, TenantRegistry, no_batch, no_file
 from batchyard.service.registry.usage import UsageEstimate, ended
 
 Values = Mapping[str, Any]
@@ -66,6 +68,9 @@ _FOUND: Mapping[Table, Prepared[Any]] = {
 _TAKEN: Mapping[Table, Prepared[Any]] = {
     table: Prepared(select(table.c.seq).where(table.c.id == given("id")), single) for table in (batches, files)
 }
+_IS_KEPT: Prepared[int] = Prepared(
+    select(files.c.seq).where(files.c.seq == given("seq"), files.c.deleted_at.is_(None)), single
+)
 _LATER: Mapping[str, set[str]] = {
     Status.IN_PROGRESS: {Status.VALIDATING},
     Status.FINALIZING: {Status.VALIDATING, Status.IN_PROGRESS},
@@ -83,17 +88,27 @@ class RemoteRegistry:
         self._deployment = deployment
         self._aggregate = base.deployment(deployment)
         self._touch = touch
+        # By the id of each file whose deletion is under way, how many ask for it. One process has a deployment's rows,
+        # by the data directory's lock, and one thread writes them; several writers would need a column of `files` for
+        # this, written by the statement that checks for readers.
+        self._removing: Counter[str] = Counter()
 
     def expiry(self) -> float:
         """The time by which what is remembered ends."""
         return self._database.expiry()
 
     async def begin(
-        self, owner: TenantRegistry, intent: Intent, once: IdempotencyKey | None, rate: Rate | None
+        self,
+        owner: TenantRegistry,
+        intent: Intent,
+        once: IdempotencyKey | None,
+        rate: Rate | None,
+        file: FileRecord | None = None,
     ) -> BatchRecord | Intent:
         """Writes down what will be asked for; or gives what the same idempotency key made, or is making.
 
-        Raises AlreadyExists where the key stands for another request, and Busy where `rate` or a limit is exceeded.
+        Raises AlreadyExists where the key stands for another request, Busy where `rate` or a limit is exceeded, and
+        NotFound where `file`, the batch's input, was deleted since it was looked up, or is about to be.
         """
 
         def work(connection: Connection) -> BatchRecord | Intent:
@@ -104,6 +119,8 @@ class RemoteRegistry:
                     if making.digest != once.digest:
                         raise AlreadyExists(REUSED, param="idempotency_key")
                     return making
+            if file and (self._removing[file.id] or (file.seq and _IS_KEPT.one(connection, seq=file.seq) is None)):
+                raise no_file(file.id)
             owner.check(connection, rate, intent.created_at, intent.estimate)
             added(connection, intents, intent._asdict())
             return intent
@@ -232,6 +249,38 @@ class RemoteRegistry:
             return found
 
         return await self._database.write(work, self._aggregate)
+
+    @asynccontextmanager
+    async def removing(self, owner: TenantRegistry, file: FileRecord) -> AsyncIterator[None]:
+        """A context in which a file can be deleted at the deployment: no batch that reads it begins meanwhile.
+
+        Raises FailedPrecondition where one reads it, or is being created.
+        """
+        reading = select(intents.c.id).where(intents.c.tenant == owner.tenant, intents.c.deployment == self._deployment)
+        reading = reading.where(intents.c.request["input_file_id"].as_string() == file.id)
+        reading = reading.where(intents.c.request["answered"].as_string().is_(None)).limit(1)
+
+        def check(connection: Connection) -> None:
+            owner.check_unread(connection, file.id)
+            if connection.scalar(reading) is not None:
+                message = f"A batch over file '{file.id}' is being created. Wait until it is listed, and for its end."
+                raise FailedPrecondition(message, param="file_id", reason="FILE_IN_USE")
+
+        self._removing[file.id] += 1
+        try:
+            # Behind all creations that did not know of the deletion.
+            await self._database.write(check, base.tenant(owner.tenant), self._aggregate, urgent=True)
+            yield
+        finally:
+            self._removing[file.id] -= 1
+            self._removing += Counter()  # drops what nobody removes any more
+
+    async def mark_deleted(self, file: FileRecord, now: int) -> None:
+        """Notes that a file is gone at the deployment. Raises NotFound where that is noted already."""
+        query = update(files).where(files.c.seq == file.seq, files.c.deleted_at.is_(None)).values(deleted_at=now)
+        of = (base.tenant(file.tenant), self._aggregate)
+        if not await self._database.write(lambda connection: connection.execute(query).rowcount, *of, urgent=True):
+            raise no_file(file.id)
 
     def _added(self, connection: Connection, row: Values) -> BatchRecord:
         batch: BatchRecord = added(connection, batches, row)

@@ -116,15 +116,11 @@ class TenantRegistry:
 
         def work(connection: Connection) -> FileRecord:
             file: FileRecord = _found(connection, view, files, file_id, no_file)
-            self._check_unread(connection, file_id)
+            self.check_unread(connection, file_id)
             connection.execute(update(files).where(files.c.seq == file.seq).values(deleted_at=now))
             return file
 
         return await self._database.write(work, tenant(self.tenant), urgent=True)
-
-    async def check_unread(self, file: FileRecord) -> None:
-        """Raises FailedPrecondition while a batch reads the file."""
-        await self._database.read(lambda connection: self._check_unread(connection, file.id))
 
     async def add_batch(
         self,
@@ -198,7 +194,8 @@ class TenantRegistry:
 
         return await self._database.write(work, batch_of(seq), urgent=True)
 
-    def _check_unread(self, connection: Connection, file_id: str) -> None:
+    def check_unread(self, connection: Connection, file_id: str) -> None:
+        """Raises FailedPrecondition while a batch reads the file."""
         readers = select(batches.c.id).where(batches.c.tenant == self.tenant, IS_LIVE)
         reader = connection.scalar(readers.where(batches.c.input_file_id == file_id).limit(1))
         if reader:

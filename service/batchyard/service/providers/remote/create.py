@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from batchyard.service.config.settings import Limits
 from batchyard.service.domain.names import INTERNAL, MOST_METADATA
-from batchyard.service.domain.records import BatchRecord
+from batchyard.service.domain.records import BatchRecord, FileRecord
 from batchyard.service.errors import Refused, Unsure, Unusable
 from batchyard.service.providers.base import NewBatch
 from batchyard.service.providers.openai.dialect import Members, OpenAI
@@ -67,14 +67,18 @@ class Creating:
         self._running: dict[str, asyncio.Future[BatchRecord]] = {}
 
     async def run(
-        self, owner: TenantRegistry, new: NewBatch, native_input: str, estimate: UsageEstimate
+        self, owner: TenantRegistry, new: NewBatch, native_input: str, file: FileRecord | None
     ) -> BatchRecord:
-        """The batch. Raises Refused, Unsure, Busy, and AlreadyExists for an idempotency key of another request."""
+        """The batch over `file`, which the deployment knows as `native_input`; over none where it reads a blob.
+
+        Raises Refused, Unsure, Busy, AlreadyExists for an idempotency key of another request, and NotFound where `file`
+        was deleted meanwhile.
+        """
         once = new.once(self._provider, int(self._clock()))
-        intent = self._intent(owner, new, native_input, estimate)
+        intent = self._intent(owner, new, native_input, UsageEstimate.over(file))
         if once:
             intent = intent._replace(key=once.key, digest=once.digest)
-        begun = await self._registry.begin(owner, intent, once, self._limits.batch_rate)
+        begun = await self._registry.begin(owner, intent, once, self._limits.batch_rate, file)
         if isinstance(begun, BatchRecord):
             return begun
         if begun.id in self._running:  # the same request, at the same time

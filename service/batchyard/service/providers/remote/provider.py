@@ -49,7 +49,6 @@ from batchyard.service.providers.remote.read_through import ReadThrough
 from batchyard.service.providers.remote.upload import StreamingUpload
 from batchyard.service.registry.deployment import RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
-from batchyard.service.registry.usage import UsageEstimate
 from batchyard.service.upstream import errors
 from batchyard.service.upstream.client import UpstreamClient, segment
 from batchyard.service.upstream.health import HealthState
@@ -159,11 +158,10 @@ class RemoteProvider:
 
     async def delete(self, owner: TenantRegistry, file: FileRecord) -> None:
         """First there, then here: what fails there can be tried again, and what is gone there already is no failure."""
-        if file.seq:
-            await owner.check_unread(file)
-        await self._api.delete_file(_native(file))
-        if file.seq:
-            await owner.delete_file(file.id, "", int(self._clock()))
+        async with self._registry.removing(owner, file):
+            await self._api.delete_file(_native(file))
+            if file.seq:
+                await self._registry.mark_deleted(file, int(self._clock()))
 
     async def inputs(self) -> AsyncIterator[dict[str, str]]:
         """The inputs of batches that the deployment holds, whoever sent them: names by id, in pages."""
@@ -176,15 +174,16 @@ class RemoteProvider:
 
     async def create_batch(self, owner: TenantRegistry, new: NewBatch, file: FileRecord | None) -> BatchRecord:
         check_theirs(new)
-        if file is None and not new.input_blob:  # it never gets there, so nobody else checks it
-            check_ours(new)
-            return await self._batches.add(owner, new, self.name, None)
+        if file is None and not new.input_blob:
+            return await self._without_input(owner, new)
         if file and self.waits_for_files:
             await self._ready(owner, file)
         try:
-            made = await self._creating.run(owner, new, _native(file) if file else "", UsageEstimate.over(file))
+            made = await self._creating.run(owner, new, _native(file) if file else "", file)
             self._follower.created(made)
             return made
+        except NotFound:  # the input was deleted meanwhile
+            return await self._without_input(owner, new)
         finally:
             self._follower.wake()  # to follow a batch, or to look for one
 
@@ -237,6 +236,11 @@ class RemoteProvider:
             return batch
         self._follower.wake()
         return await self._follower.seen(batch, members)
+
+    async def _without_input(self, owner: TenantRegistry, new: NewBatch) -> BatchRecord:
+        """A batch that fails: it never gets to the deployment, so nobody else checks it."""
+        check_ours(new)
+        return await self._batches.add(owner, new, self.name, None)
 
     async def _ready(self, owner: TenantRegistry, file: FileRecord) -> None:
         """Waits until the deployment has processed an input, where it refuses the batch without that."""
