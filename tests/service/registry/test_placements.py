@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from batchyard.service.domain.names import INTERNAL
-from batchyard.service.domain.records import BatchRecord, IdempotencyKey
-from batchyard.service.errors import LeaseLost
+from batchyard.service.domain.records import BatchRecord, IdempotencyKey, PlacementRecord
+from batchyard.service.errors import FailedPrecondition, LeaseLost, NotFound
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.dialects.sqlite import SqliteDatabase
 from batchyard.service.registry.placements import NewPlacement, Placements, Standing
@@ -89,3 +89,90 @@ async def test_a_key_is_one_of_its_deployment(database: SqliteDatabase) -> None:
     assert (await one.under(owner, "key"), await other.under(owner, "key")) == (intent, None)
     made = await one.complete(intent, "batch_there", {"status": "validating"})
     assert (await one.under(owner, "key"), await other.under(owner, "key")) == (made, None)
+
+
+async def cancelled_while_leased(database: SqliteDatabase) -> BatchRecord:
+    """A batch as its worker knows it, whose cancel was committed since."""
+    owner = TenantRegistry(database, "alice")
+    batch = await owner.add_batch(BATCH)
+    await owner.cancel_batch(batch.id, "", 5)
+    return batch
+
+
+async def test_nothing_is_placed_or_asked_after_a_committed_cancel(database: SqliteDatabase) -> None:
+    owner, placements = TenantRegistry(database, "alice"), Placements(database, lambda _: None)
+    batch = await owner.add_batch(BATCH)
+    placed = await placements.place(batch, partial(wanted, 0, 10))
+    assert isinstance(placed, PlacementRecord)
+    await owner.cancel_batch(batch.id, "", 5)
+    for decide in (partial(wanted, 10, 20), lambda _: "waiting for room"):
+        with pytest.raises(LeaseLost, match="cancelling"):
+            await placements.place(batch, decide)
+    with pytest.raises(LeaseLost, match="cancelling"):
+        await placements.begin_asking(batch, placed)
+    assert await placements.of(batch) == [placed]
+    assert (await owner.get_batch(batch.id)).waiting is None
+
+
+async def test_what_was_begun_before_a_cancel_is_written_down_after_it(database: SqliteDatabase) -> None:
+    owner, placements = TenantRegistry(database, "alice"), Placements(database, lambda _: None)
+    batch = await owner.add_batch(BATCH)
+    for start in (0, 10):
+        await placements.place(batch, partial(wanted, start, start + 10))
+    await owner.cancel_batch(batch.id, "", 5)
+    first, second = await placements.of(batch)
+    assert (await placements.update(batch, first, status="cancelled", open=0)).status == "cancelled"
+    await placements.dissolve(batch, second.n)
+    await placements.take(batch, {"first_line": 1, "start": 10, "end": 20})
+    assert [one.n for one in await placements.of(batch)] == [first.n]
+
+
+async def test_nothing_is_written_of_a_batch_that_has_ended(database: SqliteDatabase) -> None:
+    owner, work = TenantRegistry(database, "alice"), WorkRegistry(database, "me")
+    placements = Placements(database, lambda _: None)
+    await owner.add_batch(BATCH)
+    (batch,) = await work.claim_batches(1, 100)
+    placed = await placements.place(batch, partial(wanted, 0, 10))
+    assert isinstance(placed, PlacementRecord)
+    ended = await work.finish(batch, [], status="completed", completed_at=5)
+    late = [
+        placements.place(batch, partial(wanted, 10, 20)),
+        placements.begin_asking(batch, placed),
+        placements.update(batch, placed, open=1),
+        placements.take(batch, {"first_line": 1, "start": 10, "end": 20}),
+        placements.dissolve(batch, placed.n),
+    ]
+    for write in late:
+        with pytest.raises(LeaseLost, match="completed"):
+            await write
+    await work.show_waiting(batch, "waiting for the endpoint")
+    assert [one.open for one in await placements.of(batch)] == [0]
+    assert await owner.get_batch(batch.id) == ended
+
+
+async def test_a_batch_that_is_cancelled_says_no_more_that_it_waits(database: SqliteDatabase) -> None:
+    batch = await cancelled_while_leased(database)
+    await WorkRegistry(database, "me").show_waiting(batch, "waiting for the endpoint")
+    assert (await TenantRegistry(database, "alice").get_batch(batch.id)).waiting is None
+
+
+async def test_no_creation_begins_over_a_file_that_is_deleted(database: SqliteDatabase) -> None:
+    owner, registry = TenantRegistry(database, "alice"), RemoteRegistry(database, "a", lambda _: None)
+    file = await registry.add_file("alice", "file-1", FILE)
+    chosen = {name: BATCH[name] for name in BATCH if name not in {"id", "status"}}
+    intent = Intent("batch_1", "alice", "a", {"source": {}, "marked": True, **chosen}, "key", "digest", 1)
+    async with registry.removing(owner, file):
+        with pytest.raises(NotFound, match="file-1"):
+            await registry.begin(owner, intent, None, None, file)
+    assert await registry.begin(owner, intent, None, None, file) == intent
+    with pytest.raises(FailedPrecondition, match="being created"):
+        async with registry.removing(owner, file):
+            pass
+    await registry.drop(intent)
+    async with registry.removing(owner, file):
+        await registry.mark_deleted(file, 7)
+    with pytest.raises(NotFound):
+        await registry.begin(owner, intent, None, None, file)
+    with pytest.raises(NotFound):
+        await registry.mark_deleted(file, 8)
+    assert await registry.intents() == []

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from batchyard.service.background import until
 from batchyard.service.config.settings import Member
 from batchyard.service.domain.records import BatchRecord, ChunkRecord, Part, PlacementRecord, Status
 from batchyard.service.engine.control import Control, Drained, tasks
-from batchyard.service.errors import BatchyardError, DataLoss, LeaseLost, StorageFull, Unavailable
+from batchyard.service.errors import DataLoss, LeaseLost, StorageFull
 from batchyard.service.groups.context import Context
 from batchyard.service.groups.failures import ShardRequeued
 from batchyard.service.groups.member import GroupMember
@@ -88,21 +88,44 @@ class Run:
         self._moved = ""
         self._beginning = asyncio.Lock()
         self._ended = asyncio.Event()
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._running: dict[int, asyncio.Task[bool]] = {}
 
     async def to_the_end(self) -> BatchRecord:
         """The batch when every line has a sealed result. Raises Drained, LeaseLost, DataLoss, StorageFull."""
         async with tasks() as group:
-            while await self._step(group):
+            while await self._spared(partial(self._step, group)):
                 pass
         return await self._context.work.reread(self.batch)
+
+    async def _spared(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        """What `work` returns; True where it failed, after a while: what other shards have under way goes on."""
+        try:
+            return await work()
+        except (LeaseLost, Drained, DataLoss):
+            raise
+        except Exception as error:
+            if isinstance(error, StorageFull) and self.control.reason:  # a stopped batch is lent what it needs
+                raise
+            _log.exception("a batch or a shard of it is stuck, will try again", extra={"batch": self.batch.id})
+            await nap(self.control, _LOOK_SECONDS)
+            return True
 
     async def begin(self) -> None:
         async with self._beginning:
             if self.batch.status == Status.VALIDATING:
                 now = self.batch.not_before(int(self._context.clock()))
                 values = {"status": Status.IN_PROGRESS, "in_progress_at": now}
-                self.batch = await self._context.work.update_batch(self.batch, **values)
+                try:
+                    self.batch = await self._context.work.update_batch(self.batch, **values)
+                except LeaseLost:
+                    await self.check_stopped()
+
+    async def check_stopped(self) -> None:
+        """After a LeaseLost: notes that the batch was cancelled. Raises LeaseLost where that is not what happened."""
+        self.batch = await self._context.work.reread(self.batch)
+        self.control.see(self.batch)
+        if self.batch.status != Status.CANCELLING:
+            raise LeaseLost("it was not cancelled")
 
     def refused(self, group_member: GroupMember, why: str) -> bool:
         others = {other.member.name for other in self._state.members if other is not group_member}
@@ -134,7 +157,8 @@ class Run:
         placed = {one.n: one for one in await self._context.placements.of(self.batch)} if chunks else {}
         for chunk in chunks:
             if chunk.n in placed:
-                task = self._running[chunk.n] = group.create_task(self._shard(placed[chunk.n], chunk))
+                work = partial(self._shard, placed[chunk.n], chunk)
+                task = self._running[chunk.n] = group.create_task(self._spared(work))
                 task.add_done_callback(partial(self._note_end, chunk.n))
             else:
                 await self._context.placements.dissolve(self.batch, chunk.n)
@@ -145,12 +169,12 @@ class Run:
         self._ended.set()
         self._state.free()
 
-    async def _shard(self, placed: PlacementRecord, chunk: ChunkRecord) -> None:
+    async def _shard(self, placed: PlacementRecord, chunk: ChunkRecord) -> bool:
         chunk = await self._claimed(chunk)
         group_member = self._state.member_of(placed)
         if group_member is None:
             await self._without_deployment(placed, chunk)
-            return
+            return True
         told = {"batch": self.batch.id, "shard": placed.n, "member": placed.member, "lines": placed.lines}
         own = placed.reason.rpartition("; ")[2]  # why it moved before may be in a provider's words
         _log.info("a shard runs", extra={**told, "reason": own})
@@ -159,11 +183,7 @@ class Run:
         except ShardRequeued as moved:
             self._moved = f"moved from {placed.member} ({moved.why})"[:300] + "; "
             _log.warning("a shard moves", extra={**told, "reason": moved.logged})
-        except (LeaseLost, StorageFull, DataLoss, Unavailable):
-            raise
-        except BatchyardError:
-            _log.exception("a shard is stuck, will try again", extra=told)
-            await nap(self.control, _LOOK_SECONDS)
+        return True
 
     async def _without_deployment(self, placed: PlacementRecord, chunk: ChunkRecord) -> None:
         """What becomes of a shard whose deployment was taken out of the configuration: it may come back."""
@@ -185,6 +205,8 @@ class Run:
             return
         try:
             turn.result()
+        except LeaseLost:
+            await self.check_stopped()
         except Misfit as misfit:
             await self._write_off(misfit.chunks, Failure("no_deployment", misfit.why), ran=True)
 

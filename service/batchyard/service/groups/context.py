@@ -58,5 +58,8 @@ class Work(Protocol):
     async def begin(self) -> None:
         """Its first line could run."""
 
+    async def check_stopped(self) -> None:
+        """After a LeaseLost: notes that the batch was cancelled. Raises LeaseLost where that is not what happened."""
+
     def refused(self, group_member: GroupMember, why: str) -> bool:
         """Notes that a member takes none of its lines; False where no other member may take these either."""

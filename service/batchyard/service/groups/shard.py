@@ -18,6 +18,7 @@ from batchyard.service.errors import (
     FailedPrecondition,
     InvalidArgument,
     Late,
+    LeaseLost,
     NotFound,
     Refused,
     Unavailable,
@@ -110,7 +111,7 @@ class Shard:
         """The batch, None where an answer was lost and nothing came of it. Raises Moved."""
         file = await self._processed(await self._sent())
         self._check_on()
-        await self._note(asked=1)
+        await self._note_asking()
         batch, internal = self._work.batch, self._context.internal
         new = NewBatch(file.id, batch.endpoint, batch.completion_window, self._metadata(), key=self._key())
         try:
@@ -204,7 +205,10 @@ class Shard:
         if shard.completed or shard.failed:
             names = msgspec.structs.fields(Counts)
             counts = Counts(*(getattr(shard, field.name) for field in names))
-            await self._context.work.publish(self._chunk, counts)
+            try:
+                await self._context.work.publish(self._chunk, counts)
+            except Exception:  # the next change shows it, and other shards of the batch must not be broken off
+                _log.exception("progress can't be shown, the shard goes on", extra={"batch": self._work.batch.id})
 
     async def _cancel(self, shard: BatchRecord) -> None:
         """Asks the deployment; where it can't be asked now, it is asked again later and later."""
@@ -294,6 +298,16 @@ class Shard:
     async def _note(self, **values: object) -> None:
         self._failures = 0
         self._placed = await self._context.placements.update(self._work.batch, self._placed, **values)
+
+    async def _note_asking(self) -> None:
+        """Raises ShardRequeued where the batch was cancelled meanwhile, though nobody told us yet."""
+        self._failures = 0
+        try:
+            self._placed = await self._context.placements.begin_asking(self._work.batch, self._placed)
+        except LeaseLost:
+            await self._work.check_stopped()
+            self._check_on()
+            raise
 
     async def _pause(self, why: str) -> None:
         """A while before another try."""

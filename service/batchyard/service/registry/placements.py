@@ -1,9 +1,10 @@
 """The registry's part for model groups: which lines of a batch are at which member, and what is open there.
 
-What belongs to a batch is written in its lease's epoch, or not at all (LeaseLost).
+What belongs to a batch is written in its lease's epoch and before its end, or not at all (LeaseLost); what begins work
+at a deployment, before it is cancelled too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
@@ -17,6 +18,8 @@ from batchyard.service.registry.rows import BATCH_COLUMNS, FILE_COLUMNS, PLACEME
 from batchyard.service.registry.schema import batches, chunks, files, placements
 
 _MOST = 200
+_BEGINNING = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
+"""In which a batch may begin work that costs something."""
 
 
 class Open(NamedTuple):
@@ -48,10 +51,13 @@ class Placements:
         self._touch = touch
 
     async def place(self, batch: BatchRecord, decide: Decide) -> PlacementRecord | str:
-        """Writes down what `decide` chooses, or why it didn't: nobody else places meanwhile."""
+        """Writes down what `decide` chooses, or why it didn't: nobody else places meanwhile.
+
+        Raises LeaseLost where the batch is cancelled, too.
+        """
 
         def work(connection: Connection) -> PlacementRecord | str:
-            check_lease(connection, batch)
+            check_lease(connection, batch, among=_BEGINNING)
             wanted = decide(_standing(connection))
             waiting = wanted if isinstance(wanted, str) else None
             connection.execute(update(batches).where(batches.c.seq == batch.seq).values(waiting=waiting))
@@ -67,10 +73,19 @@ class Placements:
 
     async def update(self, batch: BatchRecord, placed: PlacementRecord, **values: Any) -> PlacementRecord:
         """Writes what became of a shard."""
+        return await self._updated(batch, placed, LIVE, values)
+
+    async def begin_asking(self, batch: BatchRecord, placed: PlacementRecord) -> PlacementRecord:
+        """Writes down that a deployment is asked to run a shard. Raises LeaseLost where the batch is cancelled, too."""
+        return await self._updated(batch, placed, _BEGINNING, {"asked": 1})
+
+    async def _updated(
+        self, batch: BatchRecord, placed: PlacementRecord, among: Collection[str], values: Mapping[str, Any]
+    ) -> PlacementRecord:
         query = update(placements).where(_is(placed)).values(**values).returning(*PLACEMENT_COLUMNS)
 
         def work(connection: Connection) -> PlacementRecord:
-            check_lease(connection, batch)
+            check_lease(connection, batch, among=among)
             return PlacementRecord(**connection.execute(query).mappings().one())
 
         found = await self._database.write(work, PLACEMENTS, base.batch(batch.seq))
@@ -150,11 +165,14 @@ class Placements:
         return await self._database.write(work, PLACEMENTS)
 
 
-def check_lease(connection: Connection, batch: BatchRecord) -> None:
-    """Raises LeaseLost where somebody else has the batch now, or it is in another state."""
-    mine = select(batches.c.seq).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
-    if connection.scalar(mine) is None:
+def check_lease(connection: Connection, batch: BatchRecord, *, among: Collection[str] = LIVE) -> None:
+    """Raises LeaseLost where somebody else has the batch now, or its status is none of those `among`."""
+    mine = select(batches.c.status).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
+    status = connection.scalar(mine)
+    if status is None:
         raise LeaseLost("the batch is another worker's")
+    if status not in among:
+        raise LeaseLost(f"the batch is {status} by now")
 
 
 def _standing(connection: Connection) -> dict[tuple[str, str], Open]:

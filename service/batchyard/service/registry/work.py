@@ -253,8 +253,9 @@ class WorkRegistry:
         return await self._written(batch.seq, lambda connection: self._step(connection, batch, values))
 
     async def show_waiting(self, batch: BatchRecord, why: str | None) -> None:
-        """Shows why none of the batch's lines runs now; None: they do."""
-        query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch).values(waiting=why)
+        """Shows why none of the batch's lines runs now; None: they do. Nothing is shown of a batch that moved on."""
+        query = update(batches).where(batches.c.seq == batch.seq, batches.c.epoch == batch.epoch)
+        query = query.where(batches.c.status == batch.status).values(waiting=why)
         await self._written(batch.seq, lambda connection: connection.execute(query))
 
     async def plan(
