@@ -168,6 +168,12 @@ async def test_store_that_nobody_answers_for_is_unavailable(root: Path) -> None:
         await joined(FileStore(root, Disk(), source=remote), [Part("files/file-1", 5)], 0, 5)
 
 
+async def test_store_that_is_asked_nonsense_is_not_unavailable(store: FileStore) -> None:
+    """Our own defect fails each time: nobody should be told to try again."""
+    with pytest.raises(OverflowError):
+        await joined(store, [Part("files/file-1", 1 << 66)], 1 << 65, 5)
+
+
 @pytest.mark.parametrize("instead", ["nothing", "a file", "an empty folder"])
 async def test_store_whose_disk_went_away_has_lost_nothing(store: FileStore, root: Path, instead: str) -> None:
     part = await put(store, "files/file-1", b"hello")

@@ -193,7 +193,7 @@ class FileStore:
     async def _range(self, key: str, start: int, end: int) -> bytes:
         try:
             data = bytes(await obstore.get_range_async(self._source, key, start=start, end=end))
-        except Exception as error:
+        except (BaseError, OSError) as error:
             raise await self._judged(error, key, end) from error
         if len(data) != end - start:
             raise ObjectDamaged(key, _SHORT)
@@ -206,7 +206,7 @@ class FileStore:
         except FileNotFoundError:
             if await asyncio.to_thread(self._folder.is_there):
                 return ObjectMissing(key)
-        except Exception as again:
+        except (BaseError, OSError) as again:
             error = again
         else:
             if size < end:
