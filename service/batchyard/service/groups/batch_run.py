@@ -91,7 +91,10 @@ class Run:
         self._running: dict[int, asyncio.Task[bool]] = {}
 
     async def to_the_end(self) -> BatchRecord:
-        """The batch when every line has a sealed result. Raises Drained, LeaseLost, DataLoss, StorageFull."""
+        """The batch when every line has a sealed result. Raises Drained, LeaseLost, DataLoss.
+
+        Raises StorageFull where a stopped batch can't be written off.
+        """
         async with tasks() as group:
             while await self._spared(partial(self._step, group)):
                 pass
