@@ -2,17 +2,25 @@
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from codecs import getincrementaldecoder
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 
-_LOOK_SECONDS = 1.0  # without a byte, after which a look is taken whether the connection is there
+from batchyard.service.upstream import transport
+
 _INLINE = 64 << 10  # bytes that are unpacked without a thread
 _GZIP = b"\x1f\x8b"
 _PACKED = ("gzip", "x-gzip", "deflate")
 _MOST_CODINGS = 3
+_EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, whichever it is
+_LEAST_HEAD, _MOST_HEAD = 2, 512  # bytes by which it is told whether a body is packed
+
+
+class Unpackable(Exception):
+    """A body that is not packed in a way that can be read."""
 
 
 class End(Enum):
@@ -34,7 +42,7 @@ class AnswerBody(NamedTuple):
 async def read(response: aiohttp.ClientResponse, most: int) -> AnswerBody:
     """At most `most` bytes of a body whose session leaves it as it was sent."""
     body = await _received(response, most)
-    codings = [word.strip().lower() for word in response.headers.get("content-encoding", "identity").split(",")]
+    codings = codings_of(response.headers) or ["identity"]
     if codings == ["identity"] and not body.data.startswith(_GZIP):  # which no JSON starts with
         return body
     if len(body.data) <= _INLINE:
@@ -43,21 +51,16 @@ async def read(response: aiohttp.ClientResponse, most: int) -> AnswerBody:
 
 
 async def _received(response: aiohttp.ClientResponse, most: int) -> AnswerBody:
-    content, data = response.content, bytearray()
-    while not content.at_eof():
-        try:
-            if content.is_eof():
-                data += await content.readany()
-            else:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    data += await content.readany()
-        except TimeoutError:  # where the frame is broken the connection is closed, and nothing else says so
-            if response.connection is None or response.connection.closed:
-                return AnswerBody(bytes(data), fault="its framing can't be read")
-        except (aiohttp.ClientError, OSError):
-            return AnswerBody(bytes(data), End.BROKEN)
-        if len(data) > most:
-            return AnswerBody(bytes(data[:most]), End.TOO_LARGE)
+    data = bytearray()
+    try:
+        async for piece in transport.received(response):
+            data += piece
+            if len(data) > most:
+                return AnswerBody(bytes(data[:most]), End.TOO_LARGE)
+    except transport.Misframed:
+        return AnswerBody(bytes(data), fault="its framing can't be read")
+    except (aiohttp.ClientError, OSError):
+        return AnswerBody(bytes(data), End.BROKEN)
     return AnswerBody(bytes(data))
 
 
@@ -65,7 +68,7 @@ def _unpacked(body: AnswerBody, codings: list[str], most: int) -> AnswerBody:
     """What is not packed as its head says is left as it came."""
     data = body.data
     for coding in [*reversed(codings)][:_MOST_CODINGS]:
-        if coding not in {*_PACKED, "identity", ""}:
+        if coding not in {*_PACKED, "identity"}:
             return body._replace(fault="it has a Content-Encoding that was not asked for")
         try:
             packed = coding in _PACKED or data.startswith(_GZIP)
@@ -94,3 +97,62 @@ def _inflated(data: bytes, most: int) -> Iterator[bytes]:
         yield piece
         left -= len(piece)
         data = inflater.unused_data
+
+
+async def unpacked(pieces: AsyncIterator[bytes], codings: Sequence[str]) -> AsyncIterator[bytes]:
+    """The content of a body that is said to be packed so, as it comes; one that is not packed is left as it is.
+
+    Raises Unpackable where it is packed in another way, or broken.
+    """
+    for coding in reversed(codings):
+        if coding not in _PACKED:
+            raise Unpackable
+        pieces = _inflating(pieces, bare=coding == "deflate")
+    async for piece in pieces:
+        yield piece
+
+
+def codings_of(headers: Mapping[str, str]) -> list[str]:
+    """How an answer's Content-Encoding says that its body is packed, the last way outermost."""
+    words = (word.strip().lower() for word in headers.get("content-encoding", "").split(","))
+    return [word for word in words if word not in {"", "identity"}]
+
+
+async def _inflating(pieces: AsyncIterator[bytes], *, bare: bool) -> AsyncIterator[bytes]:
+    held, inflater = b"", None
+    async for piece in pieces:
+        held += piece
+        while len(held) >= _LEAST_HEAD or (held and inflater and not inflater.eof):
+            if inflater and inflater.eof and not held.startswith(_GZIP):  # what follows is no more of it
+                return
+            if inflater is None or inflater.eof:
+                inflater = _inflater(held, bare=bare)
+            if inflater is None:
+                break
+            try:
+                found = inflater.decompress(held, transport.PIECE)
+            except zlib.error as error:
+                raise Unpackable from error
+            held = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            if found:
+                yield found
+        if inflater is None and len(held) >= _LEAST_HEAD:
+            yield held
+            async for rest in pieces:
+                yield rest
+            return
+    if inflater is None:
+        yield held
+    elif not inflater.eof:
+        raise Unpackable
+
+
+def _inflater(head: bytes, *, bare: bool) -> Any:
+    """What unpacks a body that begins so; None where it is not packed."""
+    if head.startswith(_GZIP) or (head[0] & 15 == zlib.DEFLATED and int.from_bytes(head[:2]) % 31 == 0):
+        return zlib.decompressobj(_EITHER)
+    try:
+        getincrementaldecoder("utf-8")().decode(head[:_MOST_HEAD])
+    except UnicodeDecodeError:
+        return zlib.decompressobj(-zlib.MAX_WBITS) if bare else None
+    return None

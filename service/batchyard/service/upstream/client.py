@@ -19,6 +19,7 @@ from batchyard.service.config.settings import Deployment, UpstreamSettings
 from batchyard.service.errors import BatchyardError, DataLoss, Late, Refused, Unsure, Unusable
 from batchyard.service.metrics import ServiceMetrics
 from batchyard.service.upstream import errors, statuses, transport
+from batchyard.service.upstream.body import Unpackable, codings_of, unpacked
 from batchyard.service.upstream.health import Condition
 from batchyard.service.upstream.provider_json import decode
 
@@ -167,13 +168,13 @@ class UpstreamClient:
             yield response
 
     async def pieces(self, response: httpx.Response, most: Callable[[], int]) -> AsyncIterator[bytes]:
-        """The rest of a body in pieces of at most what `most` says, but for the last no less than half of it.
+        """The rest of a body, unpacked, in pieces of at most what `most` says, but for the last no less than half of it.
 
         Raises DataLoss where it breaks off, Late where nothing comes.
         """
         held, size = list[bytes](), 0
         try:
-            async for piece in response.aiter_raw():
+            async for piece in unpacked(response.aiter_raw(), codings_of(response.headers)):
                 held.append(piece)
                 size += len(piece)
                 if size >= most() // 2:
@@ -184,6 +185,8 @@ class UpstreamClient:
             raise Late(f"The provider sent nothing for {self._settings.idle_seconds:g} seconds.") from error
         except transport.BROKEN as error:
             raise DataLoss("The provider's answer broke off.") from error
+        except Unpackable as error:
+            raise DataLoss("The provider sent the file packed in a way that can't be read.") from error
         if held:
             yield b"".join(held)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import httpx
-from httpx_aiohttp.transport import AiohttpResponseStream
+from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
 UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """Errors by which nothing was sent."""
@@ -22,8 +22,46 @@ _USER_AGENT = "batchyard"
 _HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": _USER_AGENT}
 _KEEP_ALIVE_SECONDS = 30
 _MOST_FAULT = 100
+_LOOK_SECONDS = 1.0  # without a byte, after which a look is taken whether the connection is there
 _MOST_WAIT = 86_400.0  # seconds; no batch waits for longer
 MOST_HEADER, MOST_HEADERS = 256 << 10, 10_000  # bytes of a header, and headers: an answer that came is worth reading
+
+
+class Misframed(aiohttp.ClientPayloadError):
+    """A body whose framing can't be read, from some place on."""
+
+
+async def received(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """A body as it comes, in pieces of at most PIECE bytes. Raises Misframed, and aiohttp's errors.
+
+    Where the framing is broken aiohttp closes the connection, and nothing else says so: who waits would wait for ever.
+    """
+    content = response.content
+    while not content.at_eof():
+        try:
+            async with asyncio.timeout(None if content.is_eof() else _LOOK_SECONDS):
+                piece = await content.read(PIECE)
+        except aiohttp.ServerTimeoutError:
+            raise
+        except TimeoutError:
+            if not content.is_eof() and (response.connection is None or response.connection.closed):
+                raise Misframed("the framing of the body can't be read") from None
+        else:
+            if piece:
+                yield piece
+
+
+class _Received(AiohttpResponseStream):
+    """A body for httpx."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        super().__init__(answer)
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with map_aiohttp_exceptions():
+            async for piece in received(self._answer):
+                yield piece
 
 
 class Outgoing:
@@ -67,9 +105,7 @@ class Client:
         answer = await self._session.request(
             method, url, params=params, headers=whole, data=content, allow_redirects=False, auto_decompress=False
         )
-        stream = AiohttpResponseStream(answer)
-        stream.CHUNK_SIZE = PIECE  # it would cut what has come into pieces of 16 KiB, each of which costs as much
-        return httpx.Response(answer.status, headers=answer.raw_headers, stream=stream)
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_Received(answer))
 
 
 @asynccontextmanager

@@ -50,6 +50,7 @@ from batchyard.service.providers.remote.upload import StreamingUpload
 from batchyard.service.registry.deployment import RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry, no_batch, no_file
 from batchyard.service.upstream import errors
+from batchyard.service.upstream.body import codings_of
 from batchyard.service.upstream.client import UpstreamClient, segment
 from batchyard.service.upstream.health import HealthState
 
@@ -296,15 +297,15 @@ def _range(span: Span) -> dict[str, str]:
 
 def _content(pieces: AsyncIterator[bytes], deployment: Deployment, response: httpx.Response, span: Span) -> Content:
     """What is coming. A deployment that ignores ranges sends the whole file: then what wasn't asked for is left out."""
-    announced = response.headers.get("content-length", "")
-    length = int(announced) if _SIZE.fullmatch(announced) else None
-    if response.status_code == 206:
+    announced, packed = response.headers.get("content-length", ""), codings_of(response.headers)
+    length = int(announced) if _SIZE.fullmatch(announced) and not packed else None
+    if response.status_code == 206 and not packed:
         offset, length, total = _given(response.headers.get("content-range", ""), span)
         if span.offset < 0 < span.limit:  # of an end, HTTP can't ask for the beginning only
             wanted = min(length, span.limit)
             return Content(_part(_whole(pieces, length), 0, wanted), total, offset, wanted)
         return Content(_whole(pieces, length), total, offset, length)
-    if span == Span():
+    if span == Span() and response.status_code != 206:
         return Content(_whole(pieces, length), length, 0, length)
     if length is None:
         raise Refused(
