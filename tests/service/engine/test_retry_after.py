@@ -1,9 +1,11 @@
 """What lines do with an endpoint's Retry-After, in each of its forms."""
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
+from time import tzset
 from typing import Any
 
 import httpx
@@ -21,7 +23,25 @@ async def _calls(fake: FakeEndpoint, content: str) -> int:
     return fake.calls[content]
 
 
+@pytest.fixture
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    tzset()
+    yield
+    monkeypatch.undo()
+    tzset()
+
+
 class TestRetryAfter:
+    @pytest.mark.usefixtures("in_tokyo")
+    @pytest.mark.parametrize(
+        "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"], ids=str
+    )
+    def test_that_is_a_date_is_in_utc_wherever_the_host_is(self, form: str) -> None:
+        seconds = retry_after({"retry-after": (datetime.now(UTC) + timedelta(seconds=100)).strftime(form)})
+        assert seconds is not None
+        assert 90 < seconds <= 100
+
     @pytest.mark.parametrize(
         ("headers", "seconds"),
         [

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from time import time
@@ -173,7 +174,10 @@ def fault(error: aiohttp.ClientResponseError) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, at most a day: retry-after-ms, or Retry-After as seconds or as a date."""
+    """Seconds that a server asks to wait, at most a day: retry-after-ms, or Retry-After as seconds or as a date.
+
+    A date is in UTC, in each of the three forms that HTTP knows (RFC 9110, 5.6.7), one of which doesn't say so.
+    """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _bounded(milliseconds / 1000)
@@ -181,8 +185,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if seconds is not None:
         return _bounded(seconds)
     try:
-        return _bounded(parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
-    except (KeyError, ValueError, OverflowError):
+        date = parsedate_to_datetime(headers["retry-after"])
+        return _bounded((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time())
+    except (KeyError, ValueError, OverflowError, TypeError, IndexError):
         return None
 
 
