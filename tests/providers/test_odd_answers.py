@@ -12,7 +12,8 @@ import pytest
 from tests.deployments import DOUBT_SECONDS
 from tests.harness import until
 from tests.rest.conftest import refusal
-from tests.upstream.faults import Answer, Changed, Reset, to
+from tests.upstream.exchange import Seen
+from tests.upstream.faults import Answer, Changed, Due, Reset, to
 from tests.upstream.quirks import Quirks
 
 from .scene import CONTENT, CREATE, GET, GET_FILE, INPUT, LIST, UPLOAD, Provider, Scene, scene
@@ -100,6 +101,50 @@ class TestACreationWithoutAnId:
             found.fake.fault(Changed(lambda _: other), where=CREATE)
             second = await found.post(file_id)
             assert {first, second.json()["id"]} == set(found.fake.batches)
+
+
+class TestACreationThatIsAnsweredByAnotherAddress:
+    async def test_is_looked_for(self, tmp_path: Path) -> None:
+        async with scene(tmp_path, quirks=STUCK) as found:
+            found.fake.fault(Answer(303, b"", {"location": "/v1/batches/x"}, acts=True), where=CREATE)
+            answer = await found.post(await found.input())
+            assert (answer.status_code, [answer.json()["id"]]) == (200, list(found.fake.batches))
+            assert found.calls(CREATE) == 1
+
+
+class TestACreationWhoseAnswerIsLost:
+    @pytest.mark.parametrize("kept", [None, {}], ids=repr)
+    async def test_is_found_at_a_provider_that_keeps_no_labels(self, tmp_path: Path, kept: Any) -> None:
+        def change(told: Any) -> Any:
+            for one in told.get("data", [told]):
+                one["metadata"] = kept
+            return told
+
+        async with scene(tmp_path, quirks=STUCK) as found:
+            for where in (CREATE, LIST, GET):
+                found.fake.fault(Changed(change), times=10_000, where=where)
+            file_id = await found.input()
+            first = (await found.post(file_id)).json()["id"]
+            found.fake.faults.insert(0, Due(Reset(acts=True), 1, CREATE))
+            second = await found.post(file_id)
+            assert second.status_code == 200, second.text
+            assert [first, second.json()["id"]] == list(found.fake.batches)
+
+    async def test_is_found_behind_a_page_that_ends_in_an_odd_entry(self, tmp_path: Path) -> None:
+        entries = [{"id": "batch_new", "created_at": int(time()) + 9}, {"id": "batch_odd", "created_at": 5}]
+        later: dict[str, Any] = {}
+        async with scene(tmp_path, quirks=STUCK) as found:
+
+            def follows(seen: Seen) -> bool:
+                later["data"] = list(found.fake.batches.values())
+                return LIST(seen) and "after" in seen.query
+
+            found.fake.fault(Reset(acts=True), where=CREATE)
+            found.fake.fault(Answer(200, later), 10_000, follows)
+            found.fake.fault(Answer(200, {"data": entries, "has_more": True}), 10_000, LIST)
+            answer = await found.post(await found.input())
+            assert answer.status_code == 200, answer.text
+            assert [answer.json()["id"]] == list(found.fake.batches)
 
 
 class TestAnUploadWithoutAnId:
@@ -358,6 +403,18 @@ class TestAWait:
             answer = await found.post(file_id)
             refusal(answer, 429)
             assert name not in answer.headers
+
+
+class TestAHeader:
+    @pytest.mark.parametrize("value", ["a\tb", "\u00e9", "x" * 10_000], ids=lambda value: repr(value[:4]))
+    async def test_that_cannot_be_sent_on_hides_no_refusal(self, tmp_path: Path, value: str) -> None:
+        async with scene(tmp_path) as found:
+            file_id = await found.input()
+            headers = {"x-ratelimit-odd": value, "x-ratelimit-reset-tokens": "1s", "x-request-id": value}
+            found.fake.fault(Answer(400, {"error": {"message": "No."}}, headers), where=CREATE)
+            answer = await found.post(file_id)
+            assert refusal(answer, 400)["message"] == "No."
+            assert (answer.headers["x-ratelimit-reset-tokens"], "x-ratelimit-odd" in answer.headers) == ("1s", False)
 
 
 def doubts(found: Scene) -> Callable[[], Any]:

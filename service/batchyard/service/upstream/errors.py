@@ -76,7 +76,7 @@ def upstream(deployment: Deployment, response: httpx.Response) -> Upstream:
     kept = {
         name: value
         for name, value in response.headers.items()
-        if (_is_wait(name, value) or name.startswith(_KEPT_PREFIX)) and len(value) <= _MOST_HEADER and value.isascii()
+        if (_is_wait(name, value) or name.startswith(_KEPT_PREFIX)) and _is_plain(value)
     }
     first = sorted(kept, key=lambda name: name not in _KEPT)  # when to come back is what callers need most
     headers = {name: kept[name] for name in first[:_MOST_HEADERS]}
@@ -96,6 +96,11 @@ def is_whole(body: bytes | bytearray) -> bool:
 def _is_wait(name: str, value: str) -> bool:
     """Whether a header says when to come back, in a form that a client can read."""
     return name in _KEPT and transport.retry_after({name: value}) is not None
+
+
+def _is_plain(value: str) -> bool:
+    """Whether a header's value can be sent on in one of ours."""
+    return len(value) <= _MOST_HEADER and value.isascii() and value.isprintable()
 
 
 def _without_keys(deployment: Deployment, body: bytes) -> bytes:

@@ -15,5 +15,7 @@ BEHIND = {502, 504, 520, 522, 524, 527, 598, 599}
 """What stands before a server had no answer of it, or not in time: it may have begun."""
 PASSING = {408, 409, 425, 429, *_SERVERS_OWN} - _NEVER
 """The same request may be answered otherwise later."""
-UNSURE = {408, *_SERVERS_OWN} - _NEVER - _NOT_DONE - AWAY
+_ELSEWHERE = 303
+"""What came of it is at another address, which nobody asks for (RFC 9110, 15.4.4)."""
+UNSURE = {*range(1, 200), _ELSEWHERE, 408, *_SERVERS_OWN} - _NEVER - _NOT_DONE - AWAY
 """What was asked for may have happened all the same."""

@@ -19,7 +19,7 @@ from batchyard.service.providers.base import NewBatch
 from batchyard.service.providers.openai.dialect import Members, OpenAI
 from batchyard.service.providers.remote.columns import MARK, batch_values, unfinished
 from batchyard.service.providers.remote.deployment_api import DeploymentApi, is_missing_route
-from batchyard.service.providers.remote.fields import identifier
+from batchyard.service.providers.remote.fields import identifier, seconds
 from batchyard.service.registry.deployment import Intent, RemoteRegistry
 from batchyard.service.registry.tenant import TenantRegistry
 from batchyard.service.registry.usage import UsageEstimate
@@ -186,8 +186,8 @@ class Creating:
             raise Unsure(_UNSURE) from error
 
     async def _looked_for(self, intent: Intent, error: Unsure | Refused) -> BatchRecord:
-        for seconds in _LOOK_AFTER:
-            await asyncio.sleep(seconds)
+        for pause in _LOOK_AFTER:
+            await asyncio.sleep(pause)
             try:
                 if found := await self._found(intent):
                     return found
@@ -200,23 +200,30 @@ class Creating:
     async def _found(self, intent: Intent) -> BatchRecord | None:
         """The batch that came of an intent, if the deployment lists one among those since.
 
+        It is known by our mark, whatever its id. That is a label, which not every provider keeps: where none of all
+        that it lists has any, and for an intent without a mark, likeness has to do.
+
         Raises Refused where it can't be asked, Unsure where it lists too many.
         """
-        pages, earliest = 0, intent.created_at - _SKEW_SECONDS
+        pages, earliest, marked = 0, intent.created_at - _SKEW_SECONDS, intent.request["marked"]
+        alike, labelled = None, False
         async for entries in self._api.batches(_PAGES):
             pages += 1
-            if entry := await self._entry(intent, entries):
+            if entry := next((one for one in entries if _mark(one) == intent.id), None):
                 return await self._complete(intent, self._named(entry))
-            if entries and self._all_before(earliest, entries):
-                return None
-        if pages == _PAGES:
-            raise Unsure(_UNSURE)
-        return None
+            alike = alike or await self._alike(intent, entries)
+            labelled = labelled or any(entry.get("metadata") for entry in entries)
+            if (alike and not marked) or (entries and self._all_before(earliest, entries)):
+                break
+        else:
+            if pages == _PAGES:
+                raise Unsure(_UNSURE)
+        if alike is None or (marked and labelled):  # where labels are kept, our mark would be
+            return None
+        return await self._complete(intent, self._named(alike))
 
-    async def _entry(self, intent: Intent, entries: list[Members]) -> Members | None:
-        """The one of a list that came of an intent: by our mark, whatever its id; without one, by its likeness."""
-        if intent.request["marked"]:
-            return next((entry for entry in entries if _mark(entry) == intent.id), None)
+    async def _alike(self, intent: Intent, entries: list[Members]) -> Members | None:
+        """The first of a list that is like an intent and not registered."""
         alike = [entry for entry in entries if self._is_alike(intent, entry)]
         known = await self._registry.known(identifier(entry.get("id")) for entry in alike) if alike else set()
         return next((entry for entry in alike if identifier(entry.get("id")) not in known), None)
@@ -229,17 +236,19 @@ class Creating:
         return members
 
     def _is_alike(self, intent: Intent, entry: Members) -> bool:
-        """Whether an entry has the intent's input and labels, and its time as far as it tells one."""
+        """Whether an entry has the intent's input, its labels unless they were marked, and its time if it tells one."""
         members = self._dialect.batch(entry)
         source = {name: members.get(name) for name in intent.request["source"]}
-        same = source == intent.request["source"] and (members.get("metadata") or {}) == intent.request["metadata"]
+        labels = {} if intent.request["marked"] else intent.request["metadata"]
+        same = source == intent.request["source"] and (members.get("metadata") or {}) == labels
         created_at = members.get("created_at")
         return same and (created_at is None or created_at >= intent.created_at - _SKEW_SECONDS)
 
     def _all_before(self, earliest: int, entries: list[Members]) -> bool:
-        """Whether what follows a page is older still: it ends before `earliest`, and is not sorted the other way."""
-        first, last = (self._dialect.batch(entry).get("created_at") for entry in (entries[0], entries[-1]))
-        return last is not None and last < earliest and (first is None or first >= last)
+        """Whether what follows a page is older still: all of it is from before `earliest`, and not the oldest first."""
+        told = (seconds(entry.get("created_at")) for entry in entries)
+        times = [created_at for created_at in told if created_at is not None]
+        return bool(times) and max(times) < earliest and times[0] >= times[-1]
 
     async def _complete(self, intent: Intent, members: Members) -> BatchRecord:
         values = unfinished(batch_values(members, int(self._clock())))
