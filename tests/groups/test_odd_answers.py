@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from tests.harness import until
-from tests.providers.scene import CREATE, GET_FILE, LIST, UPLOAD
+from tests.providers.scene import CREATE, GET, GET_FILE, LIST, UPLOAD
 from tests.upstream.exchange import Seen
-from tests.upstream.faults import Answer, Broken, Fault, Stalled
+from tests.upstream.faults import Answer, Broken, Changed, Fault, Stalled
 from tests.upstream.quirks import Quirks
 
 from batchyard.service.upstream.errors_text import MOST_TEXT, MOST_WORD
@@ -137,3 +137,19 @@ async def test_a_long_text_of_a_batch_that_fails_is_cut_in_every_lines_error(tmp
         _, errors = await yard.accounted(await yard.door.ended(batch_id), lines)
         assert max(len(line["error"]["message"]) for line in errors) < 2 * MOST_TEXT
         assert max(len(line["error"]["code"]) for line in errors) <= MOST_WORD
+
+
+async def test_a_batch_that_failed_with_results_and_without_counts_runs_no_line_again(tmp_path: Path) -> None:
+    def change(told: Any) -> Any:
+        for one in told.get("data", [told]):
+            if one["status"] == "completed":
+                one.update(status="failed", request_counts=None, usage=None)
+        return told
+
+    async with scene(tmp_path, "openai", "openai") as yard:
+        for fake in yard.fakes:
+            for where in (LIST, GET):
+                fake.fault(Changed(change), times=100_000, where=where)
+        lines = lines_of(4)
+        output, _ = await yard.accounted(await yard.run(lines), lines)
+        assert (len(output), calls(yard, CREATE), yard.once()) == (4, 1, True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.deployments import DOUBT_SECONDS
-from tests.harness import until
+from tests.harness import chat_lines, jsonl, until
 from tests.rest.conftest import refusal
 from tests.upstream.exchange import Seen
 from tests.upstream.faults import Answer, Changed, Due, Reset, to
@@ -276,6 +276,49 @@ class TestABatchOfOddMembers:
             found.fake.fault(Changed(lambda _: {}), where=CANCEL)
             cancelled = await found.door.rest.post(f"/v1/batches/{batch_id}/cancel")
             assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelling")
+
+
+class TestResults:
+    async def test_that_are_counted_before_they_are_named_are_waited_for(self, tmp_path: Path) -> None:
+        early: list[str] = []
+
+        def change(told: Any) -> Any:
+            for one in told.get("data", [told]):
+                if one["status"] == "completed" and len(early) < 6:
+                    early.append(one["id"])
+                    one["output_file_id"] = None
+            return told
+
+        async with scene(tmp_path) as found:
+            for where in (LIST, GET):
+                found.fake.fault(Changed(change), times=10_000, where=where)
+            batch = await found.door.ended((await found.post(await found.input())).json()["id"])
+            assert len(early) == 6
+            assert len(await found.door.grpc.results(batch["output_file_id"])) == 3
+
+    async def test_that_are_never_named_keep_no_batch_from_its_end(self, tmp_path: Path) -> None:
+        def change(told: Any) -> Any:
+            for one in told.get("data", [told]):
+                one.update(output_file_id=None, completed_at=one["completed_at"] and one["completed_at"] - 100)
+            return told
+
+        async with scene(tmp_path) as found:
+            for where in (LIST, GET):
+                found.fake.fault(Changed(change), times=10_000, where=where)
+            batch = await found.door.ended((await found.post(await found.input())).json()["id"])
+            assert (batch["output_file_id"], batch["request_counts"]["completed"]) == (None, 3)
+
+    @pytest.mark.parametrize("size", [None, "1 KB"])
+    async def test_of_lines_that_failed_are_kept_whatever_size_they_are_said_to_have(
+        self, tmp_path: Path, size: Any
+    ) -> None:
+        lines = chat_lines(3)
+        lines[1]["body"]["fail"] = 400
+        async with scene(tmp_path, "azure") as found:
+            file_id = (await found.door.upload(jsonl(lines)))["id"]
+            found.fake.fault(changed(bytes=size, status="processed"), times=10_000, where=GET_FILE)
+            batch = await found.door.ended((await found.post(file_id)).json()["id"])
+            assert len(await found.door.grpc.results(batch["error_file_id"])) == 1
 
 
 class TestAnAnswerAboutSomethingElse:

@@ -70,7 +70,7 @@ class Shard:
         refused: Failure | None = None
         try:
             shard = await self._followed(await self._submitted())
-            if shard.status == "failed" and (moved := failure(shard)):
+            if shard.status == "failed" and (moved := failure(shard)) and not await self._ran(shard):
                 raise moved
         except ShardRequeued as moved:
             if not moved.unfit or self._work.refused(self._member, moved.why):
@@ -194,6 +194,16 @@ class Shard:
                 if self._work.control.reason and shard.status != "cancelling":
                     await self._cancel(shard)
                 await nap(self._work.control, _AGAIN_SECONDS[1], changed)
+
+    async def _ran(self, shard: BatchRecord) -> bool:
+        """Whether a batch that counts no line has run some all the same: it has results, or used tokens."""
+        if shard.input_tokens or shard.output_tokens:
+            return True
+        for file_id in filter(None, (shard.output_file_id, shard.error_file_id)):
+            with suppress(NotFound):
+                if (await self._context.internal.get_file(file_id)).bytes:
+                    return True
+        return False
 
     async def _show(self, shard: BatchRecord) -> None:
         if shard.status in _BEGUN:

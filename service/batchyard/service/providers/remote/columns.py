@@ -12,6 +12,8 @@ from batchyard.service.providers.remote.fields import COUNTS, TIMES
 
 MARK = "batchyard_intent"
 """The key of a batch's metadata by which a creation whose answer was lost is found again; callers never see it."""
+_ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+_RESULTS_SECONDS = 60  # after its end, in which a batch's results are waited for
 _MOVES = tuple(name for name in TIMES if name not in {"created_at", "expires_at"})
 
 Members = Mapping[str, Any]
@@ -79,10 +81,33 @@ def batch_values(members: Members, now: int, known: BatchRecord | None = None) -
 def unfinished(values: dict[str, Any]) -> dict[str, Any]:
     """Columns of a batch that is registered before its result files are: ended rows are final."""
     named = any(values["upstream"].get(name) for name in ("output_file_id", "error_file_id"))
-    if values["status"] not in ENDED or not named:
+    if values["status"] not in ENDED or not (named or _lacks_results(values)):
         return values
-    fresh: dict[str, Any] = {"status": "validating", **dict.fromkeys(_MOVES)}
-    return values | fresh | {"upstream": values["upstream"] | fresh}
+    return _changed(values, {"status": "validating", **dict.fromkeys(_MOVES)})
+
+
+def settled(values: dict[str, Any], status: str) -> dict[str, Any]:
+    """Columns of a batch whose end counts as soon as its results are named; `status` is what it was before.
+
+    Some servers say that a batch has completed a moment before they say where its results are. Not for ever: they may
+    have been removed since.
+    """
+    return _changed(values, {"status": status, **dict.fromkeys(_ENDS)}) if _lacks_results(values) else values
+
+
+def _lacks_results(values: Mapping[str, Any]) -> bool:
+    """Whether a batch has just ended with results that it counts and does not name."""
+    of = values["upstream"]
+    output, error = of.get("output_file_id"), of.get("error_file_id")
+    if values["status"] not in ENDED or of.get("output_blob") or of.get("input_blob"):
+        return False
+    unnamed = (values["completed"] and not output) or (values["failed"] and not (output or error))
+    ended_at = max(values[name] or 0 for name in _ENDS)
+    return bool(unnamed) and abs(values["observed_at"] - ended_at) < _RESULTS_SECONDS
+
+
+def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return values | changes | {"upstream": values["upstream"] | changes}
 
 
 def adopted_values(members: Members, provider: str, now: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from batchyard.service.background import in_background
 from batchyard.service.domain.records import BatchRecord
 from batchyard.service.errors import BatchyardError, Refused
 from batchyard.service.providers.openai.dialect import Members, OpenAI
-from batchyard.service.providers.remote.columns import batch_values, file_values, unseen_result
+from batchyard.service.providers.remote.columns import batch_values, file_values, settled, unseen_result
 from batchyard.service.providers.remote.create import Creating
 from batchyard.service.providers.remote.deployment_api import DeploymentApi, is_missing_route, is_unreadable
 from batchyard.service.providers.remote.early_looks import EarlyLooks
@@ -80,27 +80,29 @@ class Follower:
         `members` are in OpenAI's form. Raises Refused where it can't be asked for these.
         """
         now = int(self._clock())
-        values, results = batch_values(members, now, batch), {}
+        values, results = settled(batch_values(members, now, batch), batch.status), {}
         same = structs.replace(batch, observed_at=now) if news else None
         if same and all(getattr(same, column) == value for column, value in values.items()):
             return same
         for column in _RESULTS:
             named = members.get(column)
             if named and getattr(batch, column) is None:
-                row = await self._result(named, batch, column, now)
+                row = await self._result(named, batch, column, now, failed=values["failed"])
                 if row is not None:
                     results[column] = row
         return await self._registry.observe(batch, values, results)
 
-    async def _result(self, named: str, batch: BatchRecord, column: str, now: int) -> dict[str, Any] | None:
-        """Columns of a result file; none for an error file that says that there were no errors."""
+    async def _result(
+        self, named: str, batch: BatchRecord, column: str, now: int, *, failed: int
+    ) -> dict[str, Any] | None:
+        """Columns of a result file; none for an error file that says that there were no errors, where none failed."""
         try:
             members = await self._api.file(named)
         except Refused as error:
             if not (is_missing_route(error) or is_unreadable(error)):
                 raise
             return unseen_result(named, batch.id, column, self._name, now)
-        if column == "error_file_id" and self._dialect.no_errors(members):
+        if column == "error_file_id" and not failed and self._dialect.no_errors(members):
             return None
         return file_values(members, self._name, now) | {"native_id": named}
 
