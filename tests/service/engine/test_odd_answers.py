@@ -149,3 +149,11 @@ async def test_a_kept_connection_that_was_closed_fails_no_line(path: str) -> Non
             assert all(isinstance(outcome, Answer) for outcome in outcomes), outcomes
         assert sum(served) == 40
         assert (max(served) == 1) is (path == RESPONSES)
+
+
+async def test_a_refusal_that_repeats_our_key_is_kept_without_it() -> None:
+    answer = with_length(b"<pre>Authorization: Bearer sk-ours</pre>").replace(b"200 OK", b"400 Bad Request")
+    outcome = await outcome_of(answer, api_key="sk-ours")
+    assert isinstance(outcome, Answer)
+    assert b"sk-ours" not in outcome.body
+    assert b"[hidden]" in outcome.body

@@ -253,13 +253,14 @@ class UpstreamClient:
         if wait := self.condition.wait():
             self._refuse(wait)
         asked = {**self._access.params, **(params or {})}
-        shown = {**await self._shown(), **(headers or {}), **self._tracing.carrier()}
+        shown = await self._shown()
+        whole = {**shown, **(headers or {}), **self._tracing.carrier()}
         url = self._access.base + path
         with self._tracing.span(f"{method} {operation}", "client") as span, self._timed(operation) as told:
             began = perf_counter()
             body = transport.Outgoing(content) if isinstance(content, AsyncIterator) else content
             with self._judged():
-                response = await self._client.send(method, url, params=asked, content=body, headers=shown)
+                response = await self._client.send(method, url, params=asked, content=body, headers=whole)
             streamed = isinstance(body, transport.Outgoing)
             self.condition.answered(response.status_code, None if streamed else perf_counter() - began)
             if response.status_code == _LIMITED:
@@ -270,7 +271,7 @@ class UpstreamClient:
                 if not response.is_success:
                     if isinstance(body, transport.Outgoing):
                         body.halt()
-                    raise await self._refusal(response)
+                    raise await self._refusal(response, shown)
                 yield response
             finally:
                 await response.aclose()
@@ -310,11 +311,11 @@ class UpstreamClient:
             self.condition.failed(message)
             raise (errors.silence(self.deployment, message) if unreached else Unsure(message)) from None
 
-    async def _refusal(self, response: httpx.Response) -> Refused:
+    async def _refusal(self, response: httpx.Response, shown: Mapping[str, str]) -> Refused:
         body = b""
         with self._judged():
             body = await _read_error(response)
-        error = errors.refusal(self.deployment, response, body)
+        error = errors.refusal(self.deployment, response, body, shown)
         error.code = self._access.error_code(error.code)
         return error
 

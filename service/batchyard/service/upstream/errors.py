@@ -1,6 +1,6 @@
 """A provider's HTTP errors as ours: the first of the three borders at which errors change type (`errors.py`)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import httpx
 import msgspec
@@ -30,12 +30,13 @@ _REQUEST_IDS = ("x-request-id", "apim-request-id")
 _HIDDEN = b"[hidden]"
 
 
-def refusal(deployment: Deployment, response: httpx.Response, body: bytes) -> Refused:
-    """The error of an answer that is one."""
+def refusal(deployment: Deployment, response: httpx.Response, body: bytes, shown: Mapping[str, str]) -> Refused:
+    """The error of an answer that is one; `shown` are the headers by which we showed who asks."""
     status, of = response.status_code, upstream(deployment, response)
     if status in {401, 403}:  # our key, not the caller's; what the provider says of it is nobody's business
         return locked_out(of)
-    told = read_error(_without_keys(deployment, body), status)
+    keys = (deployment.api_key, deployment.ad_token, deployment.client_secret)
+    told = read_error(hide(body, [*keys, *(value.removeprefix("Bearer ") for value in shown.values())]), status)
     return Refused(
         BY_HTTP.get(status, StatusCode.UNKNOWN if status >= 500 else StatusCode.FAILED_PRECONDITION),
         told.message,
@@ -103,9 +104,9 @@ def _is_plain(value: str) -> bool:
     return len(value) <= _MOST_HEADER and value.isascii() and value.isprintable()
 
 
-def _without_keys(deployment: Deployment, body: bytes) -> bytes:
+def hide(body: bytes, secrets: Iterable[str | None]) -> bytes:
     """The body without our keys: the pages that servers show of a crash repeat the headers of a request."""
-    for secret in (deployment.api_key, deployment.ad_token, deployment.client_secret):
+    for secret in secrets:
         if secret:
             body = body.replace(secret.encode(), _HIDDEN)
     return body

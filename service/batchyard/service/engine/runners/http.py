@@ -176,7 +176,8 @@ class Endpoint:
 
     async def _judged(self, path: str, status: int, headers: Mapping[str, str], read: AnswerBody) -> _Attempt:
         if status >= 400:
-            return _refused(path, Answer(status, _request_id(headers), await _error_kept(read.data, status)), headers)
+            data = errors.hide(read.data, [self._settings.api_key])
+            return _refused(path, Answer(status, _request_id(headers), await _error_kept(data, status)), headers)
         if read.end is End.TOO_LARGE:
             message = f"The answer is larger than {self._settings.max_response_bytes} bytes."
             return _Attempt(Failure("response_too_large", message))
