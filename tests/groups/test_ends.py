@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from tests.harness import chat_lines, until
+from tests.providers.scene import CONTENT
 from tests.rest.conftest import BATCH_KEYS, FILE_KEYS
-from tests.upstream.faults import to
+from tests.upstream.faults import Slow, to
 from tests.upstream.store import Upstream
 
 from batchyard.v1 import BatchStatus, WatchBatchRequest
@@ -57,6 +58,20 @@ class TestACancel:
             assert not any(CANCEL(seen) for seen in yard.fakes[0].requests)
             assert yard.once()
             await yard.cleaned()
+
+    async def test_does_not_wait_for_results_that_come_a_byte_at_a_time(self, tmp_path: Path) -> None:
+        lines = lines_of(4)
+        async with scene(tmp_path, "openai", quirks=HELD, groups={"harvest_seconds": 0.5}) as yard:
+            batch_id = await yard.create(lines)
+            ((fake, there),) = await yard.live(1)
+            fake.step(there)
+            await cancel(yard, batch_id)
+            await fake.arrival(CANCEL)
+            fake.fault(Slow(1.0), times=1000, where=CONTENT)
+            fake.run(there)
+            batch = await yard.door.ended(batch_id)
+            await yard.accounted(batch, lines)
+            assert batch["status"] == "cancelled"
 
     async def test_reaches_a_deployment_that_comes_back(self, tmp_path: Path) -> None:
         async with scene(tmp_path, *KINDS, **THREE, call_seconds=1.0) as yard:

@@ -3,8 +3,10 @@
 Each line of the shard gets exactly one result. What the deployment says nothing of becomes an error line.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from math import inf
 from typing import NamedTuple
 
 from prometheus_client import Counter
@@ -59,9 +61,12 @@ class ResultCollector:
         self._lines = lines
         self._run = run
 
-    async def gather(self, wanted: CollectRequest, sources: Iterable[Source], lost: Lost) -> None:
-        """Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged."""
-        sources = list(sources)
+    async def gather(self, wanted: CollectRequest, sources: Iterable[Source], lost: Lost, until: float = inf) -> None:
+        """Reads results until that time of the event loop, and makes do with what has come by then.
+
+        Raises Interrupted, StorageFull, LeaseLost, and DataLoss where our own input is damaged.
+        """
+        sources, clock = list(sources), asyncio.get_running_loop().time
         index = await self._index(wanted) if sources else LineIndex()
         reader = ResultReader(wanted.batch_id, wanted.group, index, stopped=wanted.stopped)
         counts, written = Counts(), 0
@@ -69,13 +74,13 @@ class ResultCollector:
             for source in sources:
                 read = -reader.unreadable
                 async with aclosing(_blocks(source)) as blocks:
-                    async for block in blocks:
+                    async for block in _until(blocks, until):
                         found = await self._run(_read, reader, block, source.succeeded)
                         counts += await _write(made, found)
                         read += len(found)
                         written += len(found)
                 read += reader.unreadable  # they are there, and no later look will make more of them
-                if read < source.least:
+                if read < source.least and clock() < until:
                     raise Interrupted(f"of {source.least} results there are {read}")
             missing = await self._run(lambda: set(index.missing())) if sources else None
             async for number, block in self._input(wanted):
@@ -114,6 +119,19 @@ async def _blocks(source: Source) -> AsyncGenerator[bytes]:
         if isinstance(error, Refused) and error.upstream.http_status in {404, 410}:
             return
         raise Interrupted(error.message) from error
+
+
+async def _until(blocks: AsyncIterator[bytes], until: float) -> AsyncIterator[bytes]:
+    """Those that come in time: a server may send a byte now and then, for ever."""
+    while asyncio.get_running_loop().time() < until:
+        try:
+            async with asyncio.timeout_at(None if until == inf else until):
+                block = await anext(blocks, None)
+        except TimeoutError:
+            return
+        if block is None:
+            return
+        yield block
 
 
 async def _write(made: Segments, found: Sequence[Result]) -> Counts:

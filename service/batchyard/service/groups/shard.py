@@ -39,6 +39,7 @@ from batchyard.service.providers.base import FileDescription, NewBatch, Span
 _log = logging.getLogger("batchyard.groups")
 
 _AGAIN_SECONDS = (0.25, 30.0)
+_STOPPED_TIMES = 6  # harvest_seconds in which the results of a stopped batch can be read
 _CANCELLED_THERE = Failure(CANCELLED.code, "This part of the batch was cancelled at its provider.")
 _BEGUN = {"in_progress", "finalizing", "completed"}
 
@@ -254,7 +255,8 @@ class Shard:
             try:
                 async with self._context.transfers.fetching():
                     sources = await self._sources(shard, complete=loop.time() < end) if shard else []
-                    await self._context.harvest.gather(wanted, sources, self._lost(shard, rest))
+                    until = loop.time() + self._patience()
+                    await self._context.harvest.gather(wanted, sources, self._lost(shard, rest), until)
             except Interrupted:
                 try:
                     self._check_late()
@@ -264,6 +266,11 @@ class Shard:
                     await self._pause("its results are not all there")
             else:
                 return
+
+    def _patience(self) -> float:
+        """Seconds in which results have to come; those of a batch that was stopped keep it from its end no longer."""
+        patience, left = self._context.settings.harvest_seconds, self._work.batch.expires_at - self._context.expiry()
+        return _STOPPED_TIMES * patience if self._work.control.reason else patience + max(0.0, left)
 
     def _lost(self, shard: BatchRecord | None, rest: Failure) -> Lost:
         failures = by_line(shard) if shard else {}
