@@ -168,7 +168,7 @@ class UpstreamClient:
             yield response
 
     async def pieces(self, response: httpx.Response, most: Callable[[], int]) -> AsyncIterator[bytes]:
-        """The rest of a body, unpacked, in pieces of at most what `most` says and, but for the last, at least half of it.
+        """The rest of a body, unpacked, in pieces of at most what `most` says; but for the last, at least half of it.
 
         Raises DataLoss where it breaks off, Late where nothing comes.
         """
