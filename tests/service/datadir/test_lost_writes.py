@@ -1,4 +1,4 @@
-"""What becomes of an upload whose row the registry refuses, and what operators learn of a registry that fails."""
+"""What becomes of an upload whose row is refused, and what operators learn of a registry that lost a table."""
 
 import logging
 import sqlite3
@@ -25,7 +25,7 @@ async def broken(tmp_path: Path) -> AsyncIterator[Client]:
 
 async def test_an_upload_that_can_not_be_registered_leaves_no_bytes(broken: Client, tmp_path: Path) -> None:
     for _ in range(2):
-        async with refused(StatusCode.UNAVAILABLE):
+        async with refused(StatusCode.INTERNAL):
             await broken.upload(b"x" * 100_000, purpose="user_data")
     assert not [path for path in (tmp_path / "data/store").rglob("*") if path.is_file()]
 
@@ -40,9 +40,9 @@ async def test_a_write_that_fails_is_in_the_log_with_its_cause_and_without_what_
         metadata={"label": "a caller's own"},
         idempotency_key="a caller's key",
     )
-    async with refused(StatusCode.UNAVAILABLE):
+    async with refused(StatusCode.INTERNAL):
         await broken.stub.CreateBatch(request, metadata=broken.metadata)
-    errors = [record for record in caplog.records if record.levelno == logging.ERROR and record.message == "failure"]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR and record.message == "defect"]
     assert len(errors) == 1
     assert errors[0].exc_info
     assert "no such table: idempotency_keys" in caplog.text

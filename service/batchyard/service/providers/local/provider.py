@@ -9,7 +9,7 @@ from batchyard.service.access.upload_slots import UploadPlaces
 from batchyard.service.config.settings import Limits, RetentionSettings
 from batchyard.service.domain.ids import new_file_id
 from batchyard.service.domain.records import BatchRecord, FileRecord, Part
-from batchyard.service.errors import BatchyardError, DataLoss, InvalidArgument, NotFound, Unavailable
+from batchyard.service.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from batchyard.service.jsonl.scanner import Scan, Scanner
 from batchyard.service.objects.base import WRITE_BYTES, ObjectStore, ObjectWriter, PieceBytes, largest
 from batchyard.service.providers.base import (
@@ -154,7 +154,7 @@ class StoredProvider:
 
     async def drop(self, owner: TenantRegistry, file_id: str, part: Part) -> None:
         """Removes the bytes of a file whose row was refused; where that isn't sure, the next start does."""
-        with suppress(BatchyardError):
+        with suppress(Exception):  # what is wrong with the row is what its caller learns
             try:
                 await owner.get_file(file_id)
             except NotFound:
@@ -212,7 +212,7 @@ class _StoredUpload:
         found = {"scan": scan.to_dict(), "stats": _stats(scan, self._sha256.hexdigest())} if scan else {}
         try:
             return await self._provider.register(self._owner, description, self._file_id, part, found)
-        except BatchyardError:
+        except Exception:  # a defect of ours leaves no bytes either
             await self._provider.drop(self._owner, self._file_id, part)
             raise
 
