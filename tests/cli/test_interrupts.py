@@ -74,7 +74,8 @@ class TestBeforeTheWork:
     @pytest.mark.parametrize(
         ("command", "module"),
         [
-            ("list", "argparse"), ("list", "batchyard.cli.people"), ("list", "grpc"), ("list", "google.rpc"),
+            ("list", "threading"), ("list", "argparse"), ("list", "batchyard.cli.people"), ("list", "grpc"),
+            ("list", "google.rpc"),
             ("serve", "batchyard.cli.commands"), ("serve", "httptools"), ("serve", "sqlalchemy"), ("shim", "starlette"),
             ("check-config", "yaml"), ("backup x", "batchyard.cli.backup"), ("submit mydata.jsonl --wait", "ssl"),
         ],

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from types import FrameType
 
 CODE = 130
@@ -14,11 +13,8 @@ def leave_at_once() -> None:
 
     A process that was started deaf to it stays so, and another thread than the main one changes nothing.
     """
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(_NUMBER) is signal.default_int_handler
-    ):
-        signal.signal(_NUMBER, _leave)
+    if signal.getsignal(_NUMBER) is signal.default_int_handler:
+        _hear(leaves=True)
 
 
 def catch() -> None:
@@ -29,8 +25,15 @@ def catch() -> None:
 
 def ignore() -> None:
     """From now on Ctrl-C does nothing: all is done, and the interpreter is ending."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(_NUMBER, signal.SIG_IGN)
+    _hear(leaves=False)
+
+
+def _hear(*, leaves: bool) -> None:
+    """Does nothing in another thread than the main one."""
+    try:
+        signal.signal(_NUMBER, _leave if leaves else signal.SIG_IGN)
+    except ValueError:
+        return
 
 
 class _Once:
