@@ -410,6 +410,8 @@ def _startup_errors(settings: Settings) -> Iterator[None]:
         raise StartupError(error.message) from None
     except (CertificateError, SocketError) as error:
         raise StartupError(f"gRPC can't listen: {error}") from None
+    except listener.PortError as error:
+        raise StartupError(f"gRPC {error}") from None
     except (MissingExtra, AuditError) as error:
         raise StartupError(str(error)) from None
     except BatchyardError as error:
