@@ -242,6 +242,8 @@ class TestApart:
             target = (await service.said(r"gRPC on (127\.0\.0\.1:\d+)"))[1]
             async with running("shim", "--port", "0", "--service", target, "--host", "127.0.0.1") as shim:
                 rest = (await shim.said(r"REST on (http://[\d.:]+), service at"))[1]
+                assert re.search("settings from the environment\\W", shim.written)
+                assert "providers" not in shim.written
                 async with plain_client(base_url=rest, timeout=SECONDS) as client:
                     assert (await client.get("/health/readiness")).status_code == 200
                 service.process.terminate()

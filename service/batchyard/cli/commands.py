@@ -43,7 +43,7 @@ def _serve(given: argparse.Namespace, settings: Settings, environ: Mapping[str, 
     # Imported by name, so that a service and a shim alone need only their own half's dependencies.
     server = import_module(f".{given.command}", __package__)
     logs.configure(settings.log_level, settings.log_format)
-    report.log_found(given.config, settings)
+    report.log_found(given.config, settings, runs_batches=given.command != "shim")
     settings = fitted(settings)
     gc.freeze()  # what was imported stays: collections need not look at it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

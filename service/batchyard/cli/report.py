@@ -21,17 +21,25 @@ def settings(found: Settings) -> str:
     return "".join(f"{line}\n" for line in [*lines, *(f"warning: {text}" for text in found.warnings)])
 
 
-def log_found(config: Path | None, found: Settings) -> None:
-    """Logs what a server starts with."""
+def log_found(config: Path | None, found: Settings, *, runs_batches: bool) -> None:
+    """Logs what a server starts with; a shim alone, which doesn't run batches, has no providers and no data."""
+    source = config or "the environment"
+    if not runs_batches:
+        log.info("settings from %s", source)
+    else:
+        _log_providers(source, found)
+    for warning in found.warnings:
+        log.warning("%s", warning)
+
+
+def _log_providers(source: Path | str, found: Settings) -> None:
     log.info(
         "settings from %s; providers: %s; default: %s; data in %s",
-        config or "the environment",
+        source,
         ", ".join(_providers(found)) or "none",
         found.default_provider or "none",
         found.data_dir,
     )
-    for warning in found.warnings:
-        log.warning("%s", warning)
 
 
 def _providers(found: Settings) -> Iterator[str]:
