@@ -338,14 +338,14 @@ class TestUsage:
         self, command: str, missing: str, extra: str
     ) -> None:
         code, err = await ran_bare([missing], command, "--config", str(DEVELOPMENT))
-        assert (code, err) == (1, f"batchyard {command} needs more packages: pip install 'batchyard[{extra}]'\n")
+        assert (code, err) == (1, f"batchyard {command} needs more packages; in a checkout: pip install '.[{extra}]'\n")
 
     async def test_tracing_without_its_packages_says_what_to_install(self, local: list[str], tmp_path: Path) -> None:
         config = tmp_path / "config.yaml"
         config.write_text("batchyard: {local: {echo: true}, tracing: true}")
         code, err = await ran_bare(["opentelemetry"], "serve", *local, "--config", str(config))
         assert code == 1
-        assert err.splitlines()[-1] == "batchyard: tracing needs more packages: pip install 'batchyard[otel]'"
+        assert err.splitlines()[-1] == "batchyard: tracing needs more packages; in a checkout: pip install '.[otel]'"
         assert "Traceback" not in err
 
     @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--fly"], ["serve", "--service", "h:1"]])

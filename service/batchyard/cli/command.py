@@ -33,7 +33,7 @@ def run(arguments: Sequence[str] | None, environ: Mapping[str, str]) -> int:
         if (error.name or "").startswith("batchyard"):
             raise
         extra = _EXTRAS.get(given.command, "service")
-        sys.stderr.write(f"batchyard {given.command} needs more packages: pip install 'batchyard[{extra}]'\n")
+        sys.stderr.write(f"batchyard {given.command} needs more packages; in a checkout: pip install '.[{extra}]'\n")
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
     except RunError as error:

@@ -18,4 +18,4 @@ async def opened(settings: Settings, process: str) -> AsyncIterator[tracing.Trac
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
-        raise RunError("tracing needs more packages: pip install 'batchyard[otel]'") from None
+        raise RunError("tracing needs more packages; in a checkout: pip install '.[otel]'") from None

@@ -62,7 +62,7 @@ async def opened(deployment: Deployment) -> AsyncIterator[Credential]:
         except ImportError as error:
             name = deployment.name
             raise MissingExtra(
-                f"The deployment '{name}' has no key: install batchyard[azure] to use an identity."
+                f"The deployment '{name}' has no key; to use an identity, in a checkout: pip install '.[azure]'"
             ) from error
         source: ClientSecretCredential | DefaultAzureCredential
         if deployment.tenant_id and deployment.client_id and deployment.client_secret:
