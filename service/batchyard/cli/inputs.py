@@ -83,7 +83,7 @@ class Lines:
             return
         raise RunError(
             f"{_shown(path)} {what}, the most that {bounds.provider} takes in a batch. Nothing is stored. To make "
-            f"several inputs of it: split {by} --additional-suffix=.jsonl {_quoted(path)} part-"
+            f"several inputs of it: split {by} {_quoted(path)} part-"
         )
 
 
