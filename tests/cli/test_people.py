@@ -111,6 +111,26 @@ class TestSubmit:
         assert (code, "--endpoint" in err) == (1, True)
         assert (await rest(door, "/v1/files"))["data"] == []
 
+    @pytest.mark.parametrize(
+        "wrong", [["--window", "1h"], ["--endpoint", "/v1/nope"], ["--metadata", "a=" + "b" * 600]]
+    )
+    async def test_one_that_is_refused_says_what_is_stored(self, door: Door, person: Person, wrong: list[str]) -> None:
+        code, out, err = await person.run("submit", "mydata.jsonl", *wrong)
+        (file,) = (await rest(door, "/v1/files"))["data"]
+        *_, said, advice = err.splitlines()
+        assert (code, out, said.startswith("batchyard: ")) == (1, "", True)
+        by_id = f"can be submitted by its id: batchyard submit {file['id']}"
+        assert advice == f"No batch was started. {file['id']} is stored, and {by_id}"
+        again = await person.run("submit", file["id"], *wrong)
+        assert (again.code, "is stored" in again.err) == (1, False)
+
+    @pytest.mark.parametrize(
+        "command", ["upload", "submit", "watch", "results", "cancel", "keys rotate", "keys revoke"]
+    )
+    async def test_an_argument_that_is_empty_is_another_use(self, person: Person, command: str) -> None:
+        code, _, err = await person.run(*command.split(), "")
+        assert (code, bool(re.search(r"error: argument [A-Z]+: it is empty$", err))) == (2, True)
+
     async def test_two_runs_are_two_batches_and_one_key_is_one(self, door: Door, person: Person) -> None:
         file_id = (await person.run("upload", "mydata.jsonl")).out.strip()
         keyed = [(await person.run("submit", file_id, "--idempotency-key", "k")).out for _ in range(2)]

@@ -92,7 +92,7 @@ def telling(console: Console) -> Iterator[Standing]:
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, OSError, CallError) as error:
-        away = not isinstance(error, CallError) or error.passing
+        away = not isinstance(error, CallError) or error.passing or error.unsure
         if isinstance(error, KeyboardInterrupt) or (standing.passing and away):
             for line in standing.lines:
                 console.complain(line)

@@ -65,6 +65,7 @@ _RESTART_SECONDS = 300.0  # ... and while a batch is followed
 _FIRST_WAIT, _MOST_WAIT = 0.25, 5.0  # seconds
 # A service that stops cancels the calls that come before its goodbye has arrived.
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+_UNSURE = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
 _OPTIONS = (
     *channels.OPTIONS,
     ("grpc.max_receive_message_length", 4 << 20),
@@ -79,13 +80,15 @@ Note = Callable[[str], None]
 class CallError(RunError):
     """A call failed; the text is the service's own message, or what is wrong with the way to it.
 
-    `passing`: the service is away, and may come back. `code` is gRPC's.
+    `passing`: the service is away, and may come back. `unsure`: what was asked for may have been done. `code` is
+    gRPC's.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, advice: str = "", *, lasting: bool = False) -> None:
         super().__init__(plain(message), advice)
         self.code = code
         self.passing = code in _PASSING and not lasting
+        self.unsure = code in _UNSURE
 
 
 class Patience:

@@ -110,12 +110,12 @@ def _submit(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("file", metavar="FILE", help=what)
+    parser.add_argument("file", type=_filled, metavar="FILE", help=what)
     parser.add_argument("--expires-after", type=_whole, metavar="SECONDS", help="when the uploaded file is deleted")
 
 
 def _batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batch", metavar="BATCH", help="its id")
+    parser.add_argument("batch", type=_filled, metavar="BATCH", help="its id")
 
 
 def _outputs(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +152,14 @@ def _keys(actions: Any) -> None:
     rotate.add_argument("--grace", type=_span, default=0, metavar="TIME", help="for how long the old one works (0s)")
     revoke = _connecting(actions, "revoke", "end a key, at once and for good")
     for parser in (rotate, revoke):
-        parser.add_argument("key", metavar="KEY", help="its id")
+        parser.add_argument("key", type=_filled, metavar="KEY", help="its id")
+
+
+def _filled(text: str) -> str:
+    """What was given; it is empty where a variable of the shell was."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _whole(text: str) -> int:

@@ -211,7 +211,7 @@ def _uploaded(
 
 def _created(client: Client, given: argparse.Namespace, standing: again.Standing, console: Console) -> Batch:
     """The new batch. Its key is this run's own: a second try gets the same batch, a second run another."""
-    file_id, endpoint = _input(client, given, standing, console)
+    file_id, endpoint, stored = _input(client, given, standing, console)
     request = CreateBatchRequest(
         provider=given.provider,
         input_file_id=file_id,
@@ -223,24 +223,32 @@ def _created(client: Client, given: argparse.Namespace, standing: again.Standing
     )
     command = again.same(given, file_id, endpoint, request.idempotency_key)
     standing.reached(f"{file_id} is stored; to go on, with one batch whatever happened: {command}")
-    batch = client.create(request)
+    try:
+        batch = client.create(request)
+    except CallError as error:
+        if stored and not (error.passing or error.unsure):
+            again_by_id = again.command(given, "submit", file_id)
+            error.advice = f"No batch was started. {file_id} is stored, and can be submitted by its id: {again_by_id}"
+        raise
     standing.reached(*again.follow(given, batch.id))
     return batch
 
 
-def _input(client: Client, given: argparse.Namespace, standing: again.Standing, console: Console) -> tuple[str, str]:
-    """The input file's id, and the endpoint that was named or that its first line names."""
+def _input(
+    client: Client, given: argparse.Namespace, standing: again.Standing, console: Console
+) -> tuple[str, str, bool]:
+    """The input file's id, the endpoint that was named or that its first line names, and whether it was stored now."""
     if given.file.startswith("file-") and not os.path.exists(given.file):
         standing.reached(f"nothing was begun; again: {again.repeated()}", passing=False)
         if given.endpoint:
-            return given.file, given.endpoint
+            return given.file, given.endpoint, False
         content = files.head(client.download(client.file(given.file)))
-        return given.file, files.endpoint(content, given.file)
+        return given.file, files.endpoint(content, given.file), False
     with files.opened(given.file) as source:
         standing.reached(f"nothing is stored; again: {again.repeated()}", passing=False)
         source.check()
         endpoint = given.endpoint or source.endpoint()
-        return _uploaded(client, source, "batch", given, standing, console).id, endpoint
+        return _uploaded(client, source, "batch", given, standing, console).id, endpoint, True
 
 
 def _expiry(seconds: int | None) -> ExpiresAfter | None:
