@@ -182,7 +182,7 @@ class TestWatch:
         await door.ended(batch["id"])
         ran = await person.run("watch", batch["id"])
         assert (ran.code, ran.out) == (3, "")
-        assert f"{batch['id']} failed" in ran.err
+        assert f"{batch['id']} failed\n" in ran.err
 
 
 class TestResults:

@@ -92,6 +92,21 @@ class TestRestart:
         assert f"to follow it: batchyard watch {batch.id}\n" in ran.err
 
 
+class TestWaiting:
+    async def test_a_batch_that_waits_for_its_endpoint_says_why(self, tmp_path: Path) -> None:
+        (tmp_path / "mydata.jsonl").write_bytes(jsonl(chat_lines(3)))
+        with held_port() as nobody:
+            local = LocalSettings(api_base=f"http://127.0.0.1:{nobody}/v1")
+            async with service(settings_for(tmp_path / "served", local=local)) as (server, _):
+                person = Person(server.grpc_port, tmp_path)
+                async with person.started("submit", "mydata.jsonl", "--wait", "-o", "results.jsonl") as command:
+                    await command.said("is waiting for the endpoint: it can't be reached\n")
+                    command.interrupt()
+                    ran = await command.ended()
+        assert ran.code == 130
+        assert "0 of 0" not in ran.err
+
+
 class TestDownload:
     async def test_one_that_breaks_is_resumed_where_it_broke(self, tmp_path: Path) -> None:
         async with big_batch(tmp_path / "served") as (port, client, batch), breaking(port, 1_000_000) as broken:

@@ -9,7 +9,7 @@ from batchyard.cli import again
 from batchyard.cli.client import Client
 from batchyard.cli.console import Console
 from batchyard.cli.outputs import STDIO, Places, replacing
-from batchyard.cli.progress import counts, status, transferred
+from batchyard.cli.progress import standing, transferred
 from batchyard.v1 import Batch, File
 
 _COMMONEST = 3
@@ -66,6 +66,9 @@ def write(client: Client, batch: Batch, places: Places, hint: str, console: Cons
         console.say(f"some lines failed or never ran; to have them: {hint}")
     if batch.request_counts.total:
         console.say(_summary(batch, written, kinds))
+        return
+    for path in written:
+        console.say(f"{path} is empty: there is nothing for it")
 
 
 def _save(client: Client, file_id: str, path: str, counted: Iterable[_Kinds], console: Console) -> None:
@@ -117,7 +120,7 @@ def _span(seconds: int) -> str:
 
 def tell_end(batch: Batch, console: Console) -> None:
     """How the batch has ended, and why where it failed."""
-    console.say(f"{batch.id} {status(batch)}: {counts(batch)}")
+    console.say(standing(batch))
     reasons = batch.errors.data
     for reason in reasons[:10]:
         console.say(f"  line {reason.line}: {reason.message}" if reason.HasField("line") else f"  {reason.message}")
