@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import sys
+import termios
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -97,9 +98,12 @@ class Person:
                 process.kill()
             await process.wait()
 
-    async def run_on_terminal(self, *arguments: str, both: bool = False, code: int = 0, **environ: str) -> str:
+    async def run_on_terminal(
+        self, *arguments: str, both: bool = False, code: int = 0, columns: int = 80, **environ: str
+    ) -> str:
         """What the terminal has got when the command has ended with `code`; stderr is one, stdout only with `both`."""
         ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, columns))
         loop = asyncio.get_running_loop()
 
         def tell(shown: str) -> None:

@@ -23,6 +23,16 @@ def person(door: Door, tmp_path: Path) -> Person:
     return Person(door.server.grpc_port, tmp_path)
 
 
+def lines_of(shown: str) -> list[str]:
+    """What a terminal has got on stdout, line by line."""
+    return [line for line in shown.splitlines() if not line.startswith("there are more")]
+
+
+def columns_of(line: str) -> int:
+    """How much of a terminal the line takes, of characters of which those beyond Latin are wide."""
+    return sum(1 if character < "\u0100" else 2 for character in line)
+
+
 def given(person: Person, *lines: object) -> None:
     (person.folder / "in.jsonl").write_bytes(jsonl(lines))  # type: ignore[arg-type]
 
@@ -55,6 +65,14 @@ class TestAFileThatIsThere:
         await person.run("submit", "in.jsonl", "--wait", "-o", "out.jsonl")
         assert (person.folder / "out.jsonl").stat().st_mode & 0o777 == 0o600
         assert "old" not in (person.folder / "out.jsonl").read_text()
+
+
+class TestAFileThatIsMade:
+    async def test_for_nothing_is_told(self, person: Person) -> None:
+        given(person, GOOD, GOOD)
+        ran = await person.run("submit", "in.jsonl", "--wait", "-o", "out.jsonl")
+        assert (ran.code, (person.folder / "out.jsonl").read_bytes()) == (3, b"")
+        assert ran.err.endswith("out.jsonl is empty: there is nothing for it\n")
 
 
 class TestAPlace:
@@ -169,6 +187,44 @@ class TestATerminal:
         assert [
             line for line in drawn if line.startswith(("upload", "in_progress", "download")) and len(line) > 79
         ] == []
+
+    async def test_has_room_for_tables_of_batches_with_their_ids_whole(self, door: Door, person: Person) -> None:
+        batch = await door.run([*chat_lines(1100), BAD])
+        failed = await door.create("file-none")
+        await door.ended(failed["id"])
+        table = lines_of(await person.run_on_terminal("list", both=True))
+        assert table[0].split() == ["ID", "STATUS", "LINES", "FAILED", "AGE"]
+        assert re.fullmatch(rf"{failed['id']}  failed     -            0       \d+[sm]", table[1])
+        assert re.fullmatch(rf"{batch['id']}  completed  1,101/1,101  1       \d+[sm]", table[2])
+        roomy = lines_of(await person.run_on_terminal("list", both=True, columns=130))
+        assert roomy[0].split() == ["ID", "STATUS", "PROGRESS", "CREATED", "ENDPOINT"]
+        assert roomy[1].split()[2] == "-"
+
+    async def test_leaves_out_what_fits_it_least(self, door: Door, person: Person) -> None:
+        batch = await door.run(chat_lines(1))
+        head, row = lines_of(await person.run_on_terminal("list", both=True, columns=64))
+        assert head.split() == ["ID", "STATUS", "LINES", "AGE"]
+        assert row.startswith(f"{batch['id']}  completed  1/1    ")
+        for line in lines_of(await person.run_on_terminal("list", both=True, columns=45)):
+            assert line.endswith("...")
+            assert len(line) <= 45
+
+    async def test_has_room_for_tables_of_files_whatever_their_names(self, door: Door, person: Person) -> None:
+        files = [await door.upload(b"x", name, "user_data") for name in ("n" * 90 + ".txt", "\u540d" * 60, "a.txt")]
+        table = lines_of(await person.run_on_terminal("list", "--files", both=True))
+        assert table[0].split() == ["ID", "PURPOSE", "BYTES", "AGE", "NAME"]
+        assert [line.split()[0] for line in table[1:]] == [file["id"] for file in reversed(files)]
+        assert [columns_of(line) <= 80 for line in table] == [True] * 4
+        assert [line.endswith("...") for line in table] == [False, False, True, True]
+        assert table[1].endswith("  a.txt")
+
+    async def test_has_room_for_tables_of_keys(self, person: Person) -> None:
+        names = ("--tenant", "t" * 64, "--name", "n" * 64, "--allow-provider", "local", "--expires-in", "90d")
+        await person.run("keys", "create", *names)
+        for line in (table := lines_of(await person.run_on_terminal("keys", "list", both=True))):
+            assert len(line) <= 80
+        assert f"  {'t' * 11}...  {'n' * 11}...  active  " in table[-1]
+        assert table[-1].endswith("  local")
 
     @pytest.mark.parametrize(
         "command", ["", "serve", "shim", "backup", "submit", "upload", "watch", "results", "list", "keys create"]

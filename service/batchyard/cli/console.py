@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TextIO
+from unicodedata import combining, east_asian_width
 
 from google.protobuf.message import Message
 
@@ -14,6 +15,7 @@ from batchyard.cli.outputs import Unbuffered
 from batchyard.common.jsonmap import writer
 
 _ERASE = "\r\x1b[K"
+_UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 0))
 
 
 class Console:
@@ -41,11 +43,17 @@ class Console:
         """A message as a line of JSON, in the REST API's form."""
         self.print(json.dumps(writer(type(message))(message), separators=(",", ":")))
 
-    def print_table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows under a head, in columns."""
-        table = [head, *([plain(cell) for cell in row] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+    def print_table(self, *forms: Sequence[Sequence[str]]) -> None:
+        """Rows in columns, the first row their head: the first of the `forms` that fits the terminal.
+
+        Where none does the last one's lines are cut; what is no terminal gets the first form.
+        """
+        tables = [_aligned(form) for form in forms]
+        lines = tables[0]
+        if self.terminal:
+            room = _columns_of(self._out)
+            fitting = (table for table in tables if max(map(_width, table)) <= room)
+            lines = next(fitting, [cut(line, room) for line in tables[-1]])
         self.print("\n".join(lines))
 
     @contextmanager
@@ -70,7 +78,7 @@ class Console:
     @property
     def columns(self) -> int:
         """How much of a line fits the terminal that `err` is."""
-        return (os.get_terminal_size(self._err.fileno()).columns or 80) - 1
+        return _columns_of(self._err) - 1
 
     @contextmanager
     def moving(self) -> Iterator[Callable[[str], None]]:
@@ -105,3 +113,38 @@ def plain(text: str) -> str:
 def time_of(seconds: int) -> str:
     """Unix seconds as people read them."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def age_of(seconds: int, now: float) -> str:
+    """How long ago Unix seconds were at `now`, in the largest unit that has at least one: `42s`, `7m`, `3h`, `12d`."""
+    age = max(0, int(now) - seconds)
+    unit, size = next((unit, size) for unit, size in _UNITS if age >= size)
+    return f"{age // max(size, 1)}{unit}"
+
+
+def cut(text: str, room: int) -> str:
+    """The text, its end replaced by `...` where it takes more than `room` columns of a terminal."""
+    if _width(text) <= room:
+        return text
+    while text and _width(text) > room - 3:
+        text = text[:-1]
+    return f"{text}..."
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[plain(cell) for cell in row] for row in table]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(_padded, row, widths)).rstrip() for row in cells]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    return sum(0 if combining(one) else 2 if east_asian_width(one) in {"F", "W"} else 1 for one in text)
+
+
+def _columns_of(terminal: TextIO) -> int:
+    return os.get_terminal_size(terminal.fileno()).columns or 80

@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping
 
 from batchyard.admin.v1 import CreateKeyRequest, CreateKeyResponse, Key, KeyLimits, KeyState, RotateKeyResponse
 from batchyard.cli.client import Client
-from batchyard.cli.console import Console, time_of
+from batchyard.cli.console import Console, cut, time_of
+
+_HEAD = ("ID", "TENANT", "NAME", "STATE", "EXPIRES", "MAY USE")
+_NARROW = 14  # columns of a tenant's or key's name, where a terminal has no room for more
 
 
 def _create(client: Client, given: argparse.Namespace, console: Console) -> None:
@@ -31,8 +34,7 @@ def _list(client: Client, given: argparse.Namespace, console: Console) -> None:
         after, more = page.last_id, page.has_more and given.all
     if given.json:
         return
-    head = ("ID", "TENANT", "NAME", "STATE", "EXPIRES", "MAY USE")
-    console.print_table(head, [_row(key) for key in rows])
+    console.print_table([_HEAD, *map(_row, rows)], [_HEAD, *map(_narrow_row, rows)])
     if page.has_more:
         console.say(f"there are more: --after {after}")
 
@@ -69,6 +71,11 @@ def _row(key: Key) -> tuple[str, ...]:
     ends = time_of(key.expires_at) if key.HasField("expires_at") else "never"
     allowed = [*key.providers, *(f"group {group}" for group in key.model_groups)]
     return key.id, key.tenant, key.name, _state(key), ends, ", ".join(allowed) or "everything"
+
+
+def _narrow_row(key: Key) -> tuple[str, ...]:
+    key_id, tenant, name, state, ends, allowed = _row(key)
+    return key_id, cut(tenant, _NARROW), cut(name, _NARROW), state, ends.partition("T")[0], allowed
 
 
 def _state(key: Key) -> str:

@@ -4,12 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from time import time
 from typing import Any
 from uuid import uuid4
 
 from batchyard.cli import again, connection, files, inputs, interrupts, keys, results
 from batchyard.cli.client import ENDED, CallError, Client, connected
-from batchyard.cli.console import Console, time_of
+from batchyard.cli.console import Console, age_of, time_of
 from batchyard.cli.errors import RunError
 from batchyard.cli.outputs import STDIO, Places, check_place, is_same, is_stdin, places
 from batchyard.cli.progress import Follower, counts, status, transferred
@@ -120,7 +121,7 @@ def _list(client: Client, given: argparse.Namespace, console: Console) -> int:
             rows += page.data
         after, more = page.last_id, page.has_more and given.all
     if not given.json:
-        _print_list(rows, console, of_files=given.files)
+        (_print_files if given.files else _print_batches)(rows, console)
         if page.has_more:
             console.say(f"there are more: --after {after}")
     return 0
@@ -293,14 +294,28 @@ def _outcome(batch: Batch) -> int:
     return LINES_FAILED if batch.request_counts.failed else 0
 
 
-def _print_list(rows: list[Any], console: Console, *, of_files: bool) -> None:
-    if of_files:
-        head = ("ID", "PURPOSE", "BYTES", "CREATED", "NAME")
-        console.print_table(
-            head, [(file.id, file.purpose, str(file.bytes), time_of(file.created_at), file.filename) for file in rows]
-        )
-        return
-    head = ("ID", "STATUS", "PROGRESS", "CREATED", "ENDPOINT")
+def _print_files(rows: list[File], console: Console) -> None:
+    now = time()
     console.print_table(
-        head, [(batch.id, status(batch), counts(batch), time_of(batch.created_at), batch.endpoint) for batch in rows]
+        [
+            ("ID", "PURPOSE", "BYTES", "CREATED", "NAME"),
+            *((file.id, file.purpose, str(file.bytes), time_of(file.created_at), file.filename) for file in rows),
+        ],
+        [
+            ("ID", "PURPOSE", "BYTES", "AGE", "NAME"),
+            *((file.id, file.purpose, str(file.bytes), age_of(file.created_at, now), file.filename) for file in rows),
+        ],
     )
+
+
+def _print_batches(rows: list[Batch], console: Console) -> None:
+    """Ids stay whole in each form, since they are what the next command needs."""
+    now = time()
+    whole = [("ID", "STATUS", "PROGRESS", "CREATED", "ENDPOINT")]
+    narrow = [("ID", "STATUS", "LINES", "FAILED", "AGE")]
+    for batch in rows:
+        lines, began = batch.request_counts, batch.created_at
+        done = f"{lines.completed + lines.failed:,}/{lines.total:,}" if lines.total else "-"
+        whole.append((batch.id, status(batch), counts(batch) or "-", time_of(began), batch.endpoint))
+        narrow.append((batch.id, status(batch), done, f"{lines.failed:,}", age_of(began, now)))
+    console.print_table(whole, narrow, [row[:3] + row[4:] for row in narrow])
