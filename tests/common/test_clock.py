@@ -82,6 +82,23 @@ def test_a_host_that_boots_with_its_clock_ahead_of_earlier_runs_ends_nothing_wit
     assert again.expiry() == scene.wall
 
 
+def test_a_start_after_a_pause_is_no_warning_and_a_jump_while_it_runs_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    scene = Scene(newest=NOW - DAY)
+    clock = scene.begin()
+    clock.expiry()
+    (record,) = caplog.records
+    assert (record.levelname, record.message) == (
+        "INFO", "some time has passed since the last run: nothing expires for the first hour"
+    )  # fmt: skip
+    scene.passes(TRUST_SECONDS)
+    assert clock.expiry() == scene.wall
+    scene.wall += DAY
+    clock.expiry()
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    assert "the clock jumped ahead" in caplog.records[-1].message
+
+
 def test_a_start_within_minutes_of_the_last_run_waits_for_nothing() -> None:
     scene = Scene(newest=NOW - JUMP_SECONDS)
     assert scene.begin().expiry() == NOW

@@ -31,6 +31,7 @@ class GuardedClock:
             self._floor = newest
             _log.warning("the clock is behind the time of earlier runs", extra={"seconds": newest - clock()})
         self._offset = (newest or clock()) - self._began
+        self._resumes = bool(newest)  # nothing but an earlier process's time was believed yet
         self._jumped_at: float | None = None
 
     def now(self) -> float:
@@ -57,16 +58,23 @@ class GuardedClock:
             self._jumped_at = None
         elif self._jumped_at is None:
             self._jumped_at = steady
-            _log.warning("the clock jumped ahead: nothing expires by it for now", extra={"seconds": ahead})
+            self._tell_jump(ahead)
             return steady + self._offset
         elif steady - self._jumped_at < TRUST_SECONDS:
             return steady + self._offset
-        self._offset, self._jumped_at = offset, None
+        self._offset, self._jumped_at, self._resumes = offset, None, False
         return self.now()
 
     def removal(self) -> float:
         """The time by which things are removed for good: `expiry()`, but none that the clock has yet to reach."""
         return min(self.expiry(), self._clock())
+
+    def _tell_jump(self, ahead: float) -> None:
+        more = {"seconds": ahead}
+        if self._resumes:  # nearly always nobody ran it meanwhile, which is nothing to warn of
+            _log.info("some time has passed since the last run: nothing expires for the first hour", extra=more)
+        else:
+            _log.warning("the clock jumped ahead: nothing expires by it for now", extra=more)
 
     @property
     def is_held(self) -> bool:
