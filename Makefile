@@ -22,9 +22,9 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
-run: $(VENV)/.ready ## Start Batchyard on its embedded default: REST on 4000, gRPC on 50051 (ARGS="..." goes to `batchyard serve`)
+run: $(VENV)/.ready ## Serve REST on 4000, gRPC on 50051 (ARGS="..." go to `serve`)
 	@$(BIN)/batchyard serve --config service/batchyard/cli/development.yaml $(ARGS)
 
 test: setup ## Run the tests (PYTEST_ARGS="..." goes to pytest)
@@ -45,25 +45,25 @@ types: $(VENV)/.ready ## Check the types
 protos: $(PROTOS)/.ready ## Generate the Python stubs and openapi.json from the protos
 	@$(PROTOS)/bin/python .ci/protos.py generate
 
-contract: $(PROTOS)/.ready ## Check the contract: what is generated is current, linted, formatted, compatible
+contract: $(PROTOS)/.ready ## Check the contract: current, linted, formatted, compatible
 	@$(PROTOS)/bin/python .ci/protos.py check
 
-image: $(PROTOS)/.ready ## Accept today's contract as the one that later changes may not break
+image: $(PROTOS)/.ready ## Accept today's contract as what later changes may not break
 	@$(PROTOS)/bin/python .ci/protos.py image
 
 bad-inputs: $(VENV)/.ready ## Write docs/bad-inputs.md from the cases that the tests prove
 	@$(BIN)/python -m tests.bad_input > docs/bad-inputs.md.new && mv docs/bad-inputs.md.new docs/bad-inputs.md
 
-bench: $(VENV)/.ready ## Measure, as ratios against a control in the same run (ARGS="--quick", "--only calls,lines")
+bench: $(VENV)/.ready ## Measure, as ratios against a control (ARGS=--help says more)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 bench-peers: $(VENV)/.ready .venv-litellm/.ready .venv-portkey/.ready ## Measure against LiteLLM and Portkey, which are installed for it
 	@$(BIN)/python -m tests.bench --peers $(ARGS)
 
-torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: 50 kills at seeded points (ARGS="--soak 100000", "--reads 1000000", "--chaos 1000", "--uploads 10", "--groups 50", "--large", "--creates 1000", "--growth 1000000", "--fuzz"; "--help" says more)
+torture: $(VENV)/.ready .venv-schemathesis/.ready ## The long runs: kills, soak, chaos, fuzz (ARGS=--help says more)
 	@$(BIN)/python -m tests.torture $(ARGS)
 
-release-check: $(VENV)/.ready ## Build the sdist and the wheel; each alone in a new environment must import and serve
+release-check: $(VENV)/.ready ## Build sdist and wheel; each must import and serve alone
 	@$(BIN)/python .ci/release.py $(PIP)/bin/python
 
 clean: ## Remove the environments and caches; batchyard-data stays

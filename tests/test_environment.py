@@ -47,6 +47,16 @@ def ready(folder: Path) -> Path:
     return folder
 
 
+def test_make_tells_its_goals_in_eighty_columns() -> None:
+    command = ["make", "--no-print-directory", "help"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    lines = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True
+    ).stdout.splitlines()
+    assert "  run " in "\n".join(lines)
+    assert [line for line in lines if len(line) > 80] == []
+
+
 class TestWithoutAFittingPython:
     @pytest.mark.parametrize("version", ["3.10.13", "3.14.0", "2.7.18"])
     def test_it_says_what_is_there_what_is_needed_and_what_to_do(
