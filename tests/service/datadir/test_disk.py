@@ -21,7 +21,7 @@ with DirectoryLock(Path(sys.argv[1])):
 
 def test_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
     second = DirectoryLock(tmp_path)
-    with DirectoryLock(tmp_path), pytest.raises(DirectoryInUse, match="in use by another Batchyard process"):
+    with DirectoryLock(tmp_path), pytest.raises(DirectoryInUse, match="in use by another Batchyard process: stop that"):
         second.__enter__()
     with second:
         pass

@@ -74,7 +74,9 @@ class DirectoryLock:
         except OSError as error:
             os.close(file)
             if isinstance(error, BlockingIOError):
-                raise DirectoryInUse(f"{self._data_dir} is in use by another Batchyard process.") from None
+                raise DirectoryInUse(
+                    f"{self._data_dir} is in use by another Batchyard process: stop that, or name another --data-dir."
+                ) from None
             raise
         self._file = file
         return self
