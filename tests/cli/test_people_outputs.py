@@ -188,6 +188,12 @@ class TestATerminal:
             line for line in drawn if line.startswith(("upload", "in_progress", "download")) and len(line) > 79
         ] == []
 
+    async def test_gets_small_transfers_in_kilobytes(self, person: Person) -> None:
+        given(person, GOOD)
+        shown = await person.run_on_terminal("submit", "in.jsonl", "--wait", both=True)
+        assert re.search(r"upload \[#{24}\] 0\.\d of 0\.\d KB", shown)
+        assert "0.0 MB" not in shown
+
     async def test_has_room_for_tables_of_batches_with_their_ids_whole(self, door: Door, person: Person) -> None:
         batch = await door.run([*chat_lines(1100), BAD])
         failed = await door.create("file-none")

@@ -39,9 +39,10 @@ def waiting(batch: Batch) -> str:
 
 def transferred(verb: str, done: int, total: int | None) -> str:
     """A line for bytes that move; `total` None: nobody knows how many."""
+    unit, size = ("KB", 1e3) if (done if total is None else total) < 1e6 else ("MB", 1e6)
     if total is None:
-        return f"{verb} {done / 1e6:.1f} MB"
-    return f"{verb} {_bar(done, total)}{done / 1e6:.1f} of {total / 1e6:.1f} MB"
+        return f"{verb} {done / size:.1f} {unit}"
+    return f"{verb} {_bar(done, total)}{done / size:.1f} of {total / size:.1f} {unit}"
 
 
 class Follower:
