@@ -98,6 +98,7 @@ async def test_what_cant_be_done_is_one_line(person: Person, arguments: list[str
     [
         ["create", "--tenant", "a"], ["create", "--tenant", "a", "--name", "b", "--limit", "calls=3"],
         ["create", "--tenant", "a", "--name", "b", "--expires-in", "soon"], ["rotate"], [], ["steal"],
+        ["create", "--tenant", "a", "--name", "b", "--expires-in", "0d"],
     ],
 )  # fmt: skip
 async def test_another_use_ends_with_two(tmp_path: Path, arguments: list[str]) -> None:

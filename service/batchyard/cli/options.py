@@ -141,7 +141,9 @@ def _keys(actions: Any) -> None:
     create.add_argument("--name", required=True, help="what it is called")
     create.add_argument("--allow-provider", **_NAMES, help="a provider or deployment that it may use; repeatable")
     create.add_argument("--allow-group", **_NAMES, help="a model group that it may use; repeatable")
-    create.add_argument("--expires-in", type=_span, metavar="TIME", help="such as 90d, 12h or 600s; else it never ends")
+    create.add_argument(
+        "--expires-in", type=_lifetime, metavar="TIME", help="such as 90d, 12h or 600s; else it never ends"
+    )
     create.add_argument("--limit", type=_limit, action="append", default=[], metavar="NAME=N", help=_LIMIT_HELP)
     listed = _connecting(actions, "list", "show keys, without their secrets")
     listed.add_argument("--tenant", default="", metavar="NAME", help="only this one's")
@@ -175,6 +177,12 @@ def _span(text: str) -> int:
     if not unit or not text[:-1].isdecimal() or len(text) > 10:
         raise argparse.ArgumentTypeError(f"expected a whole number and s, m, h or d, such as 90d, got {_shown(text)}")
     return int(text[:-1]) * unit
+
+
+def _lifetime(text: str) -> int:
+    if not (seconds := _span(text)):
+        raise argparse.ArgumentTypeError(f"expected more than no time, got {_shown(text)}")
+    return seconds
 
 
 def _limit(text: str) -> tuple[str, int]:
