@@ -101,10 +101,7 @@ class TestWaiting:
                 person = Person(server.grpc_port, tmp_path)
                 async with person.started("submit", "mydata.jsonl", "--wait", "-o", "results.jsonl") as command:
                     await command.said("is waiting for the endpoint: it can't be reached\n")
-                    command.interrupt()
-                    ran = await command.ended()
-        assert ran.code == 130
-        assert "0 of 0" not in ran.err
+        assert "0 of 0" not in command.err
 
 
 class TestDownload:
