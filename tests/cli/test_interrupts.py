@@ -87,6 +87,30 @@ class TestBeforeTheWork:
         assert list(tmp_path.iterdir()) == []
 
 
+SWALLOWED = """
+import os, signal, threading
+from batchyard.cli import interrupts
+
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupts.leave_at_once()
+interrupts.catch()
+try:
+    Deaf()
+    threading.Event().wait(30)
+except KeyboardInterrupt:
+    os.write(2, b"heard\\n")
+"""
+
+
+async def test_one_that_comes_where_nothing_may_be_raised_is_not_lost(tmp_path: Path) -> None:
+    assert await ran_with(SWALLOWED, folder=tmp_path) == (0, "heard\n")
+
+
 class TestASubmission:
     async def test_in_its_upload_has_stored_nothing(self, tmp_path: Path) -> None:
         async with service(settings_for(tmp_path / "served")) as (server, _):
