@@ -92,7 +92,7 @@ def _stories(module: ModuleType) -> Iterator[str]:
     """The tests of a module that say in a docstring what happens."""
     for name, test in vars(module).items():
         if name.startswith("test_") and test.__doc__:
-            yield _cells(name.removeprefix("test_").replace("_", " "), "", "", test.__doc__)
+            yield _cells(name.removeprefix("test_").replace("_", " "), "", "", " ".join(test.__doc__.split()))
 
 
 def _cells(*cells: str) -> str:
