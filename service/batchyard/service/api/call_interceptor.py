@@ -19,7 +19,6 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
-from grpc._cython.cygrpc import ExecuteBatchError
 
 from batchyard.common.calls import DETAILS
 from batchyard.common.tracing import OFF, Span, Tracing
@@ -117,7 +116,7 @@ class _Call:
         except asyncio.CancelledError:
             code = StatusCode.CANCELLED
             raise
-        except ExecuteBatchError:  # a message could not be sent: the caller has left, and gRPC is about to say so
+        except aio.InternalError:  # a message could not be sent: the caller has left, and gRPC is about to say so
             code = StatusCode.CANCELLED
             raise asyncio.CancelledError from None
         except Exception as error:
