@@ -1,7 +1,6 @@
 """One deployment as the provider modules call it: its HTTP calls, what repeats them, and what becomes of errors."""
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from math import ceil
@@ -33,6 +32,7 @@ _BACKOFF_SECONDS = 0.25
 _LONGEST_HINT = 5.0  # seconds; who is asked to wait longer is told so
 _MOST_JSON = 16 << 20
 _ERROR_SECONDS = 2.0
+_MOST_WHOLE = 64 << 10  # bytes of an error that are parsed at each piece, to see whether it has ended
 _PROBE_SECONDS = 10.0
 _UNREACHED = "The provider could not be reached."
 _BROKE = "The connection to the provider broke before it answered."
@@ -320,11 +320,11 @@ class UpstreamClient:
         return error
 
     async def _json(self, response: httpx.Response) -> dict[str, Any]:
-        with self._judged():
-            body = await _read(response)
         try:
+            with self._judged():
+                body = await _read(response)
             found = decode(body) if body else {}
-        except ValueError:
+        except (ValueError, Unpackable):
             found = None
         if not isinstance(found, dict):
             self.condition.failed(_NO_OBJECT)
@@ -352,41 +352,30 @@ def _cut(data: bytes, size: int) -> Iterator[bytes]:
 
 
 async def _read(response: httpx.Response) -> bytes:
+    """The whole body, unpacked. Raises Unpackable."""
     data = bytearray()
-    async for piece in response.aiter_raw():
+    async for piece in unpacked(response.aiter_raw(), codings_of(response.headers)):
         data += piece
-        if len(data) > _MOST_JSON:
-            break
-    return _whole(response, data)
-
-
-def _whole(response: httpx.Response, data: bytearray) -> bytes:
-    whole = _unpacked(bytes(data)) if response.headers.get("content-encoding") else bytes(data)
-    if len(whole) > _MOST_JSON:
-        raise httpx.ReadError(f"the answer is larger than {_MOST_JSON} bytes")
-    return whole
-
-
-def _unpacked(data: bytes) -> bytes:
-    """What is packed in a body, no more of it than may be read; a body that only claims to be packed is as it is."""
-    for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):  # gzip or zlib, and what some servers call deflate
-        try:
-            return zlib.decompressobj(window).decompress(data, _MOST_JSON + 1)
-        except zlib.error:
-            continue
-    return data
+        _check_size(data)
+    return bytes(data)
 
 
 async def _read_error(response: httpx.Response) -> bytes:
     """What comes soon of an error's body: its head has said what matters, and its end may never come."""
     data, endless = bytearray(), "content-length" not in response.headers
-    with suppress(*transport.BROKEN):
+    with suppress(*transport.BROKEN, Unpackable):
         async with asyncio.timeout(_ERROR_SECONDS):
-            async for piece in response.aiter_raw():
+            async for piece in unpacked(response.aiter_raw(), codings_of(response.headers)):
                 data += piece
-                if len(data) > _MOST_JSON or (endless and errors.is_whole(data)):
+                if len(data) > _MOST_JSON or (endless and len(data) <= _MOST_WHOLE and errors.is_whole(data)):
                     break
-    return _whole(response, data)
+    _check_size(data)
+    return bytes(data)
+
+
+def _check_size(data: bytearray) -> None:
+    if len(data) > _MOST_JSON:
+        raise httpx.ReadError(f"the answer is larger than {_MOST_JSON} bytes")
 
 
 def _kind(error: BatchyardError) -> str:
